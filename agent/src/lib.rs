@@ -1,0 +1,1 @@
+//! Runs on each instance: set-up, worker, heartbeats, orders.

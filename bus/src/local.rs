@@ -1,0 +1,99 @@
+//! The bus within one process: channels, no copies, no encoding. Also the simulator's bus.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use epu_core::Fault;
+use epu_core::fact::{Fact, Kind};
+use epu_core::request::{Answer, Caller, Request, Service};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc;
+
+use crate::{Bus, Call, Calls, Facts};
+
+/// Facts that may wait for one listener. Too low: a burst is lost and must be told again. Too high: memory.
+const FACTS_WAITING: usize = 65_536;
+/// Calls that may wait for one service; askers wait beyond that.
+const CALLS_WAITING: usize = 4_096;
+
+/// The bus within one process.
+#[derive(Debug, Default)]
+pub struct LocalBus {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    services: BTreeMap<Service, mpsc::Sender<Call>>,
+    listeners: Vec<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    kinds: Vec<Kind>,
+    facts: mpsc::Sender<Fact>,
+    lost: Arc<AtomicU64>,
+}
+
+impl LocalBus {
+    /// A bus with nobody on it.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Bus for LocalBus {
+    fn tell(&self, fact: Fact) {
+        let kind = fact.kind();
+        self.inner().listeners.retain(|listener| {
+            if !listener.kinds.contains(&kind) {
+                return !listener.facts.is_closed();
+            }
+            match listener.facts.try_send(fact.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    listener.lost.fetch_add(1, Ordering::Relaxed);
+                    true
+                }
+                Err(TrySendError::Closed(_)) => false,
+            }
+        });
+    }
+
+    async fn ask(&self, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
+        let op = request.op();
+        let service = request.service();
+        let nobody = || Fault::new("no-contact", format!("ask {op}: no {service:?} is running here"));
+        let Some(door) = self.inner().services.get(&service).cloned() else { return Err(nobody()) };
+        let (call, answer) = Call::new(caller, request);
+        let asked = async {
+            door.send(call).await.map_err(|_| nobody())?;
+            answer.await.map_err(|_| nobody())?
+        };
+        tokio::time::timeout(within, asked)
+            .await
+            .unwrap_or_else(|_| Err(Fault::new("timeout", format!("ask {op}: no answer within {}", epu_core::Span(within)))))
+    }
+
+    fn listen(&self, kinds: &[Kind]) -> Facts {
+        let (sender, receiver) = mpsc::channel(FACTS_WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        self.inner().listeners.push(Listener { kinds: kinds.to_vec(), facts: sender, lost: lost.clone() });
+        Facts::new(receiver, lost)
+    }
+
+    fn serve(&self, service: Service) -> Calls {
+        let (sender, receiver) = mpsc::channel(CALLS_WAITING);
+        self.inner().services.insert(service, sender);
+        receiver
+    }
+}

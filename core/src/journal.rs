@@ -1,0 +1,291 @@
+//! What is remembered: typed events, of which status, history and audit are views.
+
+use std::borrow::Cow;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::code::Fault;
+use crate::health::Health;
+use crate::id::{InstanceId, LaunchId, PoolName, SensorName, SiteName, SlotLabel};
+use crate::instance::Cause;
+use crate::life::State;
+use crate::pool::Paused;
+use crate::reason::Reason;
+use crate::time::Timestamp;
+
+/// One entry of the journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Entry {
+    /// Its place; grows. Zero until it is stored.
+    pub sequence: i64,
+    /// When.
+    pub at: Timestamp,
+    /// Who wrote it: a service, or an operator's name.
+    pub who: Cow<'static, str>,
+    /// Which pool it is about.
+    pub pool: Option<PoolName>,
+    /// Which instance it is about.
+    pub instance: Option<InstanceId>,
+    /// What happened.
+    pub event: Event,
+}
+
+impl Entry {
+    /// An entry that is not stored yet.
+    #[must_use]
+    pub fn new(at: Timestamp, who: impl Into<Cow<'static, str>>, event: Event) -> Self {
+        Self { sequence: 0, at, who: who.into(), pool: None, instance: None, event }
+    }
+
+    /// Says which pool it is about.
+    #[must_use]
+    pub fn of(mut self, pool: &PoolName) -> Self {
+        self.pool = Some(pool.clone());
+        self
+    }
+
+    /// Says which instance it is about.
+    #[must_use]
+    pub fn on(mut self, instance: InstanceId) -> Self {
+        self.instance = Some(instance);
+        self
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A service started.
+    Started {
+        /// The program's version.
+        version: String,
+    },
+    /// A service stopped because it was told to.
+    Stopped,
+    /// The installation was closed by `teardown`.
+    Closed {
+        /// Whether instances were ended at once.
+        force: bool,
+    },
+    /// The installation was opened.
+    Opened,
+    /// A pool was added.
+    PoolAdded,
+    /// A pool's settings were changed.
+    PoolChanged {
+        /// Its new revision.
+        revision: u64,
+        /// What was set.
+        set: Value,
+    },
+    /// A pool was paused or resumed.
+    PoolPaused(Paused),
+    /// A pool's removal was asked for.
+    PoolRemoved,
+    /// A removed pool has no instances left and was forgotten.
+    PoolForgotten,
+    /// A decision that differs from the one before, or acts.
+    Decided(Box<Decided>),
+    /// A launch was recorded.
+    LaunchRecorded {
+        /// Which.
+        launch: LaunchId,
+        /// Where.
+        site: SiteName,
+        /// How many instances.
+        instances: u32,
+    },
+    /// A launch came to something.
+    LaunchEnded {
+        /// Which.
+        launch: LaunchId,
+        /// How many machines came.
+        machines: u32,
+        /// Why not more.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fault: Option<Fault>,
+    },
+    /// An instance moved on.
+    Moved {
+        /// From.
+        from: State,
+        /// To.
+        to: State,
+        /// Why, where there is a why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<Cause>,
+        /// What went wrong, where something did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fault: Option<Fault>,
+    },
+    /// An instance was told to drain.
+    DrainOrdered {
+        /// Why.
+        why: Cause,
+        /// By when.
+        deadline: Timestamp,
+    },
+    /// The order to drain was withdrawn.
+    DrainWithdrawn,
+    /// An instance was protected from scale-in, or no longer.
+    Protected {
+        /// Whether it is.
+        on: bool,
+    },
+    /// What is believed of an instance's health changed.
+    HealthChanged {
+        /// From.
+        from: Health,
+        /// To.
+        to: Health,
+        /// Why.
+        why: String,
+    },
+    /// A sensor's status changed.
+    SensorChanged {
+        /// Which.
+        sensor: SensorName,
+        /// `fresh`, `stale`, `missing` or `invalid`.
+        status: String,
+        /// Why, where there is a why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fault: Option<Fault>,
+    },
+    /// A breaker opened: something stopped because it kept failing.
+    BreakerOpened {
+        /// `storm` or `launch`.
+        breaker: String,
+        /// Why.
+        reason: Reason,
+    },
+    /// A breaker closed again.
+    BreakerClosed {
+        /// `storm` or `launch`.
+        breaker: String,
+    },
+    /// The sweep found a machine without a record that matches an intention, and took it in.
+    SweepAdopted {
+        /// The machine.
+        machine: String,
+    },
+    /// The sweep found a machine that nothing explains, and ended it.
+    SweepTerminated {
+        /// The machine.
+        machine: String,
+        /// The site.
+        site: SiteName,
+    },
+    /// An agent tried to claim an instance that was claimed before.
+    ClaimRefused {
+        /// Which launch.
+        launch: LaunchId,
+        /// Which index.
+        index: u32,
+    },
+    /// Something that must always be true was not.
+    InvariantViolated {
+        /// Which: I1 to I12.
+        invariant: String,
+        /// What was seen.
+        what: String,
+    },
+    /// What an engine remembered could not be read and was dropped.
+    MemoryDropped {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Event {
+    /// The kind as a word, for tables and the store's index.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "started",
+            Self::Stopped => "stopped",
+            Self::Closed { .. } => "closed",
+            Self::Opened => "opened",
+            Self::PoolAdded => "pool-added",
+            Self::PoolChanged { .. } => "pool-changed",
+            Self::PoolPaused(_) => "pool-paused",
+            Self::PoolRemoved => "pool-removed",
+            Self::PoolForgotten => "pool-forgotten",
+            Self::Decided(_) => "decided",
+            Self::LaunchRecorded { .. } => "launch-recorded",
+            Self::LaunchEnded { .. } => "launch-ended",
+            Self::Moved { .. } => "moved",
+            Self::DrainOrdered { .. } => "drain-ordered",
+            Self::DrainWithdrawn => "drain-withdrawn",
+            Self::Protected { .. } => "protected",
+            Self::HealthChanged { .. } => "health-changed",
+            Self::SensorChanged { .. } => "sensor-changed",
+            Self::BreakerOpened { .. } => "breaker-opened",
+            Self::BreakerClosed { .. } => "breaker-closed",
+            Self::SweepAdopted { .. } => "sweep-adopted",
+            Self::SweepTerminated { .. } => "sweep-terminated",
+            Self::ClaimRefused { .. } => "claim-refused",
+            Self::InvariantViolated { .. } => "invariant-violated",
+            Self::MemoryDropped { .. } => "memory-dropped",
+        }
+    }
+}
+
+/// A decision as it is remembered: what was seen, what the engine wanted, what the guardrails left of it, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Decided {
+    /// When.
+    pub at: Timestamp,
+    /// Which engine, such as `queue-length/1`.
+    pub engine: String,
+    /// The pool's revision that it was decided under.
+    pub revision: u64,
+    /// What the engine was shown, in the form in which it can be shown to it again.
+    pub observed: Value,
+    /// What the engine wanted.
+    pub desired: u32,
+    /// The size aimed at after guardrails.
+    pub target: u32,
+    /// Why.
+    pub reasons: Vec<Reason>,
+    /// What was not done, and why not.
+    pub suppressed: Vec<Reason>,
+    /// What is done about it.
+    pub actions: Vec<Action>,
+}
+
+/// One thing that is done about a decision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Action {
+    /// Launch these.
+    Launch {
+        /// The launch.
+        launch: LaunchId,
+        /// Where.
+        site: SiteName,
+        /// The instances, with the slots they fill.
+        instances: Vec<(InstanceId, Option<SlotLabel>)>,
+    },
+    /// Let these drain.
+    Drain {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Why.
+        why: Cause,
+    },
+    /// Let these go on.
+    WithdrawDrain {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// End these.
+    Terminate {
+        /// Which.
+        instances: Vec<InstanceId>,
+        /// Why.
+        why: Cause,
+    },
+}

@@ -1,0 +1,81 @@
+//! One request for n instances on one placement: exactly one IaaS call, one token.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::code::Fault;
+use crate::id::{InstanceId, LaunchId, PoolName, SiteName, SlotLabel};
+use crate::pool::Template;
+use crate::time::Timestamp;
+
+/// A launch as the provisioner keeps it. The request is complete and never changes, so that repeating the call repeats it byte by
+/// byte with the same token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Launch {
+    /// Which; also what the client token is made of.
+    pub id: LaunchId,
+    /// What was asked for.
+    pub request: LaunchRequest,
+    /// When the provisioner accepted it.
+    pub accepted_at: Timestamp,
+    /// The leadership term it was recorded under.
+    pub epoch: u64,
+    /// How often the call was made.
+    pub attempts: u32,
+    /// What came of it, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+}
+
+/// What is asked for; ids are chosen by the asker, so that asking twice is harmless.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LaunchRequest {
+    /// Which launch.
+    pub launch: LaunchId,
+    /// For which pool.
+    pub pool: PoolName,
+    /// On which site.
+    pub site: SiteName,
+    /// What to launch: the template's whole content as it was when this was decided.
+    pub template: Template,
+    /// Its name and digest, carried by every instance.
+    pub template_version: String,
+    /// The instances, in the order of their launch index.
+    pub instances: Vec<Wanted>,
+    /// The fewest that make the launch worth having.
+    pub min: u32,
+    /// The sender's leadership term.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// One instance that is asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Wanted {
+    /// The id it is to have.
+    pub id: InstanceId,
+    /// The slot that it fills.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotLabel>,
+    /// Variables of its own, over those of the template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+}
+
+/// What came of a launch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// So many machines came, in the order of their index.
+    Launched {
+        /// How many.
+        machines: u32,
+    },
+    /// None came.
+    Failed {
+        /// Why.
+        fault: Fault,
+    },
+}

@@ -1,0 +1,595 @@
+//! Commands and questions: everything that can be asked of a service, in the one envelope `{"op", "args"}` with the reply
+//! `{"result", "error"}`. Ids are chosen by the asker, so that asking twice is harmless. `docs/wire.md` is generated from here.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::code::Fault;
+use crate::heartbeat::{Heartbeat, Orders};
+use crate::id::{InstanceId, LaunchId, PoolName};
+use crate::instance::{Cause, Drain, Exit, Work};
+use crate::launch::LaunchRequest;
+use crate::pool::{DrainSignal, Paused};
+use crate::time::Span;
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    /// Launches and terminates.
+    Provisioner,
+    /// Decides.
+    Controller,
+    /// Listens.
+    Aggregator,
+}
+
+/// Everything that can be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "op", content = "args", rename_all = "snake_case")]
+pub enum Request {
+    // ---- provisioner: from controllers
+    /// Launch these. Answer: null once it is recorded, whether now or before.
+    Launch(Box<LaunchRequest>),
+    /// End these at once. Answer: null.
+    Terminate(Terminate),
+    /// Give these a standing order to drain. Answer: null.
+    Drain(DrainOrder),
+    /// Withdraw the order to drain. Answer: the ids for which it was withdrawn.
+    WithdrawDrain(Ids),
+    /// The second opinion: what does the site say of these? Answer: a list of `[id, word]`, see [`SiteWord`].
+    Look(Ids),
+    // ---- provisioner: from operators
+    /// Protect these from being chosen for scale-in, or no longer. Answer: null.
+    Protect(Protect),
+    /// The end of an instance's output. Answer: text.
+    Logs(Logs),
+    /// Close the installation, then drain (or end at once) every instance. Answer: how many live instances there are.
+    Teardown(Teardown),
+    /// Open a closed installation. Answer: null.
+    Open(Nothing),
+    /// Sites and what is happening on them. Answer: [`crate::request::SiteStatus`] a site.
+    Sites(Nothing),
+    // ---- provisioner: from agents
+    /// What am I to be? Answer: [`Context`].
+    Context(ContextClaim),
+    /// This happened to me. Answer: [`Orders`].
+    Report(Report),
+    // ---- aggregator: from agents
+    /// I am here. Answer: [`Orders`].
+    Heartbeat(Box<Heartbeat>),
+    /// Several heartbeats at once. Answer: a list of orders or faults, in the same order.
+    Heartbeats(Vec<Heartbeat>),
+    // ---- controller: from operators
+    /// Add pools. Answer: the names.
+    PoolAdd(PoolFile),
+    /// Every pool. Answer: a list of [`PoolView`].
+    PoolList(Nothing),
+    /// One pool with its last decision and why. Answer: [`PoolView`].
+    PoolShow(PoolRef),
+    /// Change settings of a pool. Answer: its new revision.
+    PoolReconfigure(PoolChange),
+    /// Keep a pool from doing something for now. Answer: null.
+    PoolPause(PoolPause),
+    /// Let it do everything again. Answer: null.
+    PoolResume(PoolRef),
+    /// Drain and forget a pool. Answer: how many live instances it has.
+    PoolRemove(PoolRemove),
+    /// Instances. Answer: a list of [`InstanceView`].
+    InstanceList(InstanceFilter),
+    /// One instance. Answer: [`InstanceView`].
+    InstanceShow(InstanceRef),
+    /// The state of the whole. Answer: [`StatusView`].
+    Status(Nothing),
+    /// Journal entries after a sequence number. Answer: a list of [`crate::journal::Entry`].
+    Events(EventsAfter),
+}
+
+/// No arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Nothing {}
+
+impl Request {
+    /// Who answers it.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        match self {
+            Self::Launch(_)
+            | Self::Terminate(_)
+            | Self::Drain(_)
+            | Self::WithdrawDrain(_)
+            | Self::Look(_)
+            | Self::Protect(_)
+            | Self::Logs(_)
+            | Self::Teardown(_)
+            | Self::Open(_)
+            | Self::Sites(_)
+            | Self::Context(_)
+            | Self::Report(_) => Service::Provisioner,
+            Self::Heartbeat(_) | Self::Heartbeats(_) => Service::Aggregator,
+            Self::PoolAdd(_)
+            | Self::PoolList(_)
+            | Self::PoolShow(_)
+            | Self::PoolReconfigure(_)
+            | Self::PoolPause(_)
+            | Self::PoolResume(_)
+            | Self::PoolRemove(_)
+            | Self::InstanceList(_)
+            | Self::InstanceShow(_)
+            | Self::Status(_)
+            | Self::Events(_) => Service::Controller,
+        }
+    }
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn op(&self) -> &'static str {
+        match self {
+            Self::Launch(_) => "launch",
+            Self::Terminate(_) => "terminate",
+            Self::Drain(_) => "drain",
+            Self::WithdrawDrain(_) => "withdraw_drain",
+            Self::Look(_) => "look",
+            Self::Protect(_) => "protect",
+            Self::Logs(_) => "logs",
+            Self::Teardown(_) => "teardown",
+            Self::Open(_) => "open",
+            Self::Sites(_) => "sites",
+            Self::Context(_) => "context",
+            Self::Report(_) => "report",
+            Self::Heartbeat(_) => "heartbeat",
+            Self::Heartbeats(_) => "heartbeats",
+            Self::PoolAdd(_) => "pool_add",
+            Self::PoolList(_) => "pool_list",
+            Self::PoolShow(_) => "pool_show",
+            Self::PoolReconfigure(_) => "pool_reconfigure",
+            Self::PoolPause(_) => "pool_pause",
+            Self::PoolResume(_) => "pool_resume",
+            Self::PoolRemove(_) => "pool_remove",
+            Self::InstanceList(_) => "instance_list",
+            Self::InstanceShow(_) => "instance_show",
+            Self::Status(_) => "status",
+            Self::Events(_) => "events",
+        }
+    }
+
+    /// Whether only agents may ask it, with an instance's token, and for that instance only.
+    #[must_use]
+    pub fn is_for_agents(&self) -> bool {
+        matches!(self, Self::Context(_) | Self::Report(_) | Self::Heartbeat(_))
+    }
+}
+
+/// Who asks, as the transport found it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Another service of this installation.
+    Service(&'static str),
+    /// An operator, by name.
+    Operator(String),
+    /// An agent whose token was good for this instance.
+    Instance(InstanceId),
+    /// An agent that holds a launch token, good for this launch.
+    Launch(LaunchId),
+}
+
+impl Caller {
+    /// For the journal.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Service(name) => (*name).to_owned(),
+            Self::Operator(name) => name.clone(),
+            Self::Instance(id) => format!("instance {id}"),
+            Self::Launch(id) => format!("launch {id}"),
+        }
+    }
+}
+
+/// What comes back: a JSON value, or in the hot path the orders themselves.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Standing orders: the answer to a heartbeat, of which there are very many.
+    Orders(Orders),
+    /// Anything else.
+    Json(Value),
+}
+
+impl Answer {
+    /// An answer from anything that has a JSON form.
+    ///
+    /// # Errors
+    /// `internal` when it has none.
+    pub fn of(value: &impl Serialize) -> Result<Self, Fault> {
+        serde_json::to_value(value).map(Self::Json).map_err(|e| Fault::new("internal", format!("write the answer as JSON: {e}")))
+    }
+
+    /// The JSON form, as it goes over a wire.
+    #[must_use]
+    pub fn into_json(self) -> Value {
+        match self {
+            Self::Orders(orders) => serde_json::to_value(orders).unwrap_or(Value::Null),
+            Self::Json(value) => value,
+        }
+    }
+
+    /// The answer as the type that was asked for.
+    ///
+    /// # Errors
+    /// `internal` when it is something else.
+    pub fn read<T: for<'de> Deserialize<'de>>(self) -> Result<T, Fault> {
+        serde_json::from_value(self.into_json()).map_err(|e| Fault::new("internal", format!("read the answer: {e}")))
+    }
+}
+
+/// The reply on a wire: one of the two is null.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Reply {
+    /// What came of it.
+    pub result: Value,
+    /// What went wrong.
+    pub error: Option<Fault>,
+}
+
+/// Some instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ids {
+    /// Which.
+    pub instances: Vec<InstanceId>,
+    /// The sender's leadership term.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// End these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Terminate {
+    /// Which, and what the worker of each is known to be doing.
+    pub instances: Vec<(InstanceId, Work)>,
+    /// Why.
+    pub why: Cause,
+    /// The sender's leadership term.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// Let these drain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DrainOrder {
+    /// Which.
+    pub instances: Vec<InstanceId>,
+    /// The order; its time is the asker's.
+    pub drain: Drain,
+    /// The sender's leadership term.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// What a site says of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SiteWord {
+    /// It runs, or is coming up.
+    Running,
+    /// It is gone.
+    Gone,
+    /// The site did not answer, or does not say.
+    NoAnswer,
+}
+
+/// Protect, or no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Protect {
+    /// Which.
+    pub instances: Vec<InstanceId>,
+    /// Whether they are to be protected.
+    pub on: bool,
+}
+
+/// The end of an instance's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Logs {
+    /// Whose.
+    pub instance: InstanceId,
+    /// How many lines at the most.
+    pub lines: u32,
+}
+
+/// Close and empty the installation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Teardown {
+    /// End at once instead of draining.
+    #[serde(default)]
+    pub force: bool,
+    /// How long draining may take; left out: each pool's own `drain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Span>,
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceRef {
+    /// Its id, or the end of it when that is unique.
+    pub instance: String,
+}
+
+/// Which instances to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceFilter {
+    /// Of this pool only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// Ended ones too, as long as their records are kept.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// One pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolRef {
+    /// Which.
+    pub pool: PoolName,
+}
+
+/// Pools as written in a file with `templates:` and `pools:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolFile {
+    /// What it is called, for messages.
+    pub file: String,
+    /// Its text, YAML or JSON.
+    pub text: String,
+}
+
+/// New settings for a pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolChange {
+    /// Which.
+    pub pool: PoolName,
+    /// New values by dotted path, such as `engine.keep.n: 5`; null takes a key out.
+    pub set: BTreeMap<String, Value>,
+    /// Refuse when the pool is no longer at this revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_revision: Option<u64>,
+}
+
+/// What a pool is not to do for now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolPause {
+    /// Which.
+    pub pool: PoolName,
+    /// What not.
+    pub paused: Paused,
+}
+
+/// Drain and forget a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolRemove {
+    /// Which.
+    pub pool: PoolName,
+    /// End its instances at once instead of draining them.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Journal entries after a number.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct EventsAfter {
+    /// After this sequence number; left out: the newest ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+    /// Of this pool only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// How many at the most; at most 1,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// An agent's first question. The transport has checked the launch token; the nonce makes asking twice harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ContextClaim {
+    /// The launch it belongs to.
+    pub launch: LaunchId,
+    /// Its index in it.
+    pub index: u32,
+    /// Chosen at random by the agent and kept in its directory before it first asks: another nonce is another claimant.
+    pub nonce: String,
+}
+
+/// What an instance is to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Context {
+    /// Which instance this is.
+    pub instance: InstanceId,
+    /// Whose.
+    pub pool: PoolName,
+    /// Its token for everything it says from now on.
+    pub token: String,
+    /// The run program with variables put in.
+    pub run: Vec<String>,
+    /// The set-up program with variables put in.
+    pub set_up: Vec<String>,
+    /// The environment of both, over the agent's own.
+    pub variables: BTreeMap<String, String>,
+    /// Where both run.
+    pub directory: Option<std::path::PathBuf>,
+    /// How to tell the worker to drain.
+    pub drain_signal: DrainSignal,
+    /// From `stop` to SIGKILL.
+    pub stop_grace: Span,
+    /// How often to report.
+    pub heartbeat: Span,
+    /// Until when to be ready, counted from now.
+    pub ready_within: Span,
+    /// Where heartbeats go, as `http://host:port`; any of them will do.
+    pub aggregators: Vec<String>,
+}
+
+/// What happened to an instance, in its agent's words. Repeated until accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Report {
+    /// Which instance.
+    pub instance: InstanceId,
+    /// What happened.
+    pub happened: Happened,
+}
+
+/// What an agent reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Happened {
+    /// Set-up succeeded and the worker was started.
+    Ready {
+        /// Where it can be reached, if it can.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
+    },
+    /// Set-up failed or the worker could not be started.
+    Failed {
+        /// Why, with the end of the output.
+        fault: Fault,
+    },
+    /// Told to drain, the worker finished its work and ended.
+    Drained {
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The worker ended without being told to.
+    Exited {
+        /// How it ended.
+        exit: Exit,
+    },
+}
+
+/// A pool with what is happening in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolView {
+    /// Its record.
+    pub pool: crate::pool::Pool,
+    /// Its numbers.
+    pub counts: PoolCounts,
+    /// The size aimed at after guardrails; none before the first decision.
+    pub target: Option<u32>,
+    /// The newest decision, with reasons.
+    pub decision: Option<crate::journal::Decided>,
+    /// What its sensors say now, by name.
+    pub readings: BTreeMap<crate::id::SensorName, ReadingView>,
+    /// Slots and the instance that fills each.
+    pub slots: BTreeMap<crate::id::SlotLabel, Option<InstanceId>>,
+    /// What holds it up or is wrong with it, in words; empty when all is well.
+    pub concerns: Vec<String>,
+    /// How long instances took from launch to ready, in milliseconds: the mean of the last ones.
+    pub boot_ms: Option<i64>,
+}
+
+/// A reading with its status at the time of the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadingView {
+    /// The reading.
+    pub reading: crate::reading::Reading,
+    /// How far it can be trusted.
+    pub status: crate::reading::Status,
+}
+
+/// A pool's instances, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PoolCounts {
+    /// Live, whatever their condition.
+    pub live: u32,
+    /// Running and in good health, not draining.
+    pub running: u32,
+    /// Decided on or coming up.
+    pub booting: u32,
+    /// Draining.
+    pub draining: u32,
+    /// Being ended.
+    pub ending: u32,
+    /// Live and in bad health.
+    pub unhealthy: u32,
+    /// Running and known to be busy.
+    pub busy: u32,
+    /// Running and known to be idle.
+    pub idle: u32,
+}
+
+/// An instance with what is known of its health.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct InstanceView {
+    /// Its record.
+    #[serde(flatten)]
+    pub instance: crate::instance::Instance,
+    /// What is believed of its health.
+    pub health: crate::health::Health,
+    /// Whether its worker has work.
+    pub work: Work,
+    /// When it was last heard from.
+    pub heard_at: Option<crate::time::Timestamp>,
+}
+
+/// The state of the whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StatusView {
+    /// Which installation.
+    pub installation: String,
+    /// The program's version.
+    pub version: String,
+    /// Whether it is closed by `teardown`.
+    pub closed: bool,
+    /// Since when this process has been running.
+    pub since: crate::time::Timestamp,
+    /// The time of the answer.
+    pub now: crate::time::Timestamp,
+    /// Pools in brief.
+    pub pools: Vec<PoolBrief>,
+    /// What needs a person's eye; empty when all is well.
+    pub concerns: Vec<String>,
+}
+
+/// A pool in one line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolBrief {
+    /// Its name.
+    pub name: PoolName,
+    /// Its engine.
+    pub engine: String,
+    /// The size aimed at.
+    pub target: Option<u32>,
+    /// Its numbers.
+    pub counts: PoolCounts,
+    /// `steady`, `growing`, `shrinking`, `paused`, `waiting`, `removed`, `trouble`.
+    pub condition: String,
+    /// Why, in one line.
+    pub why: String,
+}
+
+/// A site and what is happening on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SiteStatus {
+    /// Its name.
+    pub site: crate::id::SiteName,
+    /// Its driver.
+    pub driver: String,
+    /// Live instances on it.
+    pub live: u32,
+    /// When it last gave a complete list.
+    pub listed_at: Option<crate::time::Timestamp>,
+    /// What went wrong last, if something did since.
+    pub fault: Option<Fault>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_envelope_is_op_and_args() {
+        let show = Request::PoolShow(PoolRef { pool: PoolName::new("web").expect("a name") });
+        let text = serde_json::to_string(&show).expect("json");
+        assert_eq!(text, r#"{"op":"pool_show","args":{"pool":"web"}}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).expect("request"), show);
+        assert_eq!(show.op(), "pool_show");
+    }
+}

@@ -1,0 +1,216 @@
+//! Time as data. A [`Timestamp`] is a point, a [`Span`] a length written as people write it (`30s`, `5m`), a [`Clock`] the one
+//! place that knows what time it is.
+//!
+//! A running process must not see time jump when somebody sets the machine's clock, or a cooldown would end early and a healthy
+//! worker look silent. So [`SystemClock`] reads the wall clock once, when it is made, and from then on only adds what the
+//! monotonic clock measured.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::{Add, Deref, Sub};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A point in time: milliseconds since 1970-01-01 UTC, which is also its stored and wire form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Later than everything.
+    pub const NEVER: Self = Self(i64::MAX);
+    /// Earlier than everything a clock says.
+    pub const START: Self = Self(0);
+
+    /// How long ago `earlier` was; zero when it is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// `2026-11-22T19:37:16Z`, for people.
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        jiff::Timestamp::from_millisecond(self.0).map_or_else(|_| self.0.to_string(), |t| format!("{t:.0}"))
+    }
+}
+
+/// Milliseconds in `length`, as wire and store count them; saturates after 292 million years.
+#[must_use]
+pub fn millis(length: Duration) -> i64 {
+    i64::try_from(length.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, length: Duration) -> Self {
+        Self(self.0.saturating_add(millis(length)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, length: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(length)))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.rfc3339())
+    }
+}
+
+/// A length of time, written `500ms`, `30s`, `5m`, `1h 30m` wherever people or programs write one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// So many seconds.
+    #[must_use]
+    pub const fn secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// So many milliseconds.
+    #[must_use]
+    pub const fn millis(milliseconds: u64) -> Self {
+        Self(Duration::from_millis(milliseconds))
+    }
+}
+
+impl Deref for Span {
+    type Target = Duration;
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(out)
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let length = humantime::parse_duration(text).map_err(|e| format!("{text:?} is not a length of time ({e}): write 500ms, 30s, 5m or 1h 30m"))?;
+        if length > Duration::from_secs(366 * 86_400) {
+            return Err(format!("{text:?} is longer than a year"));
+        }
+        Ok(Self(length))
+    }
+}
+
+/// What a [`Span`] looks like to a schema: a number and a unit, once or more.
+pub const SPAN_PATTERN: &str = r"^\s*([0-9]+\s*(ns|us|ms|s|sec|secs|second|seconds|m|min|mins|minute|minutes|h|hr|hrs|hour|hours|d|day|days|w|week|weeks)\s*)+$";
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": SPAN_PATTERN, "description": "a length of time with its unit: 500ms, 30s, 5m, 1h 30m" })
+    }
+}
+
+/// What time it is. Handed to everything that needs to know; nothing asks the operating system itself.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// Now. Never goes backwards within one process.
+    fn now(&self) -> Timestamp;
+}
+
+/// The real clock: the wall clock as it was at start, plus what the monotonic clock measured since.
+#[derive(Debug)]
+pub struct SystemClock {
+    wall_at_start: Timestamp,
+    started: Instant,
+}
+
+impl SystemClock {
+    /// Reads the wall clock, for the only time.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that the rest is told to ask")]
+    pub fn start() -> Self {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { wall_at_start: Timestamp(millis(wall)), started: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that the rest is told to ask")]
+    fn now(&self) -> Timestamp {
+        self.wall_at_start + Instant::now().duration_since(self.started)
+    }
+}
+
+/// A clock that stands still until told; for tests of code that does not wait.
+#[derive(Debug, Default)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// Stands at `at`.
+    #[must_use]
+    pub fn at(at: Timestamp) -> Self {
+        Self(AtomicI64::new(at.0))
+    }
+
+    /// Moves forward.
+    pub fn advance(&self, length: Duration) {
+        self.0.fetch_add(millis(length), Ordering::Relaxed);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_and_written_as_people_write_them() {
+        for text in ["500ms", "30s", "5m", "1h 30m"] {
+            assert_eq!(text.parse::<Span>().expect(text).to_string(), text);
+        }
+        for wrong in ["30", "", "-5s", "5 parsecs", "400d"] {
+            assert!(wrong.parse::<Span>().is_err(), "{wrong} was taken");
+        }
+    }
+
+    #[test]
+    fn time_arithmetic_saturates() {
+        assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
+        assert_eq!(Timestamp::NEVER + Duration::from_secs(1), Timestamp::NEVER);
+        assert_eq!(Timestamp(1_763_840_236_000).rfc3339(), "2025-11-22T19:37:16Z");
+    }
+}

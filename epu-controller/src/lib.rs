@@ -1,0 +1,1 @@
+//! Decides how many workers each pool has, and asks for them.

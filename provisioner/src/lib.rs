@@ -1,0 +1,1 @@
+//! Launches, contextualizes and terminates instances.

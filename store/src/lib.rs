@@ -1,0 +1,248 @@
+//! What survives a restart.
+//!
+//! A [`Store`] keeps pools, decisions and outbox (written by the controller), launches and instances (written by the provisioner)
+//! and the journal (appended to by each). Every method is one transaction: it happens whole or not at all, and what it wrote
+//! survives a power cut once it returns. One contract suite runs against every implementation.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use epu_core::id::{InstanceId, LaunchId, PoolName};
+use epu_core::instance::Instance;
+use epu_core::journal::Entry;
+use epu_core::launch::Launch;
+use epu_core::pool::Pool;
+use epu_core::request::Request;
+use epu_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// What went wrong in the store. The text says what was being done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It exists already with another content.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// It was changed by somebody else meanwhile.
+    #[error("{0} was changed meanwhile")]
+    Conflict(String),
+    /// The installation is closed: no launch is recorded.
+    #[error("the installation is closed by teardown")]
+    Closed,
+    /// Somebody else uses this store.
+    #[error("{what} is in use by {holder}; end it first, or choose another data-dir")]
+    InUse {
+        /// What.
+        what: String,
+        /// By whom, as far as known.
+        holder: String,
+    },
+    /// The database did not do it.
+    #[error("{doing}")]
+    Database {
+        /// What was being done.
+        doing: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A record cannot be read.
+    #[error("read {what}: {why}")]
+    Corrupt {
+        /// Which.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// What a controller remembers of a pool between decisions.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PoolMemory {
+    /// The size aimed at.
+    pub target: Option<u32>,
+    /// Which engine the memory is of, such as `keep/1`.
+    pub engine: String,
+    /// What the engine remembers.
+    pub memory: Value,
+    /// What the guardrails remember: cooldowns, breakers, the stabilization window.
+    pub guards: Value,
+}
+
+/// A command that is to reach the provisioner, kept until it is accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outgoing {
+    /// Which; a UUID version 7, so that they sort by time.
+    pub id: Uuid,
+    /// Which pool's.
+    pub pool: PoolName,
+    /// The command.
+    pub request: Request,
+    /// When it was decided on.
+    pub since: Timestamp,
+}
+
+/// What one decision changes, all at once.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct DecisionCommit {
+    /// What is remembered from now on; none leaves it.
+    pub memory: Option<PoolMemory>,
+    /// Commands to send.
+    pub outbox: Vec<Outgoing>,
+    /// What to remember of it.
+    pub journal: Vec<Entry>,
+}
+
+/// What the provisioner changes, all at once.
+#[derive(Debug, Clone, Default)]
+pub struct ProvisionCommit {
+    /// Instances as they are from now on. Each must be one version above what is stored, or new.
+    pub instances: Vec<Arc<Instance>>,
+    /// Launches as they are from now on.
+    pub launches: Vec<Launch>,
+    /// What to remember of it.
+    pub journal: Vec<Entry>,
+}
+
+/// Which journal entries to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JournalQuery {
+    /// After this sequence number; none: the newest ones.
+    pub after: Option<i64>,
+    /// Of this pool only.
+    pub pool: Option<PoolName>,
+    /// About this instance only.
+    pub instance: Option<InstanceId>,
+    /// How many at the most.
+    pub limit: u32,
+}
+
+/// How much there is, for status and metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Instance records.
+    pub instances: u64,
+    /// Journal entries.
+    pub journal: u64,
+    /// Bytes, as far as the store can tell.
+    pub bytes: u64,
+}
+
+/// Keeps records.
+#[async_trait]
+pub trait Store: Send + Sync {
+    // ---- installation
+    /// The value kept under `key`, after keeping `value` there if there was none: the installation's id and keys are made once.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn keep(&self, key: &str, value: &str) -> Result<String, Error>;
+    /// Whether the installation is closed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn closed(&self) -> Result<bool, Error>;
+    /// Closes or opens it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error>;
+
+    // ---- controller
+    /// Every pool.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn pools(&self) -> Result<Vec<Pool>, Error>;
+    /// Keeps pools as they are from now on. Each must be new with revision 1, or one revision above what is stored.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] (nothing is kept) when one is not.
+    async fn put_pools(&self, pools: &[Pool], journal: Vec<Entry>) -> Result<(), Error>;
+    /// Forgets a pool with its memory and outbox. Forgetting one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn forget_pool(&self, pool: &PoolName, journal: Vec<Entry>) -> Result<(), Error>;
+    /// What is remembered of each pool.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn memories(&self) -> Result<Vec<(PoolName, PoolMemory)>, Error>;
+    /// Writes a decision: memory, commands, journal.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing was written.
+    async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error>;
+    /// Commands not yet accepted, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn outbox(&self) -> Result<Vec<Outgoing>, Error>;
+    /// Commands that were accepted; forgetting one twice is fine.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn accepted(&self, ids: &[Uuid]) -> Result<(), Error>;
+
+    // ---- provisioner
+    /// Records a launch with its instances, reading in the same transaction whether the installation is closed. False when the
+    /// launch was already recorded, which then stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; [`Error::Exists`] when one of the instance ids belongs to another launch.
+    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> Result<bool, Error>;
+    /// Writes changes of instances and launches.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] (nothing is written) when an instance is not one version above what is stored.
+    async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error>;
+    /// Every instance, or only the live ones.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn instances(&self, live_only: bool) -> Result<Vec<Instance>, Error>;
+    /// One instance.
+    ///
+    /// # Errors
+    /// When the database fails or the record cannot be read.
+    async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, Error>;
+    /// Launches with a live instance or without an outcome.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn open_launches(&self) -> Result<Vec<Launch>, Error>;
+    /// One launch.
+    ///
+    /// # Errors
+    /// When the database fails or the record cannot be read.
+    async fn launch(&self, id: LaunchId) -> Result<Option<Launch>, Error>;
+
+    // ---- journal and retention
+    /// Adds entries.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn append(&self, journal: Vec<Entry>) -> Result<(), Error>;
+    /// Entries in order of their sequence.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn journal(&self, query: JournalQuery) -> Result<Vec<Entry>, Error>;
+    /// Forgets ended instances, their launches and journal entries from before `before`, at most `limit` of each, and says how many
+    /// records went.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn retire(&self, before: Timestamp, limit: u32) -> Result<u64, Error>;
+    /// How much there is.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn size(&self) -> Result<Size, Error>;
+    /// Whether it can be written to right now.
+    ///
+    /// # Errors
+    /// When it cannot, with why.
+    async fn check(&self) -> Result<(), Error>;
+}

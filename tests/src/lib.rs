@@ -1,0 +1,1 @@
+//! Scenarios (simulated), live tests (real broker, database, processes), figures.
