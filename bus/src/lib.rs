@@ -2,15 +2,17 @@
 //!
 //! A [`Bus`] carries facts up and requests down. The services know only this trait, so that the same code runs in one process
 //! ([`local`]), over a broker, and in the simulator. [`http`] is the door for agents and operators; [`amqp`] is the only place that
-//! names lapin. What every bus must do is checked by one contract suite.
+//! names lapin. What every bus must do is checked by one suite, [`contract`]. [`token`] is what agents and operators show at the door.
 //!
 //! **Facts may be lost, doubled, delayed or reordered** by a bus; nobody waits for them. **Requests are answered** or fail with a
 //! [`Fault`] within the time the asker gave; a request that failed may still have had its effect, which is why every request can be
 //! repeated.
 
 pub mod amqp;
+pub mod contract;
 pub mod http;
 pub mod local;
+pub mod token;
 
 use std::time::Duration;
 

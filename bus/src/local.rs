@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use epu_core::Fault;
 use epu_core::fact::{Fact, Kind};
 use epu_core::request::{Answer, Caller, Request, Service};
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::{Bus, Call, Calls, Facts};
 
@@ -73,21 +73,30 @@ impl Bus for LocalBus {
         let op = request.op();
         let service = request.service();
         let nobody = || Fault::new("no-contact", format!("ask {op}: no {service:?} is running here"));
-        let Some(door) = self.inner().services.get(&service).cloned() else { return Err(nobody()) };
+        let Some(door) = self.inner().services.get(&service).cloned() else {
+            return Err(nobody());
+        };
         let (call, answer) = Call::new(caller, request);
         let asked = async {
             door.send(call).await.map_err(|_| nobody())?;
             answer.await.map_err(|_| nobody())?
         };
-        tokio::time::timeout(within, asked)
-            .await
-            .unwrap_or_else(|_| Err(Fault::new("timeout", format!("ask {op}: no answer within {}", epu_core::Span(within)))))
+        tokio::time::timeout(within, asked).await.unwrap_or_else(|_| {
+            Err(Fault::new(
+                "timeout",
+                format!("ask {op}: no answer within {}", epu_core::Span(within)),
+            ))
+        })
     }
 
     fn listen(&self, kinds: &[Kind]) -> Facts {
         let (sender, receiver) = mpsc::channel(FACTS_WAITING);
         let lost = Arc::new(AtomicU64::new(0));
-        self.inner().listeners.push(Listener { kinds: kinds.to_vec(), facts: sender, lost: lost.clone() });
+        self.inner().listeners.push(Listener {
+            kinds: kinds.to_vec(),
+            facts: sender,
+            lost: lost.clone(),
+        });
         Facts::new(receiver, lost)
     }
 
@@ -95,5 +104,67 @@ impl Bus for LocalBus {
         let (sender, receiver) = mpsc::channel(CALLS_WAITING);
         self.inner().services.insert(service, sender);
         receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use epu_core::fact::Listener as Who;
+    use epu_core::request::Nothing;
+
+    use super::*;
+    use crate::contract::{self, Ends};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_local_bus_keeps_the_contract() {
+        contract::all(|| async {
+            let bus = LocalBus::new();
+            Ends {
+                near: bus.clone(),
+                far: bus,
+                facts_waiting: FACTS_WAITING,
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_caller_arrives_as_it_is() {
+        let bus = LocalBus::new();
+        let mut calls = bus.serve(Service::Controller);
+        let caller = Caller::Service("test");
+        let asking = bus.ask(caller.clone(), Request::Status(Nothing {}), Duration::from_secs(5));
+        let serving = async {
+            let call = calls.recv().await.expect("a call");
+            assert_eq!(call.caller, caller);
+            call.answer(Ok(Answer::Json(serde_json::Value::Null)));
+        };
+        let (answer, ()) = futures::future::join(asking, serving).await;
+        assert!(answer.is_ok());
+    }
+
+    #[test]
+    fn a_listener_that_went_away_is_taken_out_by_the_next_fact_of_any_kind() {
+        let bus = LocalBus::new();
+        drop(bus.listen(&[Kind::Pools]));
+        let stays = bus.listen(&[Kind::Pools]);
+        assert_eq!(bus.inner().listeners.len(), 2);
+        bus.tell(Fact::Listening(Who::Controller));
+        assert_eq!(bus.inner().listeners.len(), 1);
+        drop(stays);
+    }
+
+    /// Telling costs one more reference to the same content a listener, whatever the fact carries.
+    #[test]
+    fn telling_copies_nothing() {
+        let bus = LocalBus::new();
+        let facts: Vec<Facts> = (0..10).map(|_| bus.listen(&[Kind::Pools])).collect();
+        let content = Arc::new(Vec::new());
+        bus.tell(Fact::Pools(content.clone()));
+        assert_eq!(Arc::strong_count(&content), 11);
+        for mut listener in facts {
+            let Some(Fact::Pools(heard)) = listener.next_now() else { panic!("nothing heard") };
+            assert!(Arc::ptr_eq(&heard, &content));
+        }
     }
 }

@@ -76,6 +76,11 @@ pub struct HealthLimits {
 
 impl Default for HealthLimits {
     fn default() -> Self {
-        Self { boot: Span::secs(300), missing: Span::secs(120), really_missing: Span::secs(15), zombie: Span::secs(120) }
+        Self {
+            boot: Span::secs(300),
+            missing: Span::secs(120),
+            really_missing: Span::secs(15),
+            zombie: Span::secs(120),
+        }
     }
 }

@@ -24,7 +24,11 @@ pub struct BadName(String);
 fn check_name(text: &str) -> Result<(), BadName> {
     let first_is_good = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
     let all_are_good = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    if first_is_good && all_are_good && text.len() <= NAME_MAX { Ok(()) } else { Err(BadName(text.chars().take(80).collect())) }
+    if first_is_good && all_are_good && text.len() <= NAME_MAX {
+        Ok(())
+    } else {
+        Err(BadName(text.chars().take(80).collect()))
+    }
 }
 
 macro_rules! name {

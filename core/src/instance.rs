@@ -67,6 +67,9 @@ pub struct Instance {
     /// Whether an operator or the worker forbade choosing it for scale-in.
     #[serde(default)]
     pub protected: bool,
+    /// Who claimed its context: a digest of the nonce that the agent chose. Another claimant is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
 }
 
 impl Instance {

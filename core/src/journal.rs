@@ -36,7 +36,14 @@ impl Entry {
     /// An entry that is not stored yet.
     #[must_use]
     pub fn new(at: Timestamp, who: impl Into<Cow<'static, str>>, event: Event) -> Self {
-        Self { sequence: 0, at, who: who.into(), pool: None, instance: None, event }
+        Self {
+            sequence: 0,
+            at,
+            who: who.into(),
+            pool: None,
+            instance: None,
+            event,
+        }
     }
 
     /// Says which pool it is about.

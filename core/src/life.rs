@@ -121,8 +121,12 @@ impl State {
             (S::Running | S::RunningFailed | S::Terminating, E::Up) => Ok(self),
             // An agent may report before the site's list shows its machine.
             (S::Requested | S::ErrorRetrying | S::Pending | S::Started | S::Running, E::Ready) => Ok(S::Running),
-            (S::Requested | S::ErrorRetrying | S::Pending | S::Started | S::Running | S::RunningFailed, E::NotReady) => Ok(S::RunningFailed),
-            (S::Requested | S::ErrorRetrying | S::Pending | S::Started | S::Running | S::RunningFailed | S::Terminating, E::Terminate) => Ok(S::Terminating),
+            (S::Requested | S::ErrorRetrying | S::Pending | S::Started | S::Running | S::RunningFailed, E::NotReady) => {
+                Ok(S::RunningFailed)
+            }
+            (S::Requested | S::ErrorRetrying | S::Pending | S::Started | S::Running | S::RunningFailed | S::Terminating, E::Terminate) => {
+                Ok(S::Terminating)
+            }
             (S::Requesting, E::Terminate) => Ok(S::Rejected),
             (S::Pending | S::Started | S::Running | S::RunningFailed | S::Terminating | S::Terminated, E::Gone) => Ok(S::Terminated),
             // Nothing was ever launched, and the site confirms that nothing is there.
@@ -172,8 +176,18 @@ impl fmt::Display for State {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 10] =
-        [Event::Accepted, Event::Refused, Event::Retrying, Event::Launched, Event::LaunchFailed, Event::Up, Event::Ready, Event::NotReady, Event::Terminate, Event::Gone];
+    const EVENTS: [Event; 10] = [
+        Event::Accepted,
+        Event::Refused,
+        Event::Retrying,
+        Event::Launched,
+        Event::LaunchFailed,
+        Event::Up,
+        Event::Ready,
+        Event::NotReady,
+        Event::Terminate,
+        Event::Gone,
+    ];
 
     #[test]
     fn an_instance_never_moves_backwards() {

@@ -160,8 +160,13 @@ impl SensorSpec {
     /// The ages at which its readings become stale and missing.
     #[must_use]
     pub fn staleness(&self) -> Staleness {
-        let stale_after = self.stale_after.unwrap_or_else(|| Span((*self.every * 3).max(Duration::from_secs(15))));
-        Staleness { stale_after, missing_after: self.missing_after.unwrap_or(Span(*stale_after * 4)) }
+        let stale_after = self
+            .stale_after
+            .unwrap_or_else(|| Span((*self.every * 3).max(Duration::from_secs(15))));
+        Staleness {
+            stale_after,
+            missing_after: self.missing_after.unwrap_or(Span(*stale_after * 4)),
+        }
     }
 }
 

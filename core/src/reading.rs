@@ -124,7 +124,9 @@ impl Reading {
     /// How far it can be trusted at `now`.
     #[must_use]
     pub fn status(&self, now: Timestamp) -> Status {
-        let (Some(value), Some(taken_at)) = (self.value, self.taken_at) else { return Status::Missing };
+        let (Some(value), Some(taken_at)) = (self.value, self.taken_at) else {
+            return Status::Missing;
+        };
         let age = now.since(taken_at);
         if age > *self.limits.missing_after {
             return Status::Missing;
@@ -133,7 +135,10 @@ impl Reading {
             return Status::Invalid { why: value.to_string() };
         }
         if age > *self.limits.stale_after {
-            return Status::Stale { value, age_ms: crate::time::millis(age) };
+            return Status::Stale {
+                value,
+                age_ms: crate::time::millis(age),
+            };
         }
         Status::Fresh { value }
     }
@@ -143,7 +148,12 @@ impl Reading {
     pub fn changes_at(&self, now: Timestamp) -> Option<Timestamp> {
         let one = Duration::from_millis(1);
         let taken_at = self.taken_at?;
-        [taken_at + *self.limits.stale_after + one, taken_at + *self.limits.missing_after + one].into_iter().find(|at| *at > now)
+        [
+            taken_at + *self.limits.stale_after + one,
+            taken_at + *self.limits.missing_after + one,
+        ]
+        .into_iter()
+        .find(|at| *at > now)
     }
 }
 
@@ -182,15 +192,28 @@ mod tests {
     use super::*;
 
     fn reading(value: f64) -> Reading {
-        let limits = Staleness { stale_after: Span::secs(30), missing_after: Span::secs(120) };
-        Reading { value: Some(value), taken_at: Some(Timestamp(0)), ..Reading::never(Timestamp(0), limits) }
+        let limits = Staleness {
+            stale_after: Span::secs(30),
+            missing_after: Span::secs(120),
+        };
+        Reading {
+            value: Some(value),
+            taken_at: Some(Timestamp(0)),
+            ..Reading::never(Timestamp(0), limits)
+        }
     }
 
     #[test]
     fn a_reading_ages_from_fresh_through_stale_to_missing_and_is_never_zero() {
         let seven = reading(7.0);
         assert_eq!(seven.status(Timestamp(30_000)), Status::Fresh { value: 7.0 });
-        assert_eq!(seven.status(Timestamp(30_001)), Status::Stale { value: 7.0, age_ms: 30_001 });
+        assert_eq!(
+            seven.status(Timestamp(30_001)),
+            Status::Stale {
+                value: 7.0,
+                age_ms: 30_001
+            }
+        );
         assert_eq!(seven.status(Timestamp(120_001)), Status::Missing);
         assert_eq!(seven.changes_at(Timestamp(0)), Some(Timestamp(30_001)));
         assert_eq!(seven.changes_at(Timestamp(30_001)), Some(Timestamp(120_001)));

@@ -22,7 +22,11 @@ impl Reason {
     /// A reason without numbers.
     #[must_use]
     pub fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code), text: text.into(), numbers: Vec::new() }
+        Self {
+            code: Cow::Borrowed(code),
+            text: text.into(),
+            numbers: Vec::new(),
+        }
     }
 
     /// Adds a number it came from.

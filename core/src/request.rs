@@ -204,7 +204,9 @@ impl Answer {
     /// # Errors
     /// `internal` when it has none.
     pub fn of(value: &impl Serialize) -> Result<Self, Fault> {
-        serde_json::to_value(value).map(Self::Json).map_err(|e| Fault::new("internal", format!("write the answer as JSON: {e}")))
+        serde_json::to_value(value)
+            .map(Self::Json)
+            .map_err(|e| Fault::new("internal", format!("write the answer as JSON: {e}")))
     }
 
     /// The JSON form, as it goes over a wire.
@@ -586,7 +588,9 @@ mod tests {
 
     #[test]
     fn the_envelope_is_op_and_args() {
-        let show = Request::PoolShow(PoolRef { pool: PoolName::new("web").expect("a name") });
+        let show = Request::PoolShow(PoolRef {
+            pool: PoolName::new("web").expect("a name"),
+        });
         let text = serde_json::to_string(&show).expect("json");
         assert_eq!(text, r#"{"op":"pool_show","args":{"pool":"web"}}"#);
         assert_eq!(serde_json::from_str::<Request>(&text).expect("request"), show);

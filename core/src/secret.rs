@@ -40,7 +40,11 @@ impl SecretUrl {
         if self.0.starts_with("env:") || self.0.starts_with("file:") {
             return false;
         }
-        self.0.split_once("://").is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|authority| authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))))
+        self.0.split_once("://").is_some_and(|(_, rest)| {
+            rest.split('/')
+                .next()
+                .is_some_and(|authority| authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')))
+        })
     }
 
     /// The address itself, read now: a changed file or a new password is seen at the next use.
@@ -52,7 +56,12 @@ impl SecretUrl {
             return std::env::var(name).map_err(|_| Error::NoVariable(name.to_owned()));
         }
         if let Some(path) = self.0.strip_prefix("file:") {
-            return std::fs::read_to_string(path).map(|text| text.trim().to_owned()).map_err(|source| Error::File { path: path.to_owned(), source });
+            return std::fs::read_to_string(path)
+                .map(|text| text.trim().to_owned())
+                .map_err(|source| Error::File {
+                    path: path.to_owned(),
+                    source,
+                });
         }
         Ok(self.0.clone())
     }
@@ -67,7 +76,9 @@ impl SecretUrl {
 /// The address with its password replaced by `***`.
 #[must_use]
 pub fn strike_password(url: &str) -> Cow<'_, str> {
-    let Some((scheme, rest)) = url.split_once("://") else { return Cow::Borrowed(url) };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Cow::Borrowed(url);
+    };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     match authority.rsplit_once('@') {
         Some((user, host)) if user.contains(':') => {

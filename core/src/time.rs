@@ -117,7 +117,8 @@ impl<'de> Deserialize<'de> for Span {
 impl std::str::FromStr for Span {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let length = humantime::parse_duration(text).map_err(|e| format!("{text:?} is not a length of time ({e}): write 500ms, 30s, 5m or 1h 30m"))?;
+        let length = humantime::parse_duration(text)
+            .map_err(|e| format!("{text:?} is not a length of time ({e}): write 500ms, 30s, 5m or 1h 30m"))?;
         if length > Duration::from_secs(366 * 86_400) {
             return Err(format!("{text:?} is longer than a year"));
         }
@@ -126,7 +127,8 @@ impl std::str::FromStr for Span {
 }
 
 /// What a [`Span`] looks like to a schema: a number and a unit, once or more.
-pub const SPAN_PATTERN: &str = r"^\s*([0-9]+\s*(ns|us|ms|s|sec|secs|second|seconds|m|min|mins|minute|minutes|h|hr|hrs|hour|hours|d|day|days|w|week|weeks)\s*)+$";
+pub const SPAN_PATTERN: &str =
+    r"^\s*([0-9]+\s*(ns|us|ms|s|sec|secs|second|seconds|m|min|mins|minute|minutes|h|hr|hrs|hour|hours|d|day|days|w|week|weeks)\s*)+$";
 
 impl JsonSchema for Span {
     fn schema_name() -> Cow<'static, str> {
@@ -159,7 +161,10 @@ impl SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock that the rest is told to ask")]
     pub fn start() -> Self {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { wall_at_start: Timestamp(millis(wall)), started: Instant::now() }
+        Self {
+            wall_at_start: Timestamp(millis(wall)),
+            started: Instant::now(),
+        }
     }
 }
 

@@ -1,1 +1,26 @@
 //! Decides how many workers each pool has, and asks for them.
+//!
+//! Facts come in ([`view`]), health is judged ([`health`]), an engine says how many, guardrails say what that comes to ([`plan`]), the
+//! decision is stored with its commands in one transaction, and only then are the commands sent ([`outbox`]). What decides is pure;
+//! [`service`] gathers, calls it, records and acts.
+//!
+//! Losing this process loses nothing: what it remembers is in the store, what it asked for is in the outbox until it is
+//! accepted, and what it knew of instances and sensors is told to it again.
+
+pub mod config;
+pub mod error;
+pub mod guards;
+pub mod health;
+pub mod metrics;
+pub mod ops;
+pub mod outbox;
+pub mod plan;
+pub mod service;
+pub mod show;
+pub mod spec;
+pub mod view;
+
+pub use config::Config;
+pub use error::Error;
+pub use metrics::Metrics;
+pub use service::{Parts, run};

@@ -1,1 +1,4 @@
 //! Launches, contextualizes and terminates instances.
+
+pub mod iaas;
+pub mod lifecycle;

@@ -2,7 +2,18 @@
 //!
 //! A [`Store`] keeps pools, decisions and outbox (written by the controller), launches and instances (written by the provisioner)
 //! and the journal (appended to by each). Every method is one transaction: it happens whole or not at all, and what it wrote
-//! survives a power cut once it returns. One contract suite runs against every implementation.
+//! survives a power cut once it returns. One contract suite, [`contract`], runs against every implementation.
+//!
+//! [`SqliteStore`] is the one for a single machine; [`MemoryStore`] is for simulation, where real I/O would let virtual time run
+//! away; [`Metered`] measures either.
+
+pub mod contract;
+mod directory;
+mod memory;
+mod metrics;
+mod sql;
+mod sqlite;
+mod trouble;
 
 use std::sync::Arc;
 
@@ -17,6 +28,10 @@ use epu_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
+
+pub use memory::MemoryStore;
+pub use metrics::{Metered, Metrics};
+pub use sqlite::SqliteStore;
 
 /// What went wrong in the store. The text says what was being done.
 #[derive(Debug, thiserror::Error)]

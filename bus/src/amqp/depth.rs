@@ -1,0 +1,311 @@
+//! How many messages wait in a RabbitMQ queue.
+//!
+//! [`QueueProbe::ready`] asks by a passive declare, which every broker answers and which needs no plug-in and no right beyond
+//! seeing the queue. It counts messages that wait, and cannot count those that a worker holds; [`QueueProbe::with_unacked`] asks
+//! the management API for both. Which of the two is asked is the sensor's choice and is never changed here: two sources that
+//! count different things must not stand in for each other.
+//!
+//! **Nothing here ever becomes zero by failing.** A queue that is gone, a broker that is down, a password that is wrong and a
+//! statistic that is not there yet are faults with codes of their own, and say which broker, which queue and what to do.
+//!
+//! One connection is kept and opened again after a loss, the wait doubling from [`AGAIN_FIRST`] to [`AGAIN_MOST`]; until then the
+//! last fault is the answer. lapin's own recovery is not used: it hides that a broker is away, and a probe has nothing to
+//! recover. A broker answers a passive declare of a missing queue by closing the channel, so a channel is opened again after
+//! each fault while the connection stays.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use epu_core::Fault;
+use epu_core::secret::SecretUrl;
+use epu_core::time::{Clock, Span, Timestamp};
+use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{FieldTable, ShortString};
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, Error, ErrorKind};
+use tracing::{debug, info};
+
+use super::cut;
+use super::management::{Broker, Management};
+use crate::http::text::{percent_decode, shortened};
+
+/// How long a connection may take to come about, the broker's own handshake included. RabbitMQ takes about a second to refuse a
+/// wrong password, on purpose.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a channel and an answer may take. Too low: a broker under load looks dead. Too high: a reading is late.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The wait before the first attempt to connect again. Too low: a broker that refuses is asked too often.
+pub const AGAIN_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait between two attempts. Too high: a broker that is back is noticed late.
+pub const AGAIN_MOST: Duration = Duration::from_secs(15);
+/// Seconds between AMQP heartbeats, which find a connection that is dead without a word.
+const HEARTBEAT: u16 = 10;
+/// The longest queue name that AMQP can carry, in bytes.
+const NAME_MAX: usize = 255;
+
+/// Asks one broker how long its queues are.
+pub struct QueueProbe {
+    url: SecretUrl,
+    management: Option<Management>,
+    clock: Arc<dyn Clock>,
+    link: Option<Link>,
+    again: Option<Again>,
+}
+
+impl std::fmt::Debug for QueueProbe {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("QueueProbe")
+            .field("url", &self.url)
+            .field("connected", &self.link.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Link {
+    connection: Connection,
+    channel: Option<Channel>,
+    /// The broker as messages name it.
+    shown: String,
+}
+
+/// What came of the last attempt to connect, and when the next one may be made.
+struct Again {
+    not_before: Timestamp,
+    wait: Duration,
+    fault: Fault,
+}
+
+impl QueueProbe {
+    /// A probe of the broker at `url` (`amqp://user:password@host:port/vhost`). Nothing is opened yet. The addresses are read
+    /// from where they are kept at each connection, so that a new password is seen. `management` is the address of the broker's
+    /// management API (`http://host:15672`); the user and the password of `url` go there too unless it has its own.
+    #[must_use]
+    pub fn new(url: SecretUrl, management: Option<SecretUrl>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            url,
+            management: management.map(Management::new),
+            clock,
+            link: None,
+            again: None,
+        }
+    }
+
+    /// How many messages wait in `queue`, by passive declare. May be repeated; takes 20 s at the longest.
+    ///
+    /// # Errors
+    /// `queue-missing`, `queue-refused` when the user may not see it or it is another connection's own, `broker-unreachable`,
+    /// `broker-refused` when the user, password or vhost is not taken, `broker-timeout`, `bad-url` when the address is none or
+    /// cannot be read.
+    pub async fn ready(&mut self, queue: &str) -> Result<u64, Fault> {
+        let name = match ShortString::try_from(queue) {
+            Ok(name) if !queue.is_empty() => name,
+            Ok(_) | Err(_) => {
+                let text = format!("{:?} is no queue name: it has 1 to {NAME_MAX} bytes", shortened(queue, 80));
+                return Err(Fault::new("queue-missing", text));
+            }
+        };
+        let link = self.link().await?;
+        let shown = link.shown.clone();
+        let asked = tokio::time::timeout(ANSWER_WITHIN, link.ask(name)).await;
+        match asked {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(error)) => {
+                // Whatever it was, the channel has been closed or is of no use.
+                link.channel = None;
+                let lost = !link.connection.status().connected();
+                if lost {
+                    self.link = None;
+                }
+                Err(asking_fault(&error, queue, &shown))
+            }
+            Err(_) => {
+                // A connection that does not answer is given up: what comes late must not be taken for the next answer.
+                self.link = None;
+                Err(Fault::new(
+                    "broker-timeout",
+                    format!("ask for queue {queue:?}: broker {shown} did not answer within {}; it is asked again", Span(ANSWER_WITHIN)),
+                ))
+            }
+        }
+    }
+
+    /// How many messages wait in `queue` or are held by workers, by the management API. The broker renews this number every few
+    /// seconds (5 unless configured otherwise). May be repeated; takes 10 s at the longest.
+    ///
+    /// # Errors
+    /// `queue-missing`, `management-refused` when the user or password is not taken or has no right to look,
+    /// `management-unreachable`, `management-timeout`, `management-failed` when the answer makes no sense, `queue-uncounted` when
+    /// the broker has not counted yet, `bad-url` when an address is none or cannot be read.
+    pub async fn with_unacked(&self, queue: &str) -> Result<u64, Fault> {
+        let Some(management) = &self.management else {
+            return Err(Fault::new(
+                "bad-url",
+                format!("ask for queue {queue:?}: held messages can only be counted by the management API; give its address as `management-url`"),
+            ));
+        };
+        let uri = resolved(&self.url)?;
+        let broker = Broker {
+            user: &uri.authority.userinfo.username,
+            password: &uri.authority.userinfo.password,
+            vhost: &uri.vhost,
+        };
+        management.with_unacked(&broker, queue).await
+    }
+
+    /// The open connection, or one opened now if it is time for that.
+    async fn link(&mut self) -> Result<&mut Link, Fault> {
+        // In two steps, since a borrow that may be returned cannot be given up in the same breath.
+        if self.link.as_ref().is_none_or(|link| !link.connection.status().connected()) {
+            self.link = None;
+            let now = self.clock.now();
+            if let Some(again) = &self.again
+                && now < again.not_before
+            {
+                return Err(again.fault.clone());
+            }
+            match open(&self.url).await {
+                Ok(link) => {
+                    info!(broker = %link.shown, "connected to ask for queues");
+                    self.again = None;
+                    self.link = Some(link);
+                }
+                Err(fault) => {
+                    let wait = self.again.take().map_or(AGAIN_FIRST, |again| (again.wait * 2).min(AGAIN_MOST));
+                    debug!(%fault, wait = %Span(wait), "no connection to ask for queues");
+                    self.again = Some(Again {
+                        not_before: self.clock.now() + wait,
+                        wait,
+                        fault: fault.clone(),
+                    });
+                    return Err(fault);
+                }
+            }
+        }
+        self.link.as_mut().ok_or_else(|| Fault::new("internal", "a connection to a broker was lost between two lines"))
+    }
+}
+
+impl Link {
+    async fn ask(&mut self, queue: ShortString) -> Result<u64, Error> {
+        let channel = match self.channel.take() {
+            Some(channel) if channel.status().connected() => channel,
+            Some(_) | None => self.connection.create_channel().await?,
+        };
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declared = channel.queue_declare(queue, passive, FieldTable::default()).await?;
+        self.channel = Some(channel);
+        Ok(u64::from(declared.message_count()))
+    }
+}
+
+/// The address, read from where it is kept, and understood. No fault repeats it: it may hold a password.
+fn resolved(url: &SecretUrl) -> Result<AMQPUri, Fault> {
+    let bad = |why: String| Fault::new("bad-url", format!("broker {url}: {why}; write amqp://USER:PASSWORD@HOST:PORT/VHOST"));
+    let text = url.resolve().map_err(|e| bad(epu_core::code::Chain(&e).to_string()))?;
+    let mut uri: AMQPUri = text.trim().parse().map_err(|_| bad("the address cannot be read".to_owned()))?;
+    // The parser takes an address in brackets for no host at all, and would connect to localhost.
+    let authority = text.split("://").nth(1).unwrap_or_default().split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        address.clone_into(&mut uri.authority.host);
+    } else if percent_decode(host).is_none_or(|host| host.is_empty()) {
+        return Err(bad("it names no host".to_owned()));
+    }
+    uri.query.heartbeat = uri.query.heartbeat.or(Some(HEARTBEAT));
+    Ok(uri)
+}
+
+/// The broker as messages name it: everything but the password.
+fn shown(uri: &AMQPUri) -> String {
+    let host = &uri.authority.host;
+    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    format!(
+        "amqp{}://{}@{bracketed}:{} vhost {:?}",
+        if uri.scheme == lapin::uri::AMQPScheme::AMQPS { "s" } else { "" },
+        uri.authority.userinfo.username,
+        uri.authority.port,
+        uri.vhost,
+    )
+}
+
+async fn open(url: &SecretUrl) -> Result<Link, Fault> {
+    let uri = resolved(url)?;
+    let shown = shown(&uri);
+    let properties = ConnectionProperties::default().with_connection_name("epu queue probe".into());
+    let opened = tokio::time::timeout(CONNECT_WITHIN, cut::connect(uri, properties, CONNECT_WITHIN)).await;
+    match opened {
+        Ok(Ok(connection)) => Ok(Link {
+            connection,
+            channel: None,
+            shown,
+        }),
+        Ok(Err(error)) => Err(opening_fault(&error, &shown)),
+        Err(_) => Err(Fault::new(
+            "broker-timeout",
+            format!(
+                "connect to broker {shown}: no connection within {}; is it RabbitMQ that listens there, and is it well?",
+                Span(CONNECT_WITHIN)
+            ),
+        )),
+    }
+}
+
+fn opening_fault(error: &Error, shown: &str) -> Fault {
+    let said = shortened(&error.to_string(), 300);
+    match error.kind() {
+        ErrorKind::ProtocolError(refusal) => match refusal.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Fault::new(
+                "broker-refused",
+                format!("connect to broker {shown}: it does not take the user or the password ({said}); see where the address is kept"),
+            ),
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Fault::new(
+                "broker-refused",
+                format!("connect to broker {shown}: the vhost does not exist or is not open to this user ({said}); vhost / is written %2f"),
+            ),
+            AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => Fault::new(
+                "broker-refused",
+                format!("connect to broker {shown}: it refuses the connection ({said}); see the broker's log"),
+            ),
+        },
+        ErrorKind::AuthProviderError(_) => Fault::new(
+            "broker-refused",
+            format!("connect to broker {shown}: it takes no user and password ({said})"),
+        ),
+        _ => Fault::new(
+            "broker-unreachable",
+            format!("connect to broker {shown}: {said}; is it running, and is that its address?"),
+        ),
+    }
+}
+
+fn asking_fault(error: &Error, queue: &str, shown: &str) -> Fault {
+    let said = shortened(&error.to_string(), 300);
+    match error.kind() {
+        ErrorKind::ProtocolError(refusal) => match refusal.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Fault::new(
+                "queue-missing",
+                format!("ask for queue {queue:?}: broker {shown} has no such queue ({said}); declare it, or correct the sensor's `queue`"),
+            ),
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED | AMQPSoftError::RESOURCELOCKED) => Fault::new(
+                "queue-refused",
+                format!("ask for queue {queue:?}: broker {shown} does not let this user see it ({said}); give the user rights on it"),
+            ),
+            AMQPErrorKind::Soft(_) => Fault::new(
+                "queue-refused",
+                format!("ask for queue {queue:?}: broker {shown} refuses ({said}); see the broker's log"),
+            ),
+            AMQPErrorKind::Hard(_) => Fault::new(
+                "broker-unreachable",
+                format!("ask for queue {queue:?}: broker {shown} closed the connection ({said}); it is opened again"),
+            ),
+        },
+        _ => Fault::new(
+            "broker-unreachable",
+            format!("ask for queue {queue:?}: the connection to broker {shown} is lost ({said}); it is opened again"),
+        ),
+    }
+}

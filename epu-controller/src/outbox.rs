@@ -1,0 +1,127 @@
+//! Commands that are to reach the provisioner. They are stored with the decision they came from, sent one at a time and in order
+//! for each pool, and kept until they are accepted: a lost answer means the same command again, with the same ids.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use epu_core::Fault;
+use epu_core::request::Answer;
+use epu_store::Outgoing;
+use uuid::Uuid;
+
+/// The first wait before a command is sent again; doubles up to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// The longest wait. Too high: slow to go on after the provisioner was away. Too low: load while it is.
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// One pool's commands, the first of which may be under way.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    waiting: VecDeque<Outgoing>,
+    under_way: bool,
+    tries: u32,
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub enum Sent {
+    /// It was accepted, with this answer.
+    Accepted(Outgoing, Answer),
+    /// It was refused for good.
+    Refused(Outgoing, Fault),
+    /// It is to be sent again after this wait.
+    Again(Duration, Fault),
+}
+
+impl Outbox {
+    /// Adds commands behind the others.
+    pub fn push(&mut self, commands: impl IntoIterator<Item = Outgoing>) {
+        self.waiting.extend(commands);
+    }
+
+    /// The next command to send now, if none is under way.
+    pub fn next(&mut self) -> Option<Outgoing> {
+        if self.under_way {
+            return None;
+        }
+        let next = self.waiting.front().cloned();
+        self.under_way = next.is_some();
+        next
+    }
+
+    /// Takes in what came of the command that was under way.
+    pub fn done(&mut self, id: Uuid, result: Result<Answer, Fault>) -> Option<Sent> {
+        if self.waiting.front().is_none_or(|front| front.id != id) {
+            return None;
+        }
+        match result {
+            Ok(answer) => Some(Sent::Accepted(self.pop()?, answer)),
+            Err(fault) if is_final(&fault) => Some(Sent::Refused(self.pop()?, fault)),
+            Err(fault) => {
+                let wait = (RETRY_FIRST * 2u32.pow(self.tries.min(8))).min(RETRY_MOST);
+                self.tries = self.tries.saturating_add(1);
+                Some(Sent::Again(wait, fault))
+            }
+        }
+    }
+
+    /// The wait before sending again is over.
+    pub fn ready(&mut self) {
+        self.under_way = false;
+    }
+
+    /// How many are not accepted yet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether all are accepted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<Outgoing> {
+        self.under_way = false;
+        self.tries = 0;
+        self.waiting.pop_front()
+    }
+}
+
+/// Whether sending the same command again would be refused again.
+fn is_final(fault: &Fault) -> bool {
+    matches!(fault.code.as_ref(), "closed" | "no-such-site" | "bad-request" | "conflict" | "forbidden" | "no-such-instance" | "stale-epoch")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epu_core::id::PoolName;
+    use epu_core::request::{Ids, Request};
+    use epu_core::time::Timestamp;
+
+    fn command(n: u128) -> Outgoing {
+        let request = Request::WithdrawDrain(Ids { instances: vec![], epoch: 0 });
+        Outgoing { id: Uuid::from_u128(n), pool: PoolName::new("web").unwrap(), request, since: Timestamp(0) }
+    }
+
+    #[test]
+    fn one_at_a_time_in_order_again_until_accepted() {
+        let mut outbox = Outbox::default();
+        outbox.push([command(1), command(2)]);
+        assert_eq!(outbox.next().map(|c| c.id), Some(Uuid::from_u128(1)));
+        assert!(outbox.next().is_none(), "one is under way");
+        let lost = Err(Fault::new("timeout", ""));
+        assert!(matches!(outbox.done(Uuid::from_u128(1), lost.clone()), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST));
+        outbox.ready();
+        assert_eq!(outbox.next().map(|c| c.id), Some(Uuid::from_u128(1)), "the same again");
+        assert!(matches!(outbox.done(Uuid::from_u128(1), lost), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST * 2));
+        outbox.ready();
+        outbox.next();
+        assert!(matches!(outbox.done(Uuid::from_u128(1), Ok(Answer::Json(serde_json::Value::Null))), Some(Sent::Accepted(..))));
+        assert_eq!(outbox.next().map(|c| c.id), Some(Uuid::from_u128(2)));
+        assert!(matches!(outbox.done(Uuid::from_u128(2), Err(Fault::new("closed", ""))), Some(Sent::Refused(..))));
+        assert!(outbox.is_empty());
+    }
+}

@@ -1,0 +1,180 @@
+//! What the controller knows, as it is shown to people and programs.
+
+use epu_core::Fault;
+use epu_core::id::PoolName;
+use epu_core::instance::Instance;
+use epu_core::request::{InstanceFilter, InstanceView, PoolBrief, PoolView, ReadingView, StatusView};
+
+use crate::ops::store_fault;
+use crate::service::{Controller, Managed};
+use crate::view::Member;
+
+/// The most instances in one answer.
+const INSTANCES_MAX: usize = 200_000;
+
+impl Controller {
+    pub(crate) fn pool_views(&self) -> Vec<PoolView> {
+        self.pools.values().map(|managed| self.view_of(managed)).collect()
+    }
+
+    pub(crate) fn pool_view(&self, name: &PoolName) -> Result<PoolView, Fault> {
+        self.pool(name)?;
+        self.pools.get(name).map(|managed| self.view_of(managed)).ok_or_else(|| Fault::new("no-such-pool", format!("no pool is named {name}")))
+    }
+
+    fn view_of(&self, managed: &Managed) -> PoolView {
+        let now = self.parts.clock.now();
+        let view = &managed.view;
+        let mut slots: std::collections::BTreeMap<_, _> = wanted_slots(managed).into_iter().map(|label| (label, None)).collect();
+        slots.extend(view.filled_slots().map(|(label, id)| (label.clone(), Some(id))));
+        PoolView {
+            pool: view.pool.as_ref().clone(),
+            counts: view.pool_counts(),
+            target: managed.target,
+            decision: managed.last.clone(),
+            readings: view.readings().iter().map(|(name, r)| (name.clone(), ReadingView { reading: r.clone(), status: r.status(now) })).collect(),
+            slots,
+            concerns: self.concerns_of(managed),
+            boot_ms: view.boot().map(epu_core::time::millis),
+        }
+    }
+
+    /// What holds a pool up or is wrong with it.
+    fn concerns_of(&self, managed: &Managed) -> Vec<String> {
+        let now = self.parts.clock.now();
+        let view = &managed.view;
+        let mut concerns = Vec::new();
+        if let Some(fault) = &managed.trouble {
+            concerns.push(fault.text.clone());
+        }
+        for (name, reading) in view.readings() {
+            let status = reading.status(now);
+            if status.fresh().is_none() {
+                let why = reading.fault.as_ref().map_or(String::new(), |fault| format!(": {}", fault.text));
+                concerns.push(format!("sensor {name} is {status}{why}"));
+            }
+        }
+        if let Some(storm) = &managed.guards.storm {
+            concerns.push(format!("a storm since {}: {} are unhealthy at once", storm.since, view.counts().unhealthy));
+        }
+        for (site, breaker) in &managed.guards.launching {
+            if let Some(until) = breaker.open_until {
+                let why = view.members().filter(|m| m.instance.site == *site).filter_map(|m| m.instance.fault.as_ref()).last();
+                let why = why.map_or(String::new(), |fault| format!("; the last fault: {}", fault.text.lines().next().unwrap_or_default()));
+                concerns.push(format!("launching on {site} pauses until {until} after {} launches came to nothing{why}", breaker.failures));
+            }
+        }
+        if view.pool.paused.any() {
+            let what: Vec<&str> = [("growing", view.pool.paused.grow), ("shrinking", view.pool.paused.shrink), ("replacing", view.pool.paused.replace)]
+                .into_iter()
+                .filter_map(|(word, on)| on.then_some(word))
+                .collect();
+            let why = if view.pool.paused.why.is_empty() { String::new() } else { format!(": {}", view.pool.paused.why) };
+            concerns.push(format!("{} is paused{why}", what.join(", ")));
+        }
+        if self.left_the_file().contains(&view.pool.name) {
+            concerns.push("the config file no longer has this pool; `epumgmt pool remove` ends it".into());
+        }
+        concerns
+    }
+
+    pub(crate) fn status_view(&self) -> StatusView {
+        let mut concerns = Vec::new();
+        if self.closed {
+            concerns.push("the installation is closed by teardown; `epumgmt open` reopens it".into());
+        }
+        if let Some(fault) = &self.store_fault {
+            concerns.push(format!("the store fails: {fault}; nothing is done until it works"));
+        }
+        let pools: Vec<PoolBrief> = self.pools.values().map(|managed| self.brief(managed)).collect();
+        for managed in self.pools.values() {
+            concerns.extend(self.concerns_of(managed).into_iter().map(|text| format!("pool {}: {text}", managed.view.pool.name)));
+        }
+        StatusView {
+            installation: self.parts.config.installation.clone(),
+            version: self.parts.config.version.clone(),
+            closed: self.closed,
+            since: self.since,
+            now: self.parts.clock.now(),
+            pools,
+            concerns,
+        }
+    }
+
+    fn brief(&self, managed: &Managed) -> PoolBrief {
+        let counts = managed.view.pool_counts();
+        let capacity = managed.view.counts().capacity;
+        let pool = &managed.view.pool;
+        let condition = match managed.target {
+            _ if pool.removed => "removed",
+            _ if self.closed => "closed",
+            None => "waiting",
+            _ if managed.trouble.is_some() || managed.guards.storm.is_some() || managed.guards.launching.values().any(|b| b.open_until.is_some()) => "trouble",
+            _ if pool.paused.any() => "paused",
+            Some(target) if capacity < target || counts.booting > 0 => "growing",
+            Some(target) if capacity > target || counts.draining + counts.ending > 0 => "shrinking",
+            Some(_) => "steady",
+        };
+        let why = managed.last.as_ref().map_or_else(String::new, |last| {
+            last.reasons.iter().chain(&last.suppressed).map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
+        });
+        PoolBrief {
+            name: pool.name.clone(),
+            engine: pool.spec.engine.keys().next().cloned().unwrap_or_default(),
+            target: managed.target,
+            counts,
+            condition: condition.into(),
+            why,
+        }
+    }
+
+    pub(crate) async fn instance_list(&self, filter: &InstanceFilter) -> Result<Vec<InstanceView>, Fault> {
+        if let Some(pool) = &filter.pool {
+            self.pool(pool)?;
+        }
+        let wanted = |pool: &PoolName| filter.pool.as_ref().is_none_or(|only| only == pool);
+        if !filter.all {
+            let members = self.pools.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, m)| m.view.members());
+            return Ok(members.filter(|m| m.instance.is_live()).take(INSTANCES_MAX).map(shown).collect());
+        }
+        let stored = self.parts.store.instances(false).await.map_err(|e| store_fault(&e))?;
+        let known = |i: &Instance| self.pools.get(&i.pool).and_then(|m| m.view.member(i.id));
+        Ok(stored.into_iter().filter(|i| wanted(&i.pool)).take(INSTANCES_MAX).map(|i| known(&i).map_or_else(|| bare(i.clone()), shown)).collect())
+    }
+
+    pub(crate) async fn instance_show(&self, which: &str) -> Result<InstanceView, Fault> {
+        let which = which.trim().to_ascii_lowercase();
+        let missing = || Fault::new("no-such-instance", format!("no instance is {which:?}; see `epumgmt instance list --all`"));
+        if which.len() < 4 {
+            return Err(Fault::new("bad-request", "give an instance's id, or at least the last four characters of it"));
+        }
+        let fits = |id: &epu_core::InstanceId| id.to_string().ends_with(&which) || id.0.simple().to_string().ends_with(&which);
+        let live: Vec<&Member> = self.pools.values().flat_map(|m| m.view.members()).filter(|m| fits(&m.instance.id)).collect();
+        match live.as_slice() {
+            [one] => return Ok(shown(one)),
+            [] => {}
+            several => return Err(Fault::new("bad-request", format!("{} instances end in {which:?}; give more of the id", several.len()))),
+        }
+        let stored = self.parts.store.instances(false).await.map_err(|e| store_fault(&e))?;
+        let mut fitting = stored.into_iter().filter(|i| fits(&i.id));
+        let one = fitting.next().ok_or_else(missing)?;
+        if fitting.next().is_some() {
+            return Err(Fault::new("bad-request", format!("several instances end in {which:?}; give more of the id")));
+        }
+        Ok(bare(one))
+    }
+}
+
+fn wanted_slots(managed: &Managed) -> Vec<epu_core::SlotLabel> {
+    let Some(engine) = &managed.engine else { return Vec::new() };
+    let observation = managed.view.observation(epu_core::Timestamp::START, managed.target, managed.memory.clone());
+    engine.decide(&observation).slots.into_keys().collect()
+}
+
+fn shown(member: &Member) -> InstanceView {
+    InstanceView { instance: member.instance.as_ref().clone(), health: member.health, work: member.work, heard_at: member.heard_at }
+}
+
+fn bare(instance: Instance) -> InstanceView {
+    InstanceView { instance, health: epu_core::health::Health::Unknown, work: epu_core::instance::Work::Unknown, heard_at: None }
+}

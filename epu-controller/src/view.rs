@@ -1,0 +1,702 @@
+//! What the controller knows of one pool, kept so that looking costs what changed and not what exists.
+//!
+//! Every member is in exactly one [`Class`]. Counts, the order in which victims are taken, slots and deadlines are kept as members
+//! change, so that an observation is read off, a decision names its victims by taking the first ones, and health is judged only
+//! when something was heard or its time has come.
+//!
+//! What was ordered but not yet confirmed by the provisioner counts as done ([`Ordered`]): otherwise the next look would order it
+//! again. It is dropped when the provisioner's record moves on, or after a while if it never does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use epu_core::fact::{Heard, Snapshot};
+use epu_core::health::Health;
+use epu_core::heartbeat::Condition;
+use epu_core::id::{InstanceId, SensorName, SiteName, SlotLabel};
+use epu_core::instance::{Cause, Instance, Work};
+use epu_core::life::State;
+use epu_core::pool::Pool;
+use epu_core::reading::{Reading, Readings, SensorReport};
+use epu_core::request::{PoolCounts, SiteWord};
+use epu_core::time::{Timestamp, millis};
+use epu_decision_engines::{Counts, Memory, Observation, Seen as SeenReading};
+
+use crate::guards::{EARLY_EXIT, LaunchOutcome, Turned};
+use crate::health::{self, Listening};
+
+/// An order that the provisioner has not confirmed is forgotten after this, and given again if it is still wanted.
+const ORDER_LASTS: Duration = Duration::from_secs(60);
+/// Ended instances are watched for this long, beyond the zombie time, in case they are heard from.
+const ENDED_LASTS: Duration = Duration::from_secs(600);
+/// How many boot times the learned one is the mean of.
+const BOOTS: usize = 20;
+
+/// What a member is to a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Decided on or coming up.
+    Pending,
+    /// Running, in good health, staying.
+    Running,
+    /// Live and in bad health, to be replaced.
+    Unhealthy,
+    /// Told to drain.
+    Draining,
+    /// Being ended.
+    Ending,
+    /// Ended.
+    Ended,
+}
+
+/// What was ordered and not yet confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordered {
+    /// To drain.
+    Drain,
+    /// Not to drain after all.
+    Stay,
+    /// To end.
+    End,
+}
+
+/// One instance as this pool's view has it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The provisioner's record.
+    pub instance: Arc<Instance>,
+    /// What is believed of its health.
+    pub health: Health,
+    /// When it was last heard from, on our clock.
+    pub heard_at: Option<Timestamp>,
+    /// What it then said of itself.
+    pub condition: Condition,
+    /// Whether it had work.
+    pub work: Work,
+    /// Since when.
+    pub work_since: Timestamp,
+    /// Whether its worker has been told to drain, which cannot be taken back.
+    pub told_to_drain: bool,
+    /// Since when it has been out of contact.
+    pub out_since: Option<Timestamp>,
+    /// What the site said since.
+    pub site: Option<SiteWord>,
+    ordered: Option<(Ordered, u64, Timestamp)>,
+    due: Option<Timestamp>,
+    class: Class,
+    key: Option<VictimKey>,
+}
+
+/// The order in which capacity is given up: generic before slots; not yet running (newest first), longest idle, silent about its
+/// work (newest first), busy (longest first), out of contact.
+type VictimKey = (bool, u8, i64, InstanceId);
+
+impl Member {
+    fn new(instance: Arc<Instance>) -> Self {
+        let class = Class::Ended;
+        Self {
+            work_since: instance.state_since,
+            instance,
+            health: Health::Unknown,
+            heard_at: None,
+            condition: Condition::Ok,
+            work: Work::Unknown,
+            told_to_drain: false,
+            out_since: None,
+            site: None,
+            ordered: None,
+            due: None,
+            class,
+            key: None,
+        }
+    }
+
+    /// What it is to a decision.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    fn worker_failed(&self) -> bool {
+        self.instance.exit.as_ref().is_some_and(|exit| !exit.is_success())
+    }
+
+    fn classify(&self) -> Class {
+        let ordered = self.ordered.map(|(what, _, _)| what);
+        if self.instance.state.is_end() {
+            Class::Ended
+        } else if self.instance.state == State::Terminating || ordered == Some(Ordered::End) {
+            Class::Ending
+        } else if self.instance.state == State::RunningFailed || !self.health.is_good() {
+            Class::Unhealthy
+        } else if ordered != Some(Ordered::Stay) && (self.instance.drain.is_some() || ordered == Some(Ordered::Drain) || self.told_to_drain) {
+            Class::Draining
+        } else if self.instance.state.is_booting() {
+            Class::Pending
+        } else {
+            Class::Running
+        }
+    }
+
+    fn victim_key(&self) -> Option<VictimKey> {
+        if !matches!(self.class, Class::Pending | Class::Running) || self.instance.protected {
+            return None;
+        }
+        let (tier, tie) = match (self.class, self.health, self.work) {
+            (Class::Pending, _, _) => (0, -self.instance.created_at.0),
+            (_, Health::OutOfContact, _) => (4, -self.instance.created_at.0),
+            (_, _, Work::Idle) => (1, self.work_since.0),
+            (_, _, Work::Unknown) => (2, -self.instance.created_at.0),
+            (_, _, Work::Busy) => (3, self.work_since.0),
+        };
+        Some((self.instance.slot.is_some(), tier, tie, self.instance.id))
+    }
+}
+
+/// What a fact changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changed {
+    /// Something a decision could depend on.
+    pub decision: bool,
+    /// An instance's health: which, from, to, why.
+    pub health: Vec<(InstanceId, Health, Health, String)>,
+    /// Instances about which the site is to be asked.
+    pub ask_site: Vec<InstanceId>,
+    /// How launches turned out.
+    pub outcomes: Vec<LaunchOutcome>,
+}
+
+impl Changed {
+    /// Adds what another fact changed.
+    pub fn absorb(&mut self, other: Self) {
+        self.decision |= other.decision;
+        self.health.extend(other.health);
+        self.ask_site.extend(other.ask_site);
+        self.outcomes.extend(other.outcomes);
+    }
+}
+
+/// What is known of one pool.
+#[derive(Debug)]
+pub struct View {
+    /// Its record.
+    pub pool: Arc<Pool>,
+    members: BTreeMap<InstanceId, Member>,
+    counts: Counts,
+    ending: u32,
+    victims: BTreeSet<VictimKey>,
+    unhealthy: BTreeSet<InstanceId>,
+    draining: BTreeSet<InstanceId>,
+    slots: BTreeMap<SlotLabel, BTreeSet<InstanceId>>,
+    on_site: BTreeMap<SiteName, u32>,
+    due: BTreeSet<(Timestamp, InstanceId)>,
+    /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
+    waiting: BTreeSet<InstanceId>,
+    listening: BTreeMap<String, Listening>,
+    heard_all: bool,
+    readings: Readings,
+    boots: Vec<Duration>,
+}
+
+impl View {
+    /// A pool of which nothing else is known yet.
+    #[must_use]
+    pub fn new(pool: Arc<Pool>, now: Timestamp) -> Self {
+        let mut view = Self {
+            pool: pool.clone(),
+            members: BTreeMap::new(),
+            counts: Counts::default(),
+            ending: 0,
+            victims: BTreeSet::new(),
+            unhealthy: BTreeSet::new(),
+            draining: BTreeSet::new(),
+            slots: BTreeMap::new(),
+            on_site: BTreeMap::new(),
+            due: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            listening: BTreeMap::new(),
+            heard_all: false,
+            readings: Readings::new(),
+            boots: Vec::new(),
+        };
+        view.set_pool(pool, now);
+        view
+    }
+
+    /// Takes new settings: sensors that are gone are forgotten, new ones begin as never heard, and every deadline is set anew.
+    pub fn set_pool(&mut self, pool: Arc<Pool>, now: Timestamp) -> Changed {
+        self.readings.retain(|name, _| pool.spec.sensors.contains_key(name));
+        for (name, spec) in &pool.spec.sensors {
+            let limits = spec.staleness();
+            self.readings.entry(name.clone()).and_modify(|r| r.limits = limits).or_insert_with(|| Reading::never(now, limits));
+        }
+        self.pool = pool;
+        let mut changed = Changed { decision: true, ..Changed::default() };
+        let ids: Vec<InstanceId> = self.members.keys().copied().collect();
+        for id in ids {
+            changed.absorb(self.judge(id, now));
+        }
+        changed
+    }
+
+    /// Takes in a record of the provisioner's. An old version changes nothing.
+    pub fn instance(&mut self, instance: Arc<Instance>, now: Timestamp) -> Changed {
+        let id = instance.id;
+        let known = self.members.get(&id);
+        if known.is_some_and(|m| m.instance.version >= instance.version) || (known.is_none() && instance.state.is_end() && !lingers(&instance, now)) {
+            return Changed::default();
+        }
+        let mut changed = Changed { decision: true, ..Changed::default() };
+        changed.outcomes.extend(turned(known.map(|m| m.instance.as_ref()), &instance, now));
+        if let (Some(ready_at), None) = (instance.ready_at, known.and_then(|m| m.instance.ready_at)) {
+            if known.is_some() {
+                self.boots.push(ready_at.since(instance.created_at));
+                if self.boots.len() > BOOTS {
+                    self.boots.remove(0);
+                }
+            }
+        }
+        let mut member = self.take_out(id).unwrap_or_else(|| Member::new(instance.clone()));
+        if member.ordered.is_some_and(|(_, version, _)| instance.version > version) {
+            member.ordered = None;
+        }
+        member.instance = instance;
+        self.put_in(member);
+        changed.absorb(self.judge(id, now));
+        changed
+    }
+
+    /// Drops an instance that the provisioner never accepted.
+    pub fn refused(&mut self, id: InstanceId) {
+        if self.members.get(&id).is_some_and(|m| m.instance.state == State::Requesting) {
+            self.take_out(id);
+        }
+    }
+
+    /// Notes what was ordered, until the provisioner's record says so itself.
+    pub fn ordered(&mut self, id: InstanceId, what: Ordered, now: Timestamp) {
+        if let Some(mut member) = self.take_out(id) {
+            member.ordered = Some((what, member.instance.version, now + ORDER_LASTS));
+            let due = member.due.map_or(now + ORDER_LASTS, |due| due.min(now + ORDER_LASTS));
+            self.put_in(member);
+            self.set_due(id, Some(due));
+        }
+    }
+
+    /// Drops the note: the provisioner did not do it.
+    pub fn not_ordered(&mut self, id: InstanceId) {
+        if let Some(mut member) = self.take_out(id) {
+            member.ordered = None;
+            self.put_in(member);
+        }
+    }
+
+    /// Takes in that an aggregator has been listening, from whatever snapshot, and looks again at those that waited for it.
+    pub fn listened(&mut self, snapshot: &Snapshot, now: Timestamp) -> Changed {
+        let since = Timestamp(now.0.saturating_sub(snapshot.listening_for_ms.max(0)));
+        let entry = self.listening.entry(snapshot.aggregator.clone()).or_insert(Listening { since, until: now });
+        // The same term may look a little shorter or longer by the way the message took; a new one is much shorter.
+        if since > entry.until {
+            entry.since = since;
+        }
+        entry.until = now;
+        self.listening.retain(|_, l| now.since(l.until) < Duration::from_secs(300));
+        self.heard_all |= snapshot.complete;
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut changed = Changed::default();
+        for id in waiting {
+            changed.absorb(self.judge(id, now));
+        }
+        changed
+    }
+
+    /// Takes in what was heard from one instance.
+    pub fn heard(&mut self, heard: &Heard, now: Timestamp) -> Changed {
+        let id = heard.instance;
+        let at = Timestamp(now.0.saturating_sub(heard.ago_ms.max(0)));
+        let Some(known) = self.members.get_mut(&id) else { return Changed::default() };
+        if known.heard_at.is_some_and(|before| before > at) {
+            return Changed::default();
+        }
+        let same = known.work == heard.work && known.told_to_drain == heard.draining && known.condition == heard.condition;
+        let settled = matches!(known.health, Health::Ok) && known.instance.state == State::Running;
+        if same && settled {
+            // The steady case, and by far the most frequent: its deadline finds out by itself that it was heard from.
+            known.heard_at = Some(at);
+            return Changed::default();
+        }
+        let Some(mut member) = self.take_out(id) else { return Changed::default() };
+        member.heard_at = Some(at);
+        member.condition.clone_from(&heard.condition);
+        if member.work != heard.work || member.work_since > now {
+            member.work_since = Timestamp(at.0.saturating_sub(heard.work_for_ms.max(0)));
+        }
+        member.work = heard.work;
+        member.told_to_drain = heard.draining;
+        self.put_in(member);
+        let mut changed = Changed { decision: true, ..Changed::default() };
+        changed.absorb(self.judge(id, now));
+        changed
+    }
+
+    /// Takes in what a sensor said. True when a decision could depend on it.
+    pub fn sensor(&mut self, report: &SensorReport, now: Timestamp) -> bool {
+        let Some(reading) = self.readings.get_mut(&report.sensor) else { return false };
+        let before = (reading.status(now), reading.covers_in_progress);
+        let taken_at = report.age_ms.map(|age| Timestamp(now.0.saturating_sub(age.max(0))));
+        let newer = taken_at.is_some() && taken_at >= reading.taken_at;
+        if newer {
+            reading.value = report.value;
+            reading.taken_at = taken_at;
+            reading.covers_in_progress = report.covers_in_progress;
+            reading.reported = report.reported;
+            reading.of = report.of;
+        }
+        if newer || report.fault.is_some() {
+            reading.fault.clone_from(&report.fault);
+        }
+        reading.source.clone_from(&report.source);
+        before != (reading.status(now), reading.covers_in_progress)
+    }
+
+    /// Takes in the site's word about an instance that is out of contact.
+    pub fn site_said(&mut self, id: InstanceId, word: SiteWord, now: Timestamp) -> Changed {
+        let Some(member) = self.members.get_mut(&id) else { return Changed::default() };
+        member.site = Some(word);
+        self.judge(id, now)
+    }
+
+    /// Looks at every member whose time has come.
+    pub fn look(&mut self, now: Timestamp) -> Changed {
+        let mut changed = Changed::default();
+        while let Some((at, id)) = self.due.first().copied() {
+            if at > now {
+                break;
+            }
+            self.set_due(id, None);
+            if let Some(member) = self.members.get(&id) {
+                if member.instance.state.is_end() && !lingers(&member.instance, now) {
+                    self.take_out(id);
+                    self.members.remove(&id);
+                    continue;
+                }
+                if member.ordered.is_some_and(|(_, _, until)| until <= now) {
+                    self.not_ordered(id);
+                    changed.decision = true;
+                }
+            }
+            changed.absorb(self.judge(id, now));
+        }
+        changed
+    }
+
+    /// When the next member's time comes, or a reading's status changes by itself.
+    #[must_use]
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let readings = self.readings.values().filter_map(|r| r.changes_at(now)).min();
+        [self.due.first().map(|(at, _)| *at), readings].into_iter().flatten().min()
+    }
+
+    /// What an engine is shown.
+    #[must_use]
+    pub fn observation(&self, now: Timestamp, target: Option<u32>, memory: Memory) -> Observation {
+        let seen = |reading: &Reading| SeenReading { status: reading.status(now), covers_in_progress: reading.covers_in_progress };
+        Observation {
+            now,
+            min: self.pool.spec.min,
+            max: self.pool.spec.max,
+            target: target.unwrap_or(self.counts.capacity),
+            counts: self.counts,
+            readings: self.readings.iter().map(|(name, reading)| (name.clone(), seen(reading))).collect(),
+            slots: self.filled_slots().map(|(label, id)| (label.clone(), id)).collect(),
+            boot: self.boot(),
+            memory,
+        }
+    }
+
+    /// Slots with the member that holds each: of several the one that came first.
+    pub fn filled_slots(&self) -> impl Iterator<Item = (&SlotLabel, InstanceId)> {
+        self.slots.iter().filter_map(|(label, members)| members.first().map(|id| (label, *id)))
+    }
+
+    /// Every member of a slot, first come first.
+    pub fn slot_members(&self) -> impl Iterator<Item = (&SlotLabel, &BTreeSet<InstanceId>)> {
+        self.slots.iter()
+    }
+
+    /// Capacity in the order in which it is given up.
+    pub fn victims(&self) -> impl Iterator<Item = &Member> {
+        self.victims.iter().filter_map(|(_, _, _, id)| self.members.get(id))
+    }
+
+    /// Live members in bad health.
+    pub fn unhealthy(&self) -> impl Iterator<Item = &Member> {
+        self.unhealthy.iter().filter_map(|id| self.members.get(id))
+    }
+
+    /// Members that were told to drain.
+    pub fn draining(&self) -> impl Iterator<Item = &Member> {
+        self.draining.iter().filter_map(|id| self.members.get(id))
+    }
+
+    /// Every member, ended ones that are still watched among them.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// One member.
+    #[must_use]
+    pub fn member(&self, id: InstanceId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    /// Counts for a decision.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Live members that are not leaving, on one site.
+    #[must_use]
+    pub fn staying_on(&self, site: &SiteName) -> u32 {
+        self.on_site.get(site).copied().unwrap_or(0)
+    }
+
+    /// Live members, whatever their condition.
+    #[must_use]
+    pub fn live(&self) -> u32 {
+        self.counts.capacity + self.counts.unhealthy + self.counts.draining + self.ending
+    }
+
+    /// Counts for people.
+    #[must_use]
+    pub fn pool_counts(&self) -> PoolCounts {
+        PoolCounts {
+            live: self.live(),
+            running: self.counts.capacity - self.counts.pending,
+            booting: self.counts.pending,
+            draining: self.counts.draining,
+            ending: self.ending,
+            unhealthy: self.counts.unhealthy,
+            busy: self.counts.busy,
+            idle: self.counts.idle,
+        }
+    }
+
+    /// What sensors say.
+    #[must_use]
+    pub fn readings(&self) -> &Readings {
+        &self.readings
+    }
+
+    /// Whether a complete snapshot has arrived since this view began: before that nothing may shrink.
+    #[must_use]
+    pub fn has_heard_all(&self) -> bool {
+        self.heard_all
+    }
+
+    /// How long an instance takes from launch to ready: the mean of the last ones.
+    #[must_use]
+    pub fn boot(&self) -> Option<Duration> {
+        let n = u32::try_from(self.boots.len()).ok().filter(|n| *n > 0)?;
+        Some(Duration::from_millis(u64::try_from(self.boots.iter().map(|b| millis(*b)).sum::<i64>() / i64::from(n)).unwrap_or(0)))
+    }
+
+    /// Since when, and until when, aggregators have listened without a gap.
+    #[must_use]
+    pub fn listening(&self) -> Option<Listening> {
+        let mut terms: Vec<Listening> = self.listening.values().copied().collect();
+        terms.sort_by_key(|l| std::cmp::Reverse(l.until));
+        let mut terms = terms.into_iter();
+        let mut whole = terms.next()?;
+        for term in terms {
+            if term.until >= whole.since {
+                whole.since = whole.since.min(term.since);
+            }
+        }
+        Some(whole)
+    }
+
+    fn judge(&mut self, id: InstanceId, now: Timestamp) -> Changed {
+        let listening = self.listening();
+        let Some(member) = self.members.get(&id) else { return Changed::default() };
+        let verdict = health::judge(
+            &health::Seen {
+                state: member.instance.state,
+                state_since: member.instance.state_since,
+                worker_failed: member.worker_failed(),
+                health: member.health,
+                heard_at: member.heard_at,
+                condition: &member.condition,
+                out_since: member.out_since,
+                site: member.site,
+                listening,
+            },
+            &self.pool.spec.health,
+        );
+        let from = member.health;
+        let ended = member.instance.state.is_end().then(|| member.instance.state_since + *self.pool.spec.health.zombie + ENDED_LASTS);
+        let order_ends = member.ordered.map(|(_, _, until)| until);
+        let mut changed = Changed::default();
+        if verdict.health != from {
+            if let Some(mut member) = self.take_out(id) {
+                member.health = verdict.health;
+                match verdict.health {
+                    Health::OutOfContact => member.out_since = Some(now),
+                    Health::Missing => {}
+                    Health::Unknown | Health::Ok | Health::MonitorError | Health::ProcessError | Health::Zombie => {
+                        member.out_since = None;
+                        member.site = None;
+                    }
+                }
+                self.put_in(member);
+            }
+            changed.decision = true;
+            // The end of an instance is told by its state; that its health is no longer known needs no telling.
+            if verdict.health != Health::Unknown {
+                changed.health.push((id, from, verdict.health, verdict.why));
+            }
+            if verdict.ask_site {
+                changed.ask_site.push(id);
+                // What follows depends on the answer, and on silence from here on.
+                changed.absorb(self.judge(id, now));
+                return changed;
+            }
+        }
+        let overdue = verdict.look_at.is_some_and(|at| at <= now);
+        if overdue {
+            self.waiting.insert(id);
+        }
+        let look_at = verdict.look_at.filter(|_| !overdue);
+        self.set_due(id, [look_at, ended, order_ends].into_iter().flatten().min());
+        changed
+    }
+
+    fn set_due(&mut self, id: InstanceId, at: Option<Timestamp>) {
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        if let Some(before) = member.due {
+            self.due.remove(&(before, id));
+        }
+        member.due = at;
+        if let Some(at) = at {
+            self.due.insert((at, id));
+        }
+    }
+
+    /// Takes a member out of every count and index, to be changed and put in again.
+    fn take_out(&mut self, id: InstanceId) -> Option<Member> {
+        let member = self.members.remove(&id)?;
+        self.count(&member, false);
+        if let Some(due) = member.due {
+            self.due.remove(&(due, id));
+        }
+        if let Some(key) = &member.key {
+            self.victims.remove(key);
+        }
+        self.unhealthy.remove(&id);
+        self.draining.remove(&id);
+        if let Some(label) = member.instance.slot.as_ref() {
+            if let Some(holders) = self.slots.get_mut(label) {
+                holders.remove(&id);
+                if holders.is_empty() {
+                    self.slots.remove(label);
+                }
+            }
+        }
+        Some(member)
+    }
+
+    fn put_in(&mut self, mut member: Member) {
+        let id = member.instance.id;
+        member.class = member.classify();
+        member.key = member.victim_key();
+        self.count(&member, true);
+        if let Some(due) = member.due {
+            self.due.insert((due, id));
+        }
+        if let Some(key) = member.key {
+            self.victims.insert(key);
+        }
+        match member.class {
+            Class::Unhealthy => {
+                self.unhealthy.insert(id);
+            }
+            Class::Draining => {
+                self.draining.insert(id);
+            }
+            Class::Pending | Class::Running => {
+                if let Some(label) = member.instance.slot.clone() {
+                    self.slots.entry(label).or_default().insert(id);
+                }
+            }
+            Class::Ending | Class::Ended => {}
+        }
+        self.members.insert(id, member);
+    }
+
+    fn count(&mut self, member: &Member, there: bool) {
+        let change = |n: &mut u32| *n = if there { *n + 1 } else { n.saturating_sub(1) };
+        let counts = &mut self.counts;
+        match member.class {
+            Class::Pending => {
+                change(&mut counts.capacity);
+                change(&mut counts.pending);
+            }
+            Class::Running => {
+                change(&mut counts.capacity);
+                change(match member.work {
+                    Work::Busy => &mut counts.busy,
+                    Work::Idle => &mut counts.idle,
+                    Work::Unknown => &mut counts.unknown,
+                });
+            }
+            Class::Unhealthy => change(&mut counts.unhealthy),
+            Class::Draining => change(&mut counts.draining),
+            Class::Ending => change(&mut self.ending),
+            Class::Ended => {}
+        }
+        if matches!(member.class, Class::Pending | Class::Running | Class::Unhealthy) {
+            change(self.on_site.entry(member.instance.site.clone()).or_default());
+        }
+    }
+
+    /// Counts everything anew: what the kept counts must equal.
+    #[must_use]
+    pub fn recount(&self) -> (Counts, u32) {
+        let mut fresh = Self::new(self.pool.clone(), Timestamp::START);
+        for member in self.members.values() {
+            fresh.put_in(Member { due: None, ..member.clone() });
+        }
+        (fresh.counts, fresh.ending)
+    }
+}
+
+fn lingers(instance: &Instance, now: Timestamp) -> bool {
+    now.since(instance.state_since) < ENDED_LASTS
+}
+
+/// How a launch turned out, as this change of one of its instances tells.
+fn turned(before: Option<&Instance>, after: &Instance, now: Timestamp) -> Option<LaunchOutcome> {
+    let was = before.map_or(State::Requesting, |b| b.state);
+    let just_exited = after.exit.is_some() && before.is_some_and(|b| b.exit.is_none());
+    let asked_to_go = after.drain.is_some() || after.ending.as_ref().is_some_and(|e| !matches!(e.why, Cause::Finished | Cause::NotReady | Cause::Unhealthy));
+    let (what, at) = if just_exited && !asked_to_go && after.ready_at.is_some_and(|ready| now.since(ready) < EARLY_EXIT) {
+        (Turned::Short, now)
+    } else if was < State::Running && after.state == State::Running {
+        (Turned::Out, after.state_since)
+    } else if was < State::RunningFailed && (after.state == State::RunningFailed || after.state == State::Failed) && !asked_to_go {
+        (Turned::Bad, after.state_since)
+    } else {
+        return None;
+    };
+    Some(LaunchOutcome { site: after.site.clone(), launch: after.launch, at, what, loaded: before.is_none() })
+}
+
+/// The named readings that an engine needs and that cannot be acted on now.
+#[must_use]
+pub fn unreadable(readings: &Readings, needed: &[SensorName], now: Timestamp) -> Vec<SensorName> {
+    needed.iter().filter(|name| readings.get(*name).is_none_or(|r| r.status(now).fresh().is_none())).cloned().collect()
+}

@@ -1,0 +1,137 @@
+//! Ending machines: asking the agent first, then making sure.
+//!
+//! One task sees to all of them and ends with the last. When the control process dies in the middle, the provisioner asks again
+//! after its restart, and the grace begins anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use epu_core::id::InstanceId;
+use rustix::process::Signal;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::super::{IaasError, MachineState};
+use super::table::{Group, signal};
+use super::{Inner, held, start};
+
+/// Over the template's `stop-grace`, for the agent to do its part: too low and a worker is killed that was about to stop.
+const AGENT_TIME: Duration = Duration::from_secs(2);
+/// For a machine whose agent was frozen and has just been woken.
+const FROZEN_GRACE: Duration = Duration::from_secs(1);
+/// The longest grace, whatever a template says.
+const GRACE_MAX: Duration = Duration::from_secs(600);
+/// Between two looks while something is ending. Each reads the process table.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What is being ended.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    /// When each is killed; none until the task has seen it.
+    due: BTreeMap<InstanceId, Due>,
+    watched: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Due {
+    In(Duration),
+    At(Instant),
+}
+
+impl Endings {
+    pub(super) fn state(&self, id: InstanceId) -> MachineState {
+        if self.due.contains_key(&id) {
+            MachineState::Stopping
+        } else {
+            MachineState::Running
+        }
+    }
+}
+
+/// Tells the agents to stop. Those that are being ended already are left to it; those that do not run are fine.
+pub(super) fn begin(inner: &Arc<Inner>, ids: &[InstanceId]) -> Result<(), IaasError> {
+    let groups = inner.groups()?;
+    for id in ids {
+        let Some(group) = groups.get(id) else { continue };
+        let known = held(&inner.endings).due.contains_key(id);
+        if known {
+            continue;
+        }
+        let grace = tell(inner, group);
+        held(&inner.endings).due.insert(*id, Due::In(grace));
+    }
+    Ok(())
+}
+
+fn tell(inner: &Inner, group: &Group) -> Duration {
+    let Some(agent) = group.agent() else { return Duration::ZERO };
+    send(group.tag.instance, signal(agent, Signal::TERM));
+    if agent.frozen {
+        for process in &group.processes {
+            send(group.tag.instance, signal(process, Signal::CONT));
+        }
+        return FROZEN_GRACE;
+    }
+    let stop_grace = start::stop_grace(&inner.directory(group.tag.instance)).unwrap_or(Duration::from_secs(10));
+    stop_grace.saturating_add(AGENT_TIME).min(GRACE_MAX)
+}
+
+fn send(instance: InstanceId, sent: std::io::Result<()>) {
+    if let Err(error) = sent {
+        warn!(%instance, %error, "a signal could not be sent");
+    }
+}
+
+/// Starts the task that sees to everything that is being ended, unless it runs.
+pub(super) fn see_to_it(inner: &Arc<Inner>) {
+    let mut endings = held(&inner.endings);
+    if endings.watched || endings.due.is_empty() {
+        return;
+    }
+    endings.watched = true;
+    // It holds no claim on the driver: when that is dropped, it ends.
+    let weak = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now = look.tick().await;
+            let Some(inner) = weak.upgrade() else { return };
+            let pass = tokio::task::spawn_blocking(move || pass(&inner, now)).await;
+            if !matches!(pass, Ok(true)) {
+                return;
+            }
+        }
+    });
+}
+
+/// One look: kills what is overdue, forgets what is gone. False when nothing is left.
+fn pass(inner: &Arc<Inner>, now: Instant) -> bool {
+    let groups = match inner.groups() {
+        Ok(groups) => groups,
+        Err(error) => {
+            warn!(%error, "ending machines goes on at the next look");
+            return true;
+        }
+    };
+    let mut endings = held(&inner.endings);
+    endings.due.retain(|id, _| groups.contains_key(id));
+    for (id, due) in &mut endings.due {
+        let at = match *due {
+            Due::In(grace) => {
+                let at = now + grace;
+                *due = Due::At(at);
+                at
+            }
+            Due::At(at) => at,
+        };
+        if at <= now {
+            for process in groups.get(id).into_iter().flat_map(|group| &group.processes) {
+                send(*id, signal(process, Signal::KILL));
+            }
+        }
+    }
+    endings.watched = !endings.due.is_empty();
+    endings.watched
+}

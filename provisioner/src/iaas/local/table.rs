@@ -1,0 +1,261 @@
+//! The process table, read for our tags.
+//!
+//! A machine of the local driver is every process that carries the same instance tag in its environment, or lives in the session of
+//! one that does. Children inherit both, so that a worker's own children count, and a program that cleans its environment still
+//! does through its session. Nothing has to be written down for that, so a process that was started and not recorded is found too.
+//!
+//! A pass costs one directory read and one small file a process: what a process carries does not change while it lives, and is
+//! kept under its number and start time. Zombies run nothing and are left out.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+
+use epu_core::id::{InstanceId, LaunchId};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// How much of an environment is read. Tags stand anywhere in it; a larger one is cut, which can only hide a process whose
+/// session mates are still seen.
+const ENVIRONMENT_MAX: u64 = 1 << 20;
+/// A process younger than this may still show its parent's environment, between fork and exec: that it carries no tag is then not
+/// kept. In clock ticks, which Linux shows to programs as hundredths of a second on every platform it has today.
+const YOUNG_TICKS: u64 = 100;
+
+/// What a process of ours carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub(super) instance: InstanceId,
+    pub(super) launch: Option<LaunchId>,
+    pub(super) index: Option<u32>,
+}
+
+/// A living process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) session: u32,
+    pub(super) started: u64,
+    /// Stopped by a signal.
+    pub(super) frozen: bool,
+}
+
+/// All processes of one instance, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) tag: Tag,
+    pub(super) processes: Vec<Process>,
+}
+
+impl Group {
+    /// The agent: the leader of its session; when that is gone, the oldest process there is.
+    pub(super) fn agent(&self) -> Option<&Process> {
+        self.processes.iter().find(|p| p.pid == p.session).or_else(|| self.processes.first())
+    }
+}
+
+/// Reads the process table of one installation.
+#[derive(Debug)]
+pub(super) struct Table {
+    installation: String,
+    uid: u32,
+    known: BTreeMap<u32, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    started: u64,
+    tag: Option<Tag>,
+}
+
+impl Table {
+    pub(super) fn new(installation: &str) -> Self {
+        Self {
+            installation: installation.to_owned(),
+            uid: rustix::process::getuid().as_raw(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Every instance of this installation that has a living process. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// When the process table cannot be read.
+    pub(super) fn groups(&mut self) -> std::io::Result<BTreeMap<InstanceId, Group>> {
+        let uptime = uptime_ticks()?;
+        let mut living = Vec::new();
+        let mut seen = BTreeMap::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            // Whatever cannot be read has ended meanwhile, or is not ours.
+            let Some((process, zombie)) = stat(pid) else { continue };
+            let kept = self.known.remove(&pid).filter(|known| known.started == process.started);
+            let tag = match &kept {
+                Some(known) => known.tag,
+                None if zombie => continue,
+                None => self.read_tag(pid),
+            };
+            if kept.is_some() || tag.is_some() || uptime.saturating_sub(process.started) > YOUNG_TICKS {
+                seen.insert(pid, Known { started: process.started, tag });
+            }
+            if !zombie {
+                living.push((process, tag));
+            }
+        }
+        self.known = seen;
+        Ok(grouped(living))
+    }
+
+    fn read_tag(&self, pid: u32) -> Option<Tag> {
+        let directory = format!("/proc/{pid}");
+        if std::fs::metadata(&directory).ok()?.uid() != self.uid {
+            return None;
+        }
+        let mut environment = Vec::new();
+        let file = std::fs::File::open(format!("{directory}/environ")).ok()?;
+        file.take(ENVIRONMENT_MAX).read_to_end(&mut environment).ok()?;
+        tag_in(&environment, &self.installation)
+    }
+}
+
+fn grouped(mut living: Vec<(Process, Option<Tag>)>) -> BTreeMap<InstanceId, Group> {
+    living.sort_by_key(|(process, _)| (process.started, process.pid));
+    let sessions: BTreeMap<u32, Tag> = living
+        .iter()
+        .filter_map(|(process, tag)| tag.map(|tag| (process.session, tag)))
+        .collect();
+    let mut groups = BTreeMap::new();
+    for (process, tag) in living {
+        if let Some(tag) = tag.or_else(|| sessions.get(&process.session).copied()) {
+            groups
+                .entry(tag.instance)
+                .or_insert_with(|| Group { tag, processes: Vec::new() })
+                .processes
+                .push(process);
+        }
+    }
+    groups
+}
+
+fn tag_in(environment: &[u8], installation: &str) -> Option<Tag> {
+    let value = |name: &str| {
+        environment
+            .split(|byte| *byte == 0)
+            .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+            .and_then(|value| std::str::from_utf8(value).ok())
+    };
+    if value("EPU_INSTALLATION")? != installation {
+        return None;
+    }
+    Some(Tag {
+        instance: value("EPU_INSTANCE")?.parse().ok()?,
+        launch: value("EPU_LAUNCH").and_then(|text| text.parse().ok()),
+        index: value("EPU_INDEX").and_then(|text| text.parse().ok()),
+    })
+}
+
+/// One process and whether it is a zombie, from `/proc/PID/stat` (proc_pid_stat(5)): the name in brackets may hold anything, so
+/// fields are counted from the last bracket on: state is field 3, session 6, start time 22.
+fn stat(pid: u32) -> Option<(Process, bool)> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(pid, &text)
+}
+
+fn parse_stat(pid: u32, text: &[u8]) -> Option<(Process, bool)> {
+    let after_name = text.iter().rposition(|byte| *byte == b')')? + 1;
+    let mut fields = std::str::from_utf8(text.get(after_name..)?).ok()?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let session = fields.nth(2)?.parse().ok()?;
+    let started = fields.nth(15)?.parse().ok()?;
+    let process = Process {
+        pid,
+        session,
+        started,
+        frozen: matches!(state, "T" | "t"),
+    };
+    Some((process, matches!(state, "Z" | "X" | "x")))
+}
+
+fn uptime_ticks() -> std::io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/uptime")?;
+    let seconds = text.split('.').next().and_then(|whole| whole.parse::<u64>().ok());
+    seconds
+        .map(|seconds| seconds.saturating_mul(100))
+        .ok_or_else(|| std::io::Error::other("/proc/uptime is not a number of seconds"))
+}
+
+/// Sends a signal to exactly this process: never to one that has taken over its number since. One that is gone is fine.
+///
+/// # Errors
+/// When the signal may not be sent.
+pub(super) fn signal(process: &Process, signal: Signal) -> std::io::Result<()> {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
+    let result = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => match stat(process.pid) {
+            Some((now, _)) if now.started == process.started => rustix::process::pidfd_send_signal(&handle, signal),
+            Some(_) | None => Ok(()),
+        },
+        // A kernel without handles for processes (before 5.3): the number was right a moment ago.
+        Err(rustix::io::Errno::NOSYS) => rustix::process::kill_process(pid, signal),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: u32, session: u32, started: u64) -> Process {
+        Process {
+            pid,
+            session,
+            started,
+            frozen: false,
+        }
+    }
+
+    #[test]
+    fn a_stat_line_is_read_whatever_the_name_holds() {
+        let line = b"42 (a) Z (b) T 1 42 41 0 -1 4194304 1 2 3 4 5 6 7 8 20 0 1 0 777 1000 1";
+        let (read, zombie) = parse_stat(42, line).unwrap();
+        assert_eq!((read.session, read.started, read.frozen, zombie), (41, 777, true, false));
+        assert!(parse_stat(1, b"1 (x").is_none());
+    }
+
+    #[test]
+    fn only_this_installations_tags_count() {
+        let id = "0198f000-0000-7000-8000-000000000001";
+        let environment = format!("PATH=/bin\0EPU_INSTANCE={id}\0EPU_INSTALLATION=ours\0EPU_INDEX=2\0");
+        let tag = tag_in(environment.as_bytes(), "ours").unwrap();
+        assert_eq!((tag.instance.to_string().as_str(), tag.index, tag.launch), (id, Some(2), None));
+        assert!(tag_in(environment.as_bytes(), "our").is_none());
+        assert!(tag_in(b"EPU_INSTALLATION=ours\0", "ours").is_none());
+    }
+
+    #[test]
+    fn a_process_without_tags_belongs_to_its_session() {
+        let tag = Tag {
+            instance: "0198f000-0000-7000-8000-000000000001".parse().unwrap(),
+            launch: None,
+            index: None,
+        };
+        let living = vec![
+            (process(12, 10, 3), None),
+            (process(10, 10, 1), Some(tag)),
+            (process(11, 10, 2), Some(tag)),
+            (process(99, 99, 1), None),
+        ];
+        let groups = grouped(living);
+        let group = &groups[&tag.instance];
+        assert_eq!(group.processes.iter().map(|p| p.pid).collect::<Vec<_>>(), [10, 11, 12]);
+        assert_eq!(group.agent().unwrap().pid, 10);
+        assert_eq!(groups.len(), 1);
+    }
+}

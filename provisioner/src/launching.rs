@@ -1,0 +1,371 @@
+//! Launches: recorded, then called, then settled.
+//!
+//! A launch and its instances are recorded in one transaction, and answered, before the call is made. The call is repeated byte by
+//! byte with the same token while it fails in a way that may pass, waiting longer each time, until the launch window ends. From
+//! then on, and when everything of it has been told to end meanwhile, it is not called any more and only a complete list of the site
+//! settles what came of it (`watching`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use epu_core::Fault;
+use epu_core::id::{InstanceId, LaunchId};
+use epu_core::instance::{Cause, Instance, Work};
+use epu_core::journal::{Entry, Event as Remembered};
+use epu_core::launch::{Launch, LaunchRequest, Outcome};
+use epu_core::life::State;
+use epu_core::request::Answer;
+use epu_core::time::Timestamp;
+use serde_json::Value;
+
+use crate::book::Launching;
+use crate::iaas::{Class, IaasError, IaasLaunch, LaunchToken, Machine, MachineState};
+use crate::lifecycle::{Happening, instance_at};
+use crate::service::{After, Service, store_failed};
+use crate::site::Done;
+
+/// Most instances of one launch.
+const INSTANCES_MAX: usize = 1_000;
+/// A launch token is good for so long after the launch window and the time to become ready.
+const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
+/// How much longer to wait after `throttled` than after another passing error.
+const THROTTLED_TIMES: u32 = 4;
+
+impl Service {
+    pub(crate) async fn launch(&mut self, request: LaunchRequest) -> Result<Answer, Fault> {
+        self.check_epoch(request.epoch)?;
+        let nothing = Ok(Answer::Json(Value::Null));
+        if self.book.launch(request.launch).is_some() {
+            return nothing;
+        }
+        // What was worked out before this must not be written after it.
+        if !self.flush().await {
+            return Err(Fault::new("store-failed", "the records could not be written just now"));
+        }
+        if let Err(fault) = self.check_launch(&request) {
+            self.refuse(&request, &fault);
+            return Err(fault);
+        }
+        let now = self.clock.now();
+        let (launch, instances) = self.intention(request, now);
+        let journal = vec![
+            Entry::new(
+                now,
+                "provisioner",
+                Remembered::LaunchRecorded {
+                    launch: launch.id,
+                    site: launch.request.site.clone(),
+                    instances: u32::try_from(instances.len()).unwrap_or(u32::MAX),
+                },
+            )
+            .of(&launch.request.pool),
+        ];
+        match self.store.record_launch(&launch, &instances, journal).await {
+            Ok(true) => {
+                let id = launch.id;
+                let site = launch.request.site.clone();
+                self.book.put_launch(launch, now);
+                for instance in &instances {
+                    self.metrics.instances.with_label_values(&[instance.state.code()]).inc();
+                    self.book.put(instance.clone(), now);
+                }
+                self.tell(instances);
+                self.call_launch(id);
+                self.look_soon(&site, now);
+                nothing
+            }
+            // Recorded before, and not in the book: the answer to its recording was lost, or it is over.
+            Ok(false) => {
+                self.reload_at = Some(now);
+                nothing
+            }
+            Err(epu_store::Error::Closed) => {
+                self.closed = true;
+                let fault = closed();
+                self.refuse(&launch.request, &fault);
+                Err(fault)
+            }
+            Err(epu_store::Error::Exists(what)) => Err(Fault::new("conflict", format!("record the launch: {what} exists already"))),
+            Err(error) => {
+                self.not_written(&error);
+                Err(store_failed(&error))
+            }
+        }
+    }
+
+    fn check_launch(&self, request: &LaunchRequest) -> Result<(), Fault> {
+        if self.closed {
+            return Err(closed());
+        }
+        if !self.sites.contains_key(&request.site) {
+            return Err(Fault::new("no-such-site", format!("launch: there is no site {}", request.site)));
+        }
+        let mut ids: Vec<InstanceId> = request.instances.iter().map(|wanted| wanted.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let count = request.instances.len();
+        let wrong = if count == 0 || count > INSTANCES_MAX {
+            Some(format!("{count} instances; 1 to {INSTANCES_MAX} are possible"))
+        } else if ids.len() != count {
+            Some("an instance id is named twice".to_owned())
+        } else if usize::try_from(request.min).unwrap_or(usize::MAX) > count {
+            Some(format!("min is {} of {count}", request.min))
+        } else if request.template.run.is_empty() {
+            Some("the template has no run program".to_owned())
+        } else {
+            None
+        };
+        wrong.map_or(Ok(()), |why| Err(Fault::new("bad-request", format!("launch {}: {why}", request.launch))))
+    }
+
+    /// Lets the asker's other ears hear of it too: instances that it counts as asked for will never be.
+    fn refuse(&self, request: &LaunchRequest, fault: &Fault) {
+        let now = self.clock.now();
+        let (_, instances) = self.intention(request.clone(), now);
+        let rejected = instances
+            .into_iter()
+            .filter(|instance| self.book.get(instance.id).is_none())
+            .map(|instance| {
+                let mut instance = Arc::unwrap_or_clone(instance);
+                instance.state = State::Rejected;
+                instance.deadline = None;
+                instance.fault = Some(fault.clone());
+                Arc::new(instance)
+            })
+            .collect();
+        self.tell(rejected);
+    }
+
+    fn intention(&self, request: LaunchRequest, now: Timestamp) -> (Launch, Vec<Arc<Instance>>) {
+        let instances = (0..)
+            .zip(&request.instances)
+            .map(|(index, wanted)| {
+                Arc::new(Instance {
+                    id: wanted.id,
+                    pool: request.pool.clone(),
+                    launch: request.launch,
+                    index,
+                    site: request.site.clone(),
+                    slot: wanted.slot.clone(),
+                    variables: wanted.variables.clone(),
+                    template: request.template_version.clone(),
+                    state: State::Requested,
+                    version: 1,
+                    created_at: now,
+                    state_since: now,
+                    deadline: Some(now + *self.config.launch_window),
+                    machine: None,
+                    address: None,
+                    ready_at: None,
+                    drain: None,
+                    ending: None,
+                    fault: None,
+                    exit: None,
+                    protected: false,
+                    claim: None,
+                })
+            })
+            .collect();
+        let launch = Launch {
+            id: request.launch,
+            epoch: request.epoch,
+            request,
+            accepted_at: now,
+            attempts: 1,
+            outcome: None,
+        };
+        (launch, instances)
+    }
+
+    // ---- calling
+
+    /// Whether calling again makes sense: nothing came of it yet, it is not too late, and somebody still wants it.
+    fn is_wanted(&self, known: &Launching, now: Timestamp) -> bool {
+        known.launch.outcome.is_none()
+            && now < known.launch.accepted_at + *self.config.launch_window
+            && known
+                .ids()
+                .any(|id| self.book.get(id).is_some_and(|instance| instance.state < State::Terminating))
+    }
+
+    pub(crate) fn next_launch(&self) -> Option<Timestamp> {
+        let now = self.clock.now();
+        self.book
+            .launches()
+            .filter(|known| !known.calling && self.is_wanted(known, now))
+            .map(|known| known.next_at)
+            .min()
+    }
+
+    /// Calls again what is to be called again. That it is called again is recorded first.
+    pub(crate) fn due_launches(&mut self, now: Timestamp) {
+        let due: Vec<Launch> = self
+            .book
+            .launches()
+            .filter(|known| !known.calling && known.next_at <= now && self.is_wanted(known, now))
+            .map(|known| known.launch.clone())
+            .collect();
+        for mut launch in due {
+            launch.attempts = launch.attempts.saturating_add(1);
+            let id = launch.id;
+            self.note_launch(launch);
+            self.later(After::Launch(id));
+        }
+    }
+
+    pub(crate) fn call_launch(&mut self, id: LaunchId) {
+        let Some(known) = self.book.launch_mut(id).filter(|known| !known.calling) else {
+            return;
+        };
+        let Some(site) = self.sites.get(&known.launch.request.site) else {
+            known.next_at = Timestamp::NEVER;
+            return;
+        };
+        known.calling = true;
+        let request = &known.launch.request;
+        let template = request.template.clone();
+        let expiry = known.launch.accepted_at + *self.config.launch_window + *template.ready_within + TOKEN_SPARE;
+        let call = IaasLaunch {
+            installation: self.installation.clone(),
+            launch: id,
+            pool: request.pool.clone(),
+            instances: request.instances.iter().map(|wanted| wanted.id).collect(),
+            min: request.min,
+            launch_token: LaunchToken(self.keyring.mint_launch(id, expiry)),
+            url: self.addresses.provisioner.clone(),
+            template,
+        };
+        let driver = site.driver.clone();
+        self.tasks.spawn(async move {
+            let result = driver.call("launch", |iaas| async move { iaas.launch(&call).await }).await;
+            Done::Launched { launch: id, result }
+        });
+    }
+
+    // ---- what came of it
+
+    pub(crate) fn launched(&mut self, id: LaunchId, result: Result<Vec<Machine>, IaasError>) {
+        let now = self.clock.now();
+        let Some(known) = self.book.launch_mut(id) else { return };
+        known.calling = false;
+        known.quiet_since = now;
+        let launch = known.launch.clone();
+        match result {
+            Ok(machines) => self.arrived(&launch, &machines),
+            Err(error) if error.class.is_passing() => {
+                known.failures = known.failures.saturating_add(1);
+                let failures = known.failures;
+                let times = if error.class == Class::Throttled { THROTTLED_TIMES } else { 1 };
+                let next_at = now + self.backoff(failures) * times;
+                if let Some(known) = self.book.launch_mut(id) {
+                    known.next_at = next_at;
+                }
+                for wanted in &launch.request.instances {
+                    let waiting = |i: &Arc<Instance>| matches!(i.state, State::Requested | State::ErrorRetrying);
+                    if self.instance(wanted.id).is_some_and(waiting) {
+                        self.happen_quietly(wanted.id, Happening::Retrying(error.fault()));
+                    }
+                }
+            }
+            Err(error) => self.came_to_nothing(&launch, &error.fault()),
+        }
+    }
+
+    fn arrived(&mut self, launch: &Launch, machines: &[Machine]) {
+        let ids: Vec<InstanceId> = launch.request.instances.iter().map(|wanted| wanted.id).collect();
+        let mut came = Vec::new();
+        for (place, machine) in (0..).zip(machines) {
+            let Some(id) = instance_at(&ids, machine.index.unwrap_or(place)) else {
+                continue;
+            };
+            came.push(id);
+            self.take_in(id, machine);
+        }
+        let min = usize::try_from(launch.request.min).unwrap_or(usize::MAX);
+        let short = Fault::new(
+            "capacity-short",
+            format!("the site launched {} of {} machines", came.len(), launch.request.instances.len()),
+        );
+        for id in &ids {
+            if !came.contains(id) && self.instance(*id).is_some_and(|i| i.is_live() && i.machine.is_none()) {
+                self.happen_quietly(*id, Happening::LaunchFailed(short.clone()));
+            }
+        }
+        if came.len() < min {
+            for id in &came {
+                let (why, work) = (Cause::NotReady, Work::Idle);
+                self.happen_quietly(*id, Happening::Terminate { why, work });
+            }
+        }
+        let machines = u32::try_from(came.len()).unwrap_or(u32::MAX);
+        let fault = (came.len() < ids.len()).then_some(short);
+        self.settle(launch, Outcome::Launched { machines }, fault);
+    }
+
+    /// This machine is this instance's.
+    pub(crate) fn take_in(&mut self, id: InstanceId, machine: &Machine) {
+        let Some(instance) = self.instance(id).filter(|instance| instance.is_live()).cloned() else {
+            return;
+        };
+        if instance.machine.is_none() {
+            self.happen_quietly(
+                id,
+                Happening::Launched {
+                    machine: machine.id.clone(),
+                    address: machine.address.clone(),
+                },
+            );
+        }
+        if machine.state == MachineState::Running && self.instance(id).is_some_and(|i| i.state < State::Started) {
+            self.happen_quietly(id, Happening::Up);
+        }
+    }
+
+    /// No more machines will come: whatever has none has failed.
+    pub(crate) fn came_to_nothing(&mut self, launch: &Launch, fault: &Fault) {
+        let mut machines = 0;
+        for wanted in &launch.request.instances {
+            let Some(instance) = self.instance(wanted.id) else { continue };
+            if instance.machine.is_some() {
+                machines += 1;
+            } else if instance.is_live() {
+                self.happen_quietly(wanted.id, Happening::LaunchFailed(fault.clone()));
+            }
+        }
+        let outcome = match machines {
+            0 => Outcome::Failed { fault: fault.clone() },
+            machines => Outcome::Launched { machines },
+        };
+        self.settle(launch, outcome, Some(fault.clone()));
+    }
+
+    fn settle(&mut self, launch: &Launch, outcome: Outcome, fault: Option<Fault>) {
+        let wanted = u32::try_from(launch.request.instances.len()).unwrap_or(u32::MAX);
+        let (machines, word) = match &outcome {
+            Outcome::Launched { machines } if *machines == wanted => (*machines, "all"),
+            Outcome::Launched { machines: 0 } | Outcome::Failed { .. } => (0, "none"),
+            Outcome::Launched { machines } => (*machines, "some"),
+        };
+        self.metrics.launches.with_label_values(&[launch.request.site.as_str(), word]).inc();
+        let event = Remembered::LaunchEnded {
+            launch: launch.id,
+            machines,
+            fault,
+        };
+        self.turn.journal.push(Entry::new(self.clock.now(), "provisioner", event).of(&launch.request.pool));
+        self.note_launch(Launch {
+            outcome: Some(outcome),
+            ..launch.clone()
+        });
+    }
+
+    /// The wait after so many failures in a row.
+    pub(crate) fn backoff(&self, failures: u32) -> Duration {
+        let doubled = self.config.retry_first.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        self.random.jitter(doubled.min(*self.config.retry_most), 0.2)
+    }
+}
+
+pub(crate) fn closed() -> Fault {
+    Fault::new("closed", "the installation is closed by teardown: nothing is launched")
+}

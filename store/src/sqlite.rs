@@ -1,0 +1,251 @@
+//! The store of a single machine: one SQLite file in the data directory.
+//!
+//! One connection writes, since SQLite has one writer anyway and a queue in front of it is fairer and faster than retries; a few
+//! others read, each from a consistent snapshot that no write waits for (WAL). `synchronous=FULL` makes a commit wait for the disk,
+//! which is what "survives a power cut once it returns" costs. A method that is dropped half way takes its transaction back.
+
+mod records;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Sqlite, SqlSafeStr, Transaction};
+
+use crate::directory::{self, Lock};
+use crate::trouble::Trouble;
+use crate::{Error, sql};
+
+/// Connections that read. Too many: memory. Too few: a long read holds up others.
+const READERS: u32 = 3;
+/// How long another program, such as a backup, may hold the file locked. Too long: a stuck one stops us without a word.
+const BUSY_FOR: Duration = Duration::from_secs(5);
+/// How long a method waits for its turn. Too short: a slow disk looks broken. Too long: callers pile up.
+const TURN_WITHIN: Duration = Duration::from_secs(15);
+/// The write-ahead log is cut to this many bytes after a checkpoint; it is longer only during a very large transaction.
+const LOG_BYTES: &str = "67108864";
+/// Rows that are fetched ahead of the decoder. Too few: the two wait for each other. Too many: memory.
+const ROWS_AHEAD: usize = 512;
+
+/// Keeps records in `epu.db` of a directory that it has to itself.
+#[derive(Debug)]
+pub struct SqliteStore {
+    dir: PathBuf,
+    writer: SqlitePool,
+    readers: SqlitePool,
+    // The last field, so that the directory is free only when the connections are gone.
+    _lock: Lock,
+}
+
+impl SqliteStore {
+    /// Opens the store in `dir`, making or migrating what is there. The directory becomes this process's until the store is closed
+    /// or dropped or the process ends, however it ends.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] names who has it. [`Error::Database`] says what is wrong with disk or file, and what to do.
+    pub async fn open(dir: &Path) -> Result<Self, Error> {
+        // A path that is absolute is never read as a URI, nor moved by a change of the working directory.
+        let dir = std::path::absolute(dir)
+            .map_err(|error| Trouble::of_disk(dir, error).while_doing(format!("find the data directory {}", dir.display())))?;
+        directory::prepare(&dir)?;
+        let lock = Lock::take(&dir)?;
+
+        let file = dir.join("epu.db");
+        let doing = || format!("open {}", file.display());
+        // SQLite gives its other files the mode of this one.
+        drop(directory::private_file(&file).map_err(|error| Trouble::of_disk(&dir, error).while_doing(doing()))?);
+        let failed = |error| Trouble::of_database(&dir, error).while_doing(doing());
+        let options = SqliteConnectOptions::new()
+            .filename(&file)
+            .busy_timeout(BUSY_FOR)
+            .row_buffer_size(ROWS_AHEAD)
+            .disable_statement_logging();
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(TURN_WITHIN)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false);
+        let writing = options
+            .clone()
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("journal_size_limit", LOG_BYTES)
+            .thread_name(|_| "store-writer".to_owned());
+        let writer = pool.clone().max_connections(1).connect_with(writing).await.map_err(failed)?;
+        migrate(&writer)
+            .await
+            .map_err(|error| Trouble::of_migration(&dir, error).while_doing(doing()))?;
+        let reading = options.read_only(true).thread_name(|_| "store-reader".to_owned());
+        let readers = pool.max_connections(READERS).connect_lazy_with(reading);
+        Ok(Self {
+            dir,
+            writer,
+            readers,
+            _lock: lock,
+        })
+    }
+
+    /// Waits until what runs is done, closes the file tidily, and frees the directory. Without it the next open tidies up.
+    pub async fn close(self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// The directory it was opened in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Takes the turn to write. It is taken before anything is read, so that what is read still holds at commit.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        self.writer.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// Says what was being done.
+    fn failed(&self, stop: Stop, doing: impl Into<String>) -> Error {
+        match stop {
+            Stop::Said(error) => error,
+            Stop::Database(error) => Trouble::of_database(&self.dir, error).while_doing(doing),
+            Stop::Disk(error) => Trouble::of_disk(&self.dir, error).while_doing(doing),
+        }
+    }
+}
+
+/// Why a method does not go on.
+enum Stop {
+    /// A rule of the store says no.
+    Said(Error),
+    /// The database does not do it.
+    Database(sqlx::Error),
+    /// The disk does not do it.
+    Disk(std::io::Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Said(error)
+    }
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+/// Brings the file to the form that this release uses. A migration, once released, is never changed: the file remembers what it
+/// was made by, and a difference is refused.
+async fn migrate(writer: &SqlitePool) -> Result<(), sqlx::migrate::MigrateError> {
+    const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "first", include_str!("../migrations/sqlite/0001_first.sql"))];
+    let migrations = MIGRATIONS
+        .iter()
+        .map(|&(version, name, text)| Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false))
+        .collect();
+    let mut connection = writer.acquire().await?;
+    Migrator::with_migrations(migrations).run_direct(None, &mut *connection, false).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+    use crate::contract::samples::{entry, events};
+    use epu_core::code::Chain;
+    use sqlx::{Row, query};
+
+    async fn pragma(pool: &SqlitePool, name: &'static str) -> String {
+        let row = query(name).fetch_one(pool).await.unwrap();
+        row.try_get::<i64, _>(0).map_or_else(|_| row.get::<String, _>(0), |n| n.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_commit_waits_for_the_disk_and_readers_cannot_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        assert_eq!(pragma(&store.writer, "PRAGMA journal_mode").await, "wal");
+        assert_eq!(pragma(&store.writer, "PRAGMA synchronous").await, "2", "2 is FULL");
+        assert_eq!(pragma(&store.writer, "PRAGMA busy_timeout").await, "5000");
+        let written = query(sql::CHECK).execute(&store.readers).await;
+        assert!(written.is_err(), "a reader wrote");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_named_loses_nothing_and_passes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        let pages: i64 = pragma(&store.writer, "PRAGMA page_count").await.parse().unwrap();
+        let limit = |pages: i64| sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+        query(limit(pages + 20)).execute(&store.writer).await.unwrap();
+        let mut written = 0;
+        let error = loop {
+            let page = (written..written + 50).map(entry).collect();
+            match store.append(page).await {
+                Ok(()) => written += 50,
+                Err(error) => break error,
+            }
+            assert!(written < 100_000, "the limit does not work");
+        };
+        let said = Chain(&error).to_string();
+        let expected = format!(
+            "write to the journal: no room is left; free some on the file system of {}, and it goes on by itself: ",
+            dir.path().display()
+        );
+        assert!(said.starts_with(&expected), "{said}");
+        let there: Vec<i64> = (0..written).collect();
+        assert!(written > 0 && events(&store).await == there, "half of a write is there");
+        query(limit(pages + 2_000)).execute(&store.writer).await.unwrap();
+        store.append(vec![entry(written)]).await.expect("there is room again");
+        assert_eq!(events(&store).await.len(), there.len() + 1);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_becomes_read_only_is_named_and_reading_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        store.append(vec![entry(1)]).await.unwrap();
+        query("PRAGMA query_only = TRUE").execute(&store.writer).await.unwrap();
+        let said = Chain(&store.check().await.unwrap_err()).to_string();
+        assert!(said.starts_with("write to the store: it may not be written to; make "), "{said}");
+        assert_eq!(events(&store).await, [1]);
+        query("PRAGMA query_only = FALSE").execute(&store.writer).await.unwrap();
+        store.check().await.expect("it can be written to again");
+    }
+
+    #[tokio::test]
+    async fn another_program_that_holds_the_file_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        let other = SqlitePool::connect_with(SqliteConnectOptions::new().filename(dir.path().join("epu.db")))
+            .await
+            .unwrap();
+        let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            held.rollback().await.unwrap();
+        };
+        let (written, ()) = tokio::join!(store.append(vec![entry(1)]), later);
+        written.expect("it waits for a short while");
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_half_way_is_taken_back_and_others_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        for micros in [0, 50, 200, 500, 1_000, 3_000] {
+            let large = (0..2_000).map(entry).collect();
+            let dropped = tokio::time::timeout(Duration::from_micros(micros), store.append(large)).await;
+            let there = events(&store).await.len();
+            assert!(there.is_multiple_of(2_000), "half of a write is there");
+            assert!(dropped.is_err() || there > 0, "it was said to be written");
+        }
+        store.append(vec![entry(1)]).await.expect("the turn to write was given back");
+    }
+}

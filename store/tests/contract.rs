@@ -1,0 +1,107 @@
+//! The one contract against every store, and against the decorators that stores are used with.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use epu_core::id::{InstanceId, LaunchId, PoolName};
+use epu_core::instance::Instance;
+use epu_core::journal::Entry;
+use epu_core::launch::Launch;
+use epu_core::pool::Pool;
+use epu_core::time::Timestamp;
+use epu_store::{
+    DecisionCommit, Error, JournalQuery, MemoryStore, Metered, Metrics, Outgoing, PoolMemory, ProvisionCommit, Size, SqliteStore, Store,
+    contract,
+};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+#[tokio::test(start_paused = true)]
+async fn memory_holds_under_a_clock_that_stands_still() {
+    contract::holds(async || MemoryStore::new()).await;
+}
+
+#[tokio::test]
+async fn sqlite_holds() {
+    let dirs = RefCell::new(Vec::new());
+    contract::holds(async || {
+        let dir = TempDir::new().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        dirs.borrow_mut().push(dir);
+        store
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sqlite_holds_when_it_is_closed_and_opened_before_every_single_step() {
+    let dirs = RefCell::new(Vec::new());
+    contract::holds(async || {
+        let dir = TempDir::new().unwrap();
+        let store = Reopened::new(dir.path().to_owned());
+        dirs.borrow_mut().push(dir);
+        store
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_measured_store_holds() {
+    let metrics = Metrics::new().unwrap();
+    contract::holds(async || Metered::new(Arc::new(MemoryStore::new()), metrics.clone())).await;
+    assert!(metrics.writes.with_label_values(&["record_launch"]).get() > 0);
+}
+
+/// Opens the store for each method and closes it after: whatever holds here was on the disk.
+struct Reopened {
+    dir: PathBuf,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Reopened {
+    fn new(dir: PathBuf) -> Self {
+        let turn = tokio::sync::Mutex::new(());
+        Self { dir, turn }
+    }
+}
+
+macro_rules! reopened {
+    ($($name:ident($($arg:ident: $of:ty),*) -> $to:ty;)*) => {
+        #[async_trait]
+        impl Store for Reopened {
+            $(async fn $name(&self, $($arg: $of),*) -> Result<$to, Error> {
+                let _turn = self.turn.lock().await;
+                let store = SqliteStore::open(&self.dir).await?;
+                let done = store.$name($($arg),*).await;
+                store.close().await;
+                done
+            })*
+        }
+    };
+}
+
+reopened! {
+    keep(key: &str, value: &str) -> String;
+    closed() -> bool;
+    set_closed(closed: bool, journal: Vec<Entry>) -> ();
+    pools() -> Vec<Pool>;
+    put_pools(pools: &[Pool], journal: Vec<Entry>) -> ();
+    forget_pool(pool: &PoolName, journal: Vec<Entry>) -> ();
+    memories() -> Vec<(PoolName, PoolMemory)>;
+    commit_decision(pool: &PoolName, commit: DecisionCommit) -> ();
+    outbox() -> Vec<Outgoing>;
+    accepted(ids: &[Uuid]) -> ();
+    record_launch(launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> bool;
+    commit_provision(commit: ProvisionCommit) -> ();
+    instances(live_only: bool) -> Vec<Instance>;
+    instance(id: InstanceId) -> Option<Instance>;
+    open_launches() -> Vec<Launch>;
+    launch(id: LaunchId) -> Option<Launch>;
+    append(journal: Vec<Entry>) -> ();
+    journal(query: JournalQuery) -> Vec<Entry>;
+    retire(before: Timestamp, limit: u32) -> u64;
+    size() -> Size;
+    check() -> ();
+}
