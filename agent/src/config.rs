@@ -62,7 +62,9 @@ impl Config {
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let mut faults = Vec::new();
         let mut need = |name: &str, what: &str| {
-            let value = variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+            let value = variable(name)
+                .map(|value| value.trim().to_owned())
+                .filter(|value| !value.is_empty());
             if value.is_none() {
                 faults.push(format!("{name} is not set: {what}"));
             }
@@ -131,7 +133,10 @@ mod tests {
             panic!("wrong values were taken");
         };
         assert_eq!(faults.len(), 3, "{faults:?}");
-        assert!(faults.iter().any(|fault| fault.contains("EPU_INDEX") && fault.contains("-1")), "{faults:?}");
+        assert!(
+            faults.iter().any(|fault| fault.contains("EPU_INDEX") && fault.contains("-1")),
+            "{faults:?}"
+        );
     }
 
     #[test]

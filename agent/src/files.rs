@@ -25,7 +25,8 @@ pub fn read_bounded(path: &Path, most: usize) -> io::Result<Option<String>> {
     }
     let file = File::open(path)?;
     let mut bytes = Vec::new();
-    file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1))
+        .read_to_end(&mut bytes)?;
     if bytes.len() > most {
         return Err(io::Error::other(format!("longer than {most} bytes")));
     }
@@ -39,7 +40,12 @@ pub fn read_bounded(path: &Path, most: usize) -> io::Result<Option<String>> {
 /// When it cannot be written; then the old content stands.
 pub fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&beside)?;
     file.write_all(content)?;
     if durable {
         file.sync_all()?;

@@ -1,7 +1,7 @@
 //! Runs on each instance: fetches what the instance is to be, sets it up, starts the worker and watches it, says how it is, and
 //! obeys orders. Local instances run it as `epumgmt agent`, machines as the small `epu-agent`; both call [`start`].
 //!
-//! [`life`] decides and never waits, reads a clock or touches anything: events in, actions out. [`run`] performs the actions
+//! [`life`] decides and never waits, reads a clock or touches anything: events in, actions out. [`mod@run`] performs the actions
 //! through two traits, so that the simulator runs the very same agent: [`link::Link`] to the services and [`host::Host`] to the
 //! machine. [`process::ProcessHost`] is a real machine, [`link::HttpLink`] a real network.
 //!

@@ -6,30 +6,29 @@
 //!    └─refused─▶ over   └───────────────┴─────failed───────┴──────────────────────────────────────────▶ Ended
 //! ```
 //!
-//! Every step first takes in its event, then looks at everything that has come due ([`Life::due`]): a step that comes late, or
+//! Every step first takes in its event, then looks at everything that has come due: a step that comes late, or
 //! twice, does nothing wrong. [`Life::wakes_at`] says when to step again if nothing happens. There is at most one report and one
 //! heartbeat on its way. Reports are kept in order and repeated until accepted; a heartbeat is not repeated, since the next one
 //! says more.
+
+mod attempts;
+mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epu_core::heartbeat::{Condition, Heartbeat, Orders};
+use epu_core::heartbeat::Orders;
 use epu_core::instance::{Exit, Work};
-use epu_core::request::{Context, ContextClaim, Happened, Report};
+use epu_core::request::{Context, ContextClaim, Happened};
 use epu_core::{Fault, Timestamp};
 
+use self::attempts::Attempts;
+use self::words::{beat_text, ending, how, set_up_failed};
 pub use crate::events::{Action, Ended, Event, GivenUp};
-use crate::files::last_chars;
 use crate::host::{Found, Kept, Signal, Stage};
 use crate::status::Seen;
 
-/// Wait before the first repetition; each further one waits twice as long, up to [`BACKOFF_MOST`]. Too low: a service that comes
-/// back is met by a crowd. Too high: a lost message delays an instance.
-const BACKOFF_LEAST: Duration = Duration::from_millis(200);
-/// The longest wait between repetitions. Too high: an instance stays unready that much longer after an outage.
-const BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// For how long an agent without context asks. Too low: an outage at launch costs machines. Too high: a forgotten machine idles.
 const ASKING_MOST: Duration = Duration::from_secs(3_600);
 /// How often in a row the launch token may be refused before the agent gives up: some minutes, in which a service may have been
@@ -40,16 +39,10 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often the worker's status is looked at, unless heartbeats are more frequent; also the least time between two heartbeats
 /// that are sent early because it changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The share by which the heartbeat interval varies, so that agents do not speak in step.
-const HEARTBEAT_JITTER: f64 = 0.1;
-/// The shortest heartbeat interval that is honoured, so that a wrong setting does not spin.
-const HEARTBEAT_LEAST: Duration = Duration::from_millis(100);
 /// An agent without a worker ends after so long without any contact. Too low: an outage loses reports.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
 /// How long after SIGKILL the agent waits for a worker that the kernel does not let go of.
 const UNKILLABLE: Duration = Duration::from_secs(10);
-/// The longest fault text in a heartbeat, in characters: the whole of it was reported before.
-const BEAT_FAULT_MAX: usize = 400;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
@@ -89,41 +82,8 @@ pub struct Life {
     told: bool,
 }
 
-/// Something that is tried until it succeeds.
-#[derive(Debug, Clone, Copy)]
-struct Attempts {
-    under_way: bool,
-    next_at: Timestamp,
-    failed: u32,
-}
-
-impl Attempts {
-    fn begin(&mut self, now: Timestamp) -> bool {
-        let begins = !self.under_way && now >= self.next_at;
-        self.under_way |= begins;
-        begins
-    }
-
-    fn succeeded(&mut self, now: Timestamp) {
-        *self = Self {
-            under_way: false,
-            next_at: now,
-            failed: 0,
-        };
-    }
-
-    fn failed(&mut self, now: Timestamp, luck: f64) {
-        let wait = BACKOFF_LEAST.saturating_mul(1 << self.failed.min(10)).min(BACKOFF_MOST);
-        *self = Self {
-            under_way: false,
-            next_at: now + wait.mul_f64(0.75 + 0.5 * luck),
-            failed: self.failed.saturating_add(1),
-        };
-    }
-}
-
 impl Life {
-    /// Begins, or goes on where earlier agents ended. `nonce` is used only when none was kept; `luck` lies in `0.0..1.0`.
+    /// Begins, or goes on where earlier agents ended; a nonce that they kept takes the place of the claim's. `luck` lies in `0.0..1.0`.
     #[must_use]
     pub fn begin(claim: ContextClaim, found: Found, now: Timestamp, luck: f64) -> (Self, Vec<Action>) {
         let kept = found.kept;
@@ -133,11 +93,7 @@ impl Life {
             phase: Phase::Asking,
             started_at: now,
             contact_at: now,
-            asking: Attempts {
-                under_way: false,
-                next_at: now,
-                failed: 0,
-            },
+            asking: Attempts::new(now),
             refusals: 0,
             reports: VecDeque::new(),
             beating: false,
@@ -169,7 +125,11 @@ impl Life {
         match stage {
             Stage::Asking => {}
             Stage::SettingUp => self.fail(Fault::new("set-up-failed", format!("set-up was begun, {again}")), None, todo),
-            Stage::Starting => self.fail(Fault::new("worker-failed", format!("the worker was being started, {again}")), None, todo),
+            Stage::Starting => self.fail(
+                Fault::new("worker-failed", format!("the worker was being started, {again}")),
+                None,
+                todo,
+            ),
             // How far the reports of the earlier agent came is not known; repeating them is harmless.
             Stage::Running(_) => {
                 self.ready(now);
@@ -514,73 +474,6 @@ impl Life {
         (at < Timestamp::NEVER && self.phase != Phase::Over).then_some(at)
     }
 
-    fn report(&mut self, now: Timestamp, todo: &mut Vec<Action>) {
-        let Some(instance) = self.context.as_ref().map(|context| context.instance) else {
-            return;
-        };
-        let Some(happened) = self.reports.front().cloned() else {
-            return;
-        };
-        if self.phase != Phase::Over && self.asking.begin(now) {
-            todo.push(Action::Report(Report { instance, happened }));
-        }
-    }
-
-    fn beat(&mut self, now: Timestamp, luck: f64, todo: &mut Vec<Action>) {
-        let Some(context) = self.context.clone() else {
-            return;
-        };
-        let (condition, work) = match &self.phase {
-            Phase::Ended { fault: Some(fault), .. } => {
-                let text: String = fault.text.chars().take(BEAT_FAULT_MAX).collect();
-                let fault = Fault {
-                    code: fault.code.clone(),
-                    text,
-                };
-                (Condition::ProcessError(Box::new(fault)), Work::Unknown)
-            }
-            // It ended as it should: nothing is wrong, and nothing is left that could be interrupted.
-            Phase::Ended { fault: None, .. } => (Condition::Ok, Work::Idle),
-            Phase::Asking
-            | Phase::SettingUp { .. }
-            | Phase::Starting
-            | Phase::Settling { .. }
-            | Phase::Running
-            | Phase::Stopping { .. }
-            | Phase::Over => (Condition::Ok, self.seen.work),
-        };
-        self.sequence += 1;
-        self.beating = true;
-        self.sent = work;
-        self.beat_at = now + self.heartbeat().mul_f64(1.0 + HEARTBEAT_JITTER * (2.0 * luck - 1.0));
-        let readings = if self.phase == Phase::Running {
-            self.seen.readings.clone()
-        } else {
-            std::collections::BTreeMap::new()
-        };
-        let beat = Heartbeat {
-            instance: context.instance,
-            sequence: self.sequence,
-            started_at_ms: self.started_at.0,
-            sent_at_ms: now.0,
-            condition,
-            work,
-            work_for_ms: u64::try_from(now.since(self.work_since).as_millis()).unwrap_or(u64::MAX),
-            draining: self.told,
-            readings,
-        };
-        let to = match context.aggregators.len() {
-            0 => None,
-            some => context.aggregators.get(self.aggregator % some).cloned(),
-        };
-        todo.push(Action::Beat(Box::new(beat), to));
-    }
-
-    fn heartbeat(&self) -> Duration {
-        let configured = self.context.as_ref().map(|context| context.heartbeat.0).unwrap_or_default();
-        configured.max(HEARTBEAT_LEAST)
-    }
-
     fn keep(&self, stage: Stage) -> Action {
         Action::Keep(Box::new(Kept {
             nonce: self.claim.nonce.clone(),
@@ -597,38 +490,6 @@ fn unseen() -> Exit {
         signal: None,
         output: String::new(),
     }
-}
-
-fn how(exit: &Exit) -> String {
-    match (exit.code, exit.signal) {
-        (Some(code), _) => format!("code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "a result that nobody saw".to_owned(),
-    }
-}
-
-fn ending(output: &str) -> String {
-    if output.is_empty() {
-        ", without any output".to_owned()
-    } else {
-        format!("; its output ends:\n{output}")
-    }
-}
-
-fn set_up_failed(exit: &Exit) -> Fault {
-    Fault::new(
-        "set-up-failed",
-        format!("set-up ended with {}{}", how(exit), ending(&exit.output)),
-    )
-}
-
-/// The end of the output is cut from the front, so that the last words stay.
-fn beat_text(exit: &Exit) -> String {
-    format!(
-        "the worker ended with {}{}",
-        how(exit),
-        ending(last_chars(&exit.output, BEAT_FAULT_MAX / 2))
-    )
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ use crate::status::{self, Seen};
 const KEPT_MAX: usize = 1_048_576;
 /// How often a worker that is not this agent's child is looked for. Too high: its end is noticed that much later.
 const ADOPTED_EVERY: Duration = Duration::from_secs(1);
+/// The kernel's number for a file that is neither program nor script; errno(3).
+const ENOEXEC: i32 = 8;
 /// Where programs are looked for when nothing says where.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The instance's tags: a template's variables do not change them.
@@ -127,7 +129,11 @@ impl ProcessHost {
             .split_first()
             .ok_or_else(|| format!("{what} is empty: name a program in the template"))?;
         let agents_path = std::env::var("PATH").ok();
-        let path = context.variables.get("PATH").or(agents_path.as_ref()).map_or(DEFAULT_PATH, String::as_str);
+        let path = context
+            .variables
+            .get("PATH")
+            .or(agents_path.as_ref())
+            .map_or(DEFAULT_PATH, String::as_str);
         let found = find_program(name, &directory, path).map_err(|why| format!("{what} {why}"))?;
 
         let out = OpenOptions::new()
@@ -286,10 +292,7 @@ impl Host for ProcessHost {
             };
             told.send_replace(Some(exit));
         });
-        *self.worker() = Some(Watched {
-            mark: mark.clone(),
-            ended,
-        });
+        *self.worker() = Some(Watched { mark: mark.clone(), ended });
         Ok(mark)
     }
 
@@ -317,7 +320,10 @@ impl Host for ProcessHost {
             Err(error) => warn!(%error, "worker.log is too long and could not be put aside"),
         }
         let path = self.run.join("status");
-        let work = files::read_bounded(&path, status::STATUS_MAX).ok().flatten().map(|text| status::work(&text));
+        let work = files::read_bounded(&path, status::STATUS_MAX)
+            .ok()
+            .flatten()
+            .map(|text| status::work(&text));
         let written_at = fs::metadata(&path).ok().map(|file| {
             let milliseconds = file.mtime().saturating_mul(1_000).saturating_add(file.mtime_nsec() / 1_000_000);
             Timestamp(milliseconds)
@@ -384,7 +390,10 @@ fn lock(home: &Path) -> Result<File, Error> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let pid = files::read_bounded(&path, 32).ok().flatten().and_then(|text| text.trim().parse().ok());
+            let pid = files::read_bounded(&path, 32)
+                .ok()
+                .flatten()
+                .and_then(|text| text.trim().parse().ok());
             return Err(Error::Locked {
                 home: home.to_path_buf(),
                 pid,
@@ -422,10 +431,9 @@ fn find_program(name: &str, directory: &Path, path: &str) -> Result<PathBuf, Str
             Ok(file) if file.is_file() && file.mode() & 0o111 != 0 => Ok(program),
             Ok(file) if file.is_file() => Err(format!("{} is not executable: `chmod +x` it", program.display())),
             Ok(_) => Err(format!("{} is not a file: name a program", program.display())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(format!(
-                "{} does not exist: put it there, or mend the template",
-                program.display()
-            )),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(format!("{} does not exist: put it there, or mend the template", program.display()))
+            }
             Err(error) => Err(format!("{} cannot be looked at: {error}", program.display())),
         };
     }
@@ -438,11 +446,14 @@ fn find_program(name: &str, directory: &Path, path: &str) -> Result<PathBuf, Str
 fn not_started(what: &str, program: &[String], error: &io::Error) -> String {
     let name = program.first().map_or("", String::as_str);
     // The program itself was found before.
-    let hint = match error.kind() {
-        ErrorKind::NotFound => ": does the interpreter named in its first line exist?",
-        ErrorKind::PermissionDenied => ": may this user run it, and is its file system mounted without noexec?",
-        _ if error.raw_os_error() == Some(8) => ": a script must begin with a line like #!/bin/sh, a program fit this machine",
-        _ => "",
+    let hint = if error.kind() == ErrorKind::NotFound {
+        ": does the interpreter named in its first line exist?"
+    } else if error.kind() == ErrorKind::PermissionDenied {
+        ": may this user run it, and is its file system mounted without noexec?"
+    } else if error.raw_os_error() == Some(ENOEXEC) {
+        ": a script must begin with a line like #!/bin/sh, a program fit this machine"
+    } else {
+        ""
     };
     format!("{what} {name} could not be started: {error}{hint}")
 }

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::error::Error;
 use crate::host::{Host, Stage};
-use crate::life::{Action, Ended, Event, Life};
+use crate::life::{Action, Ended, Event, GivenUp, Life};
 use crate::link::{Door, Link};
 
 /// How long a question to the provisioner may take. Too low: a slow answer is asked for twice. Too high: a lost one delays.
@@ -122,25 +122,17 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
     }
 
     /// Does everything that is to be done; says so when the life is over.
-    async fn act(&mut self) -> Option<Result<Ended, crate::life::GivenUp>> {
+    async fn act(&mut self) -> Option<Result<Ended, GivenUp>> {
         while let Some(action) = self.todo.pop_front() {
-            match action {
-                Action::End(ended) => return Some(ended),
-                Action::Start(context) => {
-                    let started = self.parts.host.start(&context).await;
-                    match &started {
-                        Ok(mark) => info!(pid = mark.pid, "worker started"),
-                        Err(fault) => warn!(%fault, "the worker could not be started"),
-                    }
-                    self.step(Event::Started(started));
-                }
-                other => self.perform(other),
+            if let Action::End(ended) = action {
+                return Some(ended);
             }
+            self.perform(action).await;
         }
         None
     }
 
-    fn perform(&mut self, action: Action) {
+    async fn perform(&mut self, action: Action) {
         let host = &self.parts.host;
         match action {
             Action::Keep(kept) => {
@@ -172,7 +164,10 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
                 let seen = host.look();
                 if seen.ignored != self.ignored {
                     self.ignored = seen.ignored;
-                    warn!(lines = seen.ignored, "lines of the worker's readings are not understood, or too many");
+                    warn!(
+                        lines = seen.ignored,
+                        "lines of the worker's readings are not understood, or too many"
+                    );
                 }
                 self.step(Event::Seen(seen));
             }
@@ -204,7 +199,15 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
                     Event::Beaten(orders(link.ask(&door, &caller, &request, within).await))
                 }));
             }
-            Action::Start(_) | Action::End(_) => {}
+            Action::Start(context) => {
+                let started = host.start(&context).await;
+                match &started {
+                    Ok(mark) => info!(pid = mark.pid, "worker started"),
+                    Err(fault) => warn!(%fault, "the worker could not be started"),
+                }
+                self.step(Event::Started(started));
+            }
+            Action::End(_) => {}
         }
     }
 

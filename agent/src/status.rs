@@ -41,7 +41,11 @@ pub fn work(text: &str) -> Work {
 pub fn readings(text: &str) -> (BTreeMap<SensorName, f64>, u32) {
     let mut understood = BTreeMap::new();
     let mut ignored = 0;
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         match reading(line) {
             Some((name, value)) if understood.len() < READINGS_MAX || understood.contains_key(&name) => {
                 understood.insert(name, value);

@@ -1,5 +1,7 @@
 //! The program itself, over a real door: an `epu-agent` process against the bus's HTTP server.
 
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -183,7 +185,7 @@ fn signal(agent: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_child(agent), signal).unwrap();
 }
 
-const WORKER: &str = "trap 'echo draining; exit 0' USR1; echo idle > $EPU_DIR/status; while :; do sleep 0.02; done";
+const WORKER: &str = "trap 'echo draining; exit 0' USR1; echo idle > $EPU_DIR/status; for i in $(seq 999); do sleep 0.02; done";
 
 #[tokio::test]
 async fn an_agent_claims_sets_up_runs_drains_and_ends() {
@@ -250,14 +252,22 @@ async fn a_failed_set_up_is_reported_and_stop_is_obeyed() {
         panic!("{happened:?}");
     };
     assert_eq!(fault.code, "set-up-failed");
-    assert!(fault.text.contains("code 100") && fault.text.ends_with("no such package"), "{}", fault.text);
+    assert!(
+        fault.text.contains("code 100") && fault.text.ends_with("no such package"),
+        "{}",
+        fault.text
+    );
     services.seen.lock().unwrap().orders.stop = true;
     assert_eq!(exit_of(agent).await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn term_to_the_agent_ends_a_stubborn_worker_after_the_grace() {
-    let services = Services::start("true", "trap '' TERM; echo $$ > pid; echo idle > $EPU_DIR/status; while :; do sleep 0.02; done").await;
+    let services = Services::start(
+        "true",
+        "trap '' TERM; echo $$ > pid; echo idle > $EPU_DIR/status; for i in $(seq 999); do sleep 0.02; done",
+    )
+    .await;
     let agent = services.agent();
     services
         .until("idle", |seen| seen.beats.iter().any(|beat| beat.work == Work::Idle))

@@ -1,5 +1,7 @@
 //! The machine as the agent sees it, with real processes: shell scripts as set-up and worker.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -81,7 +83,11 @@ async fn set_up_gives_its_exit_and_the_end_of_its_output() {
     let exit = machine.host.set_up(&sh("echo out; echo err >&2; exit 3", "true")).await.unwrap();
     assert_eq!((exit.code, exit.signal), (Some(3), None));
     assert_eq!(exit.output, "out\nerr");
-    let exit = machine.host.set_up(&sh("head -c 9000 /dev/zero | tr '\\0' x; exit 1", "true")).await.unwrap();
+    let exit = machine
+        .host
+        .set_up(&sh("head -c 9000 /dev/zero | tr '\\0' x; exit 1", "true"))
+        .await
+        .unwrap();
     assert_eq!(exit.output, "x".repeat(4_000));
     assert!(machine.host.set_up(&sh("true", "true")).await.unwrap().is_success());
 }
@@ -89,8 +95,9 @@ async fn set_up_gives_its_exit_and_the_end_of_its_output() {
 #[tokio::test]
 async fn set_up_is_killed_when_it_is_dropped() {
     let machine = Machine::new();
-    let context = sh("echo $$ > pid; while :; do sleep 0.05; done", "true");
-    drop(timeout(Duration::from_millis(500), machine.host.set_up(&context)).await.unwrap_err());
+    let context = sh("echo $$ > pid; for i in $(seq 400); do sleep 0.05; done", "true");
+    let ended = timeout(Duration::from_millis(500), machine.host.set_up(&context)).await;
+    assert!(ended.is_err(), "set-up still runs when it is dropped");
     let pid = fs::read_to_string(machine.path("pid")).unwrap().trim().to_owned();
     for _ in 0..200 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -109,7 +116,10 @@ async fn a_program_that_cannot_run_is_named_with_what_to_do() {
     fs::write(machine.path("lost"), "#!/no/such/interpreter\n").unwrap();
     fs::set_permissions(machine.path("lost"), fs::Permissions::from_mode(0o755)).unwrap();
     for (program, says) in [
-        ("/no/such/worker", ["run program /no/such/worker does not exist", "mend the template"]),
+        (
+            "/no/such/worker",
+            ["run program /no/such/worker does not exist", "mend the template"],
+        ),
         ("./plain", ["plain is not executable", "chmod +x"]),
         ("/tmp", ["/tmp is not a file", "name a program"]),
         ("no-such-command", ["no-such-command is not in PATH", "install it"]),
@@ -159,7 +169,7 @@ async fn a_signal_that_ends_a_worker_is_told_apart_from_a_code() {
 async fn drain_is_the_file_then_the_signal() {
     let machine = Machine::new();
     machine
-        .runs("trap 'cat $EPU_DIR/drain; exit 0' USR1; echo up; while :; do sleep 0.02; done")
+        .runs("trap 'cat $EPU_DIR/drain; exit 0' USR1; echo up; for i in $(seq 999); do sleep 0.02; done")
         .await;
     machine.has("worker.log", "up").await;
     assert!(!machine.host.find().unwrap().told);
@@ -180,7 +190,9 @@ async fn a_worker_may_watch_for_the_file_alone() {
 #[tokio::test]
 async fn a_drain_that_cannot_be_written_still_goes_by_signal() {
     let machine = Machine::new();
-    machine.runs("trap 'exit 6' TERM; echo up; while :; do sleep 0.02; done").await;
+    machine
+        .runs("trap 'exit 6' TERM; echo up; for i in $(seq 999); do sleep 0.02; done")
+        .await;
     machine.has("worker.log", "up").await;
     // A directory in the file's place cannot be replaced by it, whoever tries.
     fs::create_dir(machine.path("run/drain")).unwrap();
@@ -192,7 +204,9 @@ async fn a_drain_that_cannot_be_written_still_goes_by_signal() {
 #[tokio::test]
 async fn a_worker_that_ignores_term_does_not_survive_kill() {
     let machine = Machine::new();
-    machine.runs("trap '' TERM; echo up; while :; do sleep 0.02; done").await;
+    machine
+        .runs("trap '' TERM; echo up; for i in $(seq 999); do sleep 0.02; done")
+        .await;
     machine.has("worker.log", "up").await;
     machine.host.signal(Signal::Term);
     assert!(timeout(Duration::from_millis(300), machine.host.ended()).await.is_err());
@@ -207,14 +221,18 @@ async fn the_worker_says_how_it_is_through_files() {
     let machine = Machine::new();
     assert_eq!(machine.host.look().work, Work::Unknown);
     machine
-        .runs("echo busy > $EPU_DIR/status; printf 'load 0.5\\nnonsense\\n' > $EPU_DIR/readings; sleep 60")
+        .runs("echo busy > $EPU_DIR/status; printf 'load 0.5\\nnonsense\\n' > $EPU_DIR/readings; exec sleep 60")
         .await;
     machine.has("run/readings", "nonsense").await;
     let seen = machine.host.look();
     assert_eq!(seen.work, Work::Busy);
     assert!(seen.written_at.is_some());
     assert_eq!((seen.readings.values().copied().collect::<Vec<_>>(), seen.ignored), (vec![0.5], 1));
-    for (garbage, says) in [("idle", Work::Idle), ("I am busy", Work::Unknown), (&"busy ".repeat(9_999), Work::Unknown)] {
+    for (garbage, says) in [
+        ("idle", Work::Idle),
+        ("I am busy", Work::Unknown),
+        (&"busy ".repeat(9_999), Work::Unknown),
+    ] {
         fs::write(machine.path("run/status"), garbage).unwrap();
         assert_eq!(machine.host.look().work, says);
     }
@@ -280,7 +298,7 @@ async fn a_damaged_record_is_an_error_and_not_a_fresh_start() {
 #[tokio::test]
 async fn a_worker_of_an_earlier_agent_is_adopted_and_its_end_noticed() {
     let Machine { home, host } = Machine::new();
-    let context = sh("true", "echo up; sleep 60");
+    let context = sh("true", "echo up; exec sleep 60");
     let mark = host.start(&context).await.unwrap();
     host.keep(&Kept {
         nonce: "n".to_owned(),

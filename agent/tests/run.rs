@@ -1,5 +1,7 @@
 //! The agent as a whole, in virtual time, with services and a machine that exist only here.
 
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -390,6 +392,17 @@ async fn a_full_disk_before_the_claim_claims_nothing() {
     let ended = world.begin().await.unwrap();
     assert!(matches!(&ended, Err(error @ Error::GivenUp(GivenUp::NotKept(_))) if error.exit_code() == 1));
     assert!(world.see().attempts.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_kept_is_not_begun_but_reported() {
+    let world = World::new();
+    let agent = world.begin();
+    sleep(Duration::from_millis(1)).await;
+    world.see().disk_full = true;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.see().done, ["failed set-up-failed"]);
+    agent.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -330,7 +330,7 @@ impl View {
         member.heard_at = Some(at);
         member.condition.clone_from(&heard.condition);
         if member.work != heard.work || member.work_since > now {
-            member.work_since = Timestamp(at.0.saturating_sub(heard.work_for_ms.max(0)));
+            member.work_since = Timestamp(now.0.saturating_sub(heard.work_for_ms.max(0)));
         }
         member.work = heard.work;
         member.told_to_drain = heard.draining;

@@ -1,1 +1,121 @@
-fn main() {}
+//! The one program: operator commands, and the services themselves.
+//!
+//! Everything but `serve`, `demo` and `agent` is a client: it asks a running service over HTTP, shows the answer and exits with a code that
+//! scripts can use ([`exit`]). Nothing here knows what a pool is beyond how it looks.
+
+mod cli;
+mod commands;
+mod config;
+mod demo;
+mod exit;
+mod serve;
+mod show;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use epu_bus::http::Client;
+use epu_core::Fault;
+use epu_core::time::SystemClock;
+
+use cli::{Cli, Command, Output, Reach};
+use commands::{Remote, Screen, Session};
+use exit::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = cli.reach.output;
+    match run(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            let shown = match output {
+                Output::Table => failure.shown(colour(std::io::stderr().is_terminal())),
+                Output::Json => serde_json::to_string(&serde_json::json!({ "error": failure.as_fault() })).unwrap_or_default() + "\n",
+            };
+            // Nobody is left to tell when even this cannot be written.
+            drop(std::io::stderr().write_all(shown.as_bytes()));
+            failure.exit().into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let mut screen = screen(cli.reach.output);
+    match cli.command {
+        Command::Serve(what) => Ok(serve::run(&what)?.into()),
+        Command::Demo(how) => Ok(demo::run(&how)?.into()),
+        Command::Agent => Ok(epu_agent::start()),
+        Command::Completions { shell } => commands::completions(shell, &mut screen.to).map(Into::into),
+        Command::Config(command) => commands::config(&mut screen, &command).map(Into::into),
+        command @ (Command::Pool(_) | Command::Instance(_) | Command::Status | Command::Events(_) | Command::Teardown(_) | Command::Open) => {
+            ask(&cli.reach, screen, command).map(Into::into)
+        }
+    }
+}
+
+/// Does what needs a service.
+fn ask(reach: &Reach, screen: Screen, command: Command) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let token = token(reach)?;
+    let mut session = Session {
+        service: Box::new(Remote {
+            client: Client::new(&reach.url, token),
+            within: reach.timeout,
+        }),
+        screen,
+        clock: Arc::new(SystemClock::start()),
+        confirm: std::io::stdin().is_terminal().then_some(confirm),
+    };
+    runtime.block_on(session.run(command))
+}
+
+/// The operators' token: from the file that was named, the environment, or the data directory of this directory's installation.
+fn token(reach: &Reach) -> Result<String, Failure> {
+    if let Some(file) = &reach.token_file {
+        return read_token(file);
+    }
+    if let Some(token) = std::env::var("EPU_TOKEN").ok().filter(|token| !token.is_empty()) {
+        return Ok(token);
+    }
+    let data = config::data_dir_of(Path::new(config::DEFAULT_FILE)).unwrap_or_else(|| PathBuf::from(config::DEFAULT_DATA));
+    read_token(&data.join(config::TOKEN_FILE))
+}
+
+fn read_token(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map(|token| token.trim().to_owned()).map_err(|error| {
+        let text = format!("{}: {error}; pass --token-file or set EPU_TOKEN, or run this where `epumgmt serve` was started", file.display());
+        Failure::while_doing("read the operators' token", Fault::new("unauthorized", text))
+    })
+}
+
+fn screen(output: Output) -> Screen {
+    let terminal = std::io::stdout().is_terminal();
+    Screen {
+        to: Box::new(std::io::stdout()),
+        output,
+        colour: colour(terminal),
+        width: terminal.then(width).flatten(),
+    }
+}
+
+/// Colours only on a terminal, and not where people asked for none (<https://no-color.org>).
+fn colour(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// How wide the terminal is; narrower than this and tables become unreadable, so that lines are rather broken by the terminal.
+fn width() -> Option<u16> {
+    comfy_table::Table::new().width().filter(|width| *width >= 60)
+}
+
+fn confirm(question: &str) -> std::io::Result<String> {
+    let mut out = std::io::stderr();
+    out.write_all(question.as_bytes())?;
+    out.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer)
+}

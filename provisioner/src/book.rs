@@ -26,6 +26,8 @@ pub(crate) struct Book {
     due: BTreeSet<(Timestamp, InstanceId)>,
     sites: BTreeMap<SiteName, OnSite>,
     launches: BTreeMap<LaunchId, Launching>,
+    /// Those launches that have no outcome: few, however many there are.
+    open: BTreeSet<LaunchId>,
 }
 
 /// The live instances of one site.
@@ -75,10 +77,14 @@ impl Book {
         self.live.clear();
         self.due.clear();
         self.sites.clear();
+        self.open.clear();
         for launch in launches {
             let kept = before.remove(&launch.id).map(|known| Launching { live: 0, ..known });
             let mut entry = kept.unwrap_or_else(|| Launching::new(launch.clone(), now));
             entry.launch = launch;
+            if entry.launch.outcome.is_none() {
+                self.open.insert(entry.launch.id);
+            }
             self.launches.insert(entry.launch.id, entry);
         }
         for instance in instances {
@@ -87,6 +93,11 @@ impl Book {
     }
 
     pub(crate) fn put_launch(&mut self, launch: Launch, now: Timestamp) {
+        if launch.outcome.is_none() {
+            self.open.insert(launch.id);
+        } else {
+            self.open.remove(&launch.id);
+        }
         match self.launches.get_mut(&launch.id) {
             Some(known) => known.launch = launch,
             None => {
@@ -203,8 +214,18 @@ impl Book {
         self.launches.get_mut(&id)
     }
 
-    pub(crate) fn launches(&self) -> impl Iterator<Item = &Launching> {
-        self.launches.values()
+    /// What came of calls may not have been recorded: those without an outcome are called again, not before `at`.
+    pub(crate) fn retry_launches(&mut self, at: Timestamp) {
+        for id in &self.open {
+            if let Some(known) = self.launches.get_mut(id) {
+                known.next_at = known.next_at.max(at);
+            }
+        }
+    }
+
+    /// Launches without an outcome.
+    pub(crate) fn open_launches(&self) -> impl Iterator<Item = &Launching> {
+        self.open.iter().filter_map(|id| self.launches.get(id))
     }
 }
 

@@ -13,7 +13,7 @@ pub struct Config {
     pub launch_window: Span,
     /// How long one call to a site may take.
     pub call_within: Span,
-    /// Calls to one site at the same time; others wait.
+    /// Launches called at one site at the same time, and questions asked of it; others wait.
     #[schemars(range(min = 1, max = 1_000))]
     pub calls_at_once: u16,
     /// Wait before a failed call is repeated; it doubles each time.

@@ -180,7 +180,7 @@ impl Service {
     // ---- calling
 
     /// Whether calling again makes sense: nothing came of it yet, it is not too late, and somebody still wants it.
-    fn is_wanted(&self, known: &Launching, now: Timestamp) -> bool {
+    pub(crate) fn is_wanted(&self, known: &Launching, now: Timestamp) -> bool {
         known.launch.outcome.is_none()
             && now < known.launch.accepted_at + *self.config.launch_window
             && known
@@ -191,7 +191,7 @@ impl Service {
     pub(crate) fn next_launch(&self) -> Option<Timestamp> {
         let now = self.clock.now();
         self.book
-            .launches()
+            .open_launches()
             .filter(|known| !known.calling && self.is_wanted(known, now))
             .map(|known| known.next_at)
             .min()
@@ -201,7 +201,7 @@ impl Service {
     pub(crate) fn due_launches(&mut self, now: Timestamp) {
         let due: Vec<Launch> = self
             .book
-            .launches()
+            .open_launches()
             .filter(|known| !known.calling && known.next_at <= now && self.is_wanted(known, now))
             .map(|known| known.launch.clone())
             .collect();
@@ -235,8 +235,9 @@ impl Service {
             url: self.addresses.provisioner.clone(),
             template,
         };
-        let driver = site.driver.clone();
+        let (driver, permits) = (site.driver.clone(), site.launch_permits.clone());
         self.tasks.spawn(async move {
+            let _permit = permits.acquire().await;
             let result = driver.call("launch", |iaas| async move { iaas.launch(&call).await }).await;
             Done::Launched { launch: id, result }
         });

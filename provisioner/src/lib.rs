@@ -1,4 +1,28 @@
 //! Launches, contextualizes and terminates instances.
+//!
+//! Whatever is to be done is recorded before it is done, and what came of it after: a process that dies in between finds in the
+//! store what it was about to do, and does it again, which every call allows. [`lifecycle`] says what may happen to an instance and
+//! what follows; the loop around it gathers, writes and acts; drivers ([`iaas`]) make calls and know nothing else.
+//!
+//! Reading order: [`lifecycle`], [`iaas`], then `service`, `launching`, `watching`, `sweeping`, `agents`, `orders`.
 
+mod agents;
+mod book;
+pub mod config;
+mod error;
 pub mod iaas;
+mod launching;
 pub mod lifecycle;
+pub mod metrics;
+mod orders;
+mod service;
+mod site;
+mod sweeping;
+mod telling;
+pub mod variables;
+mod watching;
+
+pub use config::{Addresses, Config};
+pub use error::Error;
+pub use metrics::Metrics;
+pub use service::{Parts, run};

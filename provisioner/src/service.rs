@@ -10,7 +10,7 @@
 //! **After a restart** the loop begins with what the store has: launches without an outcome are called again with their token,
 //! machines being ended are ended again, and a list says the rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +28,6 @@ use epu_core::random::Random;
 use epu_core::request::{Answer, Request, Service as Role};
 use epu_core::time::{Clock, Timestamp};
 use epu_store::{ProvisionCommit, Store};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -50,6 +49,9 @@ const OVERDUE_MOST: usize = 500;
 const RETIRE_MOST: u32 = 2_000;
 /// Wait before the book is read anew after the store failed.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// The same after a conflict: somebody else wrote, and the store is well.
+const CONFLICT_RETRY: Duration = Duration::from_millis(50);
 
 /// Everything a provisioner needs.
 pub struct Parts {
@@ -144,6 +146,8 @@ pub(crate) struct Service {
     pub(crate) epoch: u64,
     /// Set while the book may differ from the store: when to read it anew.
     pub(crate) reload_at: Option<Timestamp>,
+    /// Instances for which a second claimant was remembered.
+    pub(crate) refused: BTreeSet<InstanceId>,
     retire_at: Timestamp,
 }
 
@@ -151,6 +155,7 @@ impl Service {
     fn new(parts: Parts) -> Self {
         let now = parts.clock.now();
         let within = *parts.config.call_within;
+        let at_once = usize::from(parts.config.calls_at_once.max(1));
         let sites = parts
             .sites
             .into_iter()
@@ -158,12 +163,11 @@ impl Service {
                 let driver = Driver {
                     site: name.clone(),
                     iaas,
-                    permits: Arc::new(Semaphore::new(usize::from(parts.config.calls_at_once.max(1)))),
                     within,
                     clock: parts.clock.clone(),
                     metrics: parts.metrics.clone(),
                 };
-                (name.clone(), Site::new(name, driver, now))
+                (name.clone(), Site::new(name, driver, at_once, now))
             })
             .collect();
         Self {
@@ -185,6 +189,7 @@ impl Service {
             closed: false,
             epoch: 0,
             reload_at: None,
+            refused: BTreeSet::new(),
         }
     }
 
@@ -202,6 +207,10 @@ impl Service {
             }
         }
         self.book.replace(instances, launches, now);
+        self.metrics.instances.reset();
+        for instance in self.book.live() {
+            self.metrics.instances.with_label_values(&[instance.state.code()]).inc();
+        }
         self.reload_at = None;
         self.telling.all_at_once();
         Ok(())
@@ -299,6 +308,10 @@ impl Service {
 
     async fn asked(&mut self, call: Call) {
         let (caller, request, answering) = call.into_parts();
+        if let Err(fault) = self.may_ask(&caller, &request) {
+            answering.answer(Err(fault));
+            return;
+        }
         let answer = match request {
             Request::Launch(request) => self.launch(*request).await,
             Request::Terminate(order) => self.terminate(&caller, order).await,
@@ -440,7 +453,7 @@ impl Service {
         error!(error = %Chain(error), "the records were not written; reading them anew");
         let now = self.clock.now();
         self.reload_at = Some(match error {
-            epu_store::Error::Conflict(_) => now,
+            epu_store::Error::Conflict(_) => now + CONFLICT_RETRY,
             epu_store::Error::Exists(_)
             | epu_store::Error::Closed
             | epu_store::Error::InUse { .. }

@@ -58,12 +58,17 @@ pub(crate) struct Stray {
 pub(crate) struct Site {
     pub(crate) name: SiteName,
     pub(crate) driver: Driver,
+    /// How many launches may be called at once; looking and ending never wait for them.
+    pub(crate) launch_permits: Arc<Semaphore>,
+    /// The same for what is asked by others.
+    pub(crate) question_permits: Arc<Semaphore>,
     pub(crate) can: Capabilities,
     // ---- looking
     pub(crate) looking: bool,
     pub(crate) next_look: Timestamp,
     pub(crate) listed_at: Option<Timestamp>,
-    pub(crate) fault: Option<Fault>,
+    /// What went wrong last, and with which call; forgotten when that works again.
+    pub(crate) fault: Option<(&'static str, Fault)>,
     pub(crate) look_failures: u32,
     pub(crate) suspects: BTreeMap<InstanceId, Suspicion>,
     pub(crate) strays: BTreeMap<String, Stray>,
@@ -75,11 +80,13 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) fn new(name: SiteName, driver: Driver, now: Timestamp) -> Self {
+    pub(crate) fn new(name: SiteName, driver: Driver, at_once: usize, now: Timestamp) -> Self {
         Self {
             can: driver.iaas.capabilities(),
             name,
             driver,
+            launch_permits: Arc::new(Semaphore::new(at_once)),
+            question_permits: Arc::new(Semaphore::new(at_once)),
             looking: false,
             next_look: now,
             listed_at: None,
@@ -100,7 +107,6 @@ impl Site {
 pub(crate) struct Driver {
     pub(crate) site: SiteName,
     pub(crate) iaas: Arc<dyn Iaas>,
-    pub(crate) permits: Arc<Semaphore>,
     pub(crate) within: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
@@ -113,7 +119,6 @@ impl Driver {
         T: Send + 'static,
         F: Future<Output = Result<T, IaasError>> + Send + 'static,
     {
-        let _permit = self.permits.acquire().await;
         let began = self.clock.now();
         let mut task = JoinSet::new();
         task.spawn(make(self.iaas.clone()));

@@ -68,7 +68,11 @@ async fn the_first_value_kept_wins(store: &dyn Store) {
         "keys differ in upper and lower case"
     );
     let (a, b) = tokio::join!(store.keep("race", "a"), store.keep("race", "b"));
-    assert_eq!(a.expect("keep"), b.expect("keep"), "two who keep at once go on with different values");
+    assert_eq!(
+        a.expect("keep"),
+        b.expect("keep"),
+        "two who keep at once go on with different values"
+    );
 }
 
 async fn closing_is_remembered(store: &dyn Store) {

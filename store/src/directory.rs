@@ -25,10 +25,17 @@ const HOLDER_MAX: u64 = 200;
 pub(crate) fn prepare(dir: &Path) -> Result<(), Error> {
     let failed = |error| Trouble::of_disk(dir, error).while_doing(format!("make the data directory {}", dir.display()));
     if !dir.exists() {
+        let known = dir.ancestors().find(|above| above.exists()).map(Path::to_owned);
         DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir).map_err(failed)?;
-        // Or a power cut could take the directory away together with records that were said to be safe.
-        if let Some(parent) = dir.parent() {
-            File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+        // Or a power cut could take the directory away together with records that were said to be safe. One that may not be
+        // read cannot be synchronised and is left to the operating system.
+        for above in dir.ancestors().skip(1) {
+            if let Ok(above) = File::open(above) {
+                above.sync_all().map_err(failed)?;
+            }
+            if known.as_deref() == Some(above) {
+                break;
+            }
         }
         return Ok(());
     }

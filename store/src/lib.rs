@@ -189,7 +189,7 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When the database fails; then nothing was written.
     async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error>;
-    /// Commands not yet accepted, oldest first.
+    /// Commands not yet accepted, oldest first; those of one moment in the order in which they were given.
     ///
     /// # Errors
     /// When the database fails or a record cannot be read.
@@ -202,7 +202,7 @@ pub trait Store: Send + Sync {
 
     // ---- provisioner
     /// Records a launch with its instances, reading in the same transaction whether the installation is closed. False when the
-    /// launch was already recorded, which then stays as it is.
+    /// launch was already recorded, which then stays as it is, also when the installation was closed since; nothing is journalled.
     ///
     /// # Errors
     /// [`Error::Closed`]; [`Error::Exists`] when one of the instance ids belongs to another launch.
@@ -212,7 +212,7 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Conflict`] (nothing is written) when an instance is not one version above what is stored.
     async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error>;
-    /// Every instance, or only the live ones.
+    /// Every instance, or only the live ones, by id.
     ///
     /// # Errors
     /// When the database fails or a record cannot be read.
@@ -244,8 +244,8 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When the database fails or a record cannot be read.
     async fn journal(&self, query: JournalQuery) -> Result<Vec<Entry>, Error>;
-    /// Forgets ended instances, their launches and journal entries from before `before`, at most `limit` of each, and says how many
-    /// records went.
+    /// Forgets ended instances, their launches and journal entries from before `before`, the oldest first and at most `limit` of each,
+    /// and says how many records went. A launch goes when it has an outcome and no instance of it is left.
     ///
     /// # Errors
     /// When the database fails.

@@ -126,7 +126,11 @@ impl Store for MemoryStore {
 
     async fn memories(&self) -> Result<Vec<(PoolName, PoolMemory)>, Error> {
         let records = self.records("read what pools remember")?;
-        Ok(records.memories.iter().map(|(name, memory)| (name.clone(), memory.clone())).collect())
+        Ok(records
+            .memories
+            .iter()
+            .map(|(name, memory)| (name.clone(), memory.clone()))
+            .collect())
     }
 
     async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error> {
@@ -214,7 +218,10 @@ impl Store for MemoryStore {
         let records = self.records("read open launches")?;
         let live = records.instances.values().filter(|instance| instance.is_live());
         let with_live: BTreeSet<LaunchId> = live.map(|instance| instance.launch).collect();
-        let open = records.launches.values().filter(|launch| launch.outcome.is_none() || with_live.contains(&launch.id));
+        let open = records
+            .launches
+            .values()
+            .filter(|launch| launch.outcome.is_none() || with_live.contains(&launch.id));
         Ok(open.cloned().collect())
     }
 

@@ -66,13 +66,19 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let metrics = Self {
             write_seconds: HistogramVec::new(
-                HistogramOpts::new("epu_store_write_seconds", "How long a write took, done or not, waiting for its turn included.")
-                    .buckets(SECONDS.to_vec()),
+                HistogramOpts::new(
+                    "epu_store_write_seconds",
+                    "How long a write took, done or not, waiting for its turn included.",
+                )
+                .buckets(SECONDS.to_vec()),
                 &["op"],
             )?,
             writes: IntCounterVec::new(Opts::new("epu_store_writes_total", "Writes that were done."), &["op"])?,
             failures: IntCounterVec::new(
-                Opts::new("epu_store_failures_total", "Reads and writes that the store failed to do; refusals do not count."),
+                Opts::new(
+                    "epu_store_failures_total",
+                    "Reads and writes that the store failed to do; refusals do not count.",
+                ),
                 &["op"],
             )?,
         };
@@ -219,7 +225,10 @@ mod tests {
         assert_eq!(count(&metrics.write_seconds), WRITES.len());
         assert_eq!(count(&metrics.failures), WRITES.len() + READS.len());
         let names: Vec<String> = metrics.all().iter().map(|c| c.desc()[0].fq_name.clone()).collect();
-        assert_eq!(names, ["epu_store_write_seconds", "epu_store_writes_total", "epu_store_failures_total"]);
+        assert_eq!(
+            names,
+            ["epu_store_write_seconds", "epu_store_writes_total", "epu_store_failures_total"]
+        );
     }
 
     #[tokio::test]

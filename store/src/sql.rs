@@ -71,7 +71,13 @@ pub(crate) const APPEND: &str = "INSERT INTO journal (at, kind, pool, instance, 
 pub(crate) fn journal(newest: bool, pool: bool, instance: bool) -> &'static str {
     macro_rules! read {
         ($filter:literal, $order:literal) => {
-            concat!("SELECT sequence, body FROM journal WHERE sequence > $1", $filter, " ORDER BY sequence", $order, " LIMIT $2")
+            concat!(
+                "SELECT sequence, body FROM journal WHERE sequence > $1",
+                $filter,
+                " ORDER BY sequence",
+                $order,
+                " LIMIT $2"
+            )
         };
     }
     match (newest, pool, instance) {

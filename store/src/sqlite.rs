@@ -7,11 +7,12 @@
 mod records;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Sqlite, SqlSafeStr, Transaction};
+use sqlx::{ConnectOptions, Connection, SqlSafeStr, Sqlite, SqliteConnection, Transaction};
 
 use crate::directory::{self, Lock};
 use crate::trouble::Trouble;
@@ -34,8 +35,8 @@ pub struct SqliteStore {
     dir: PathBuf,
     writer: SqlitePool,
     readers: SqlitePool,
-    // The last field, so that the directory is free only when the connections are gone.
-    _lock: Lock,
+    // The last field, so that the directory is free only when the connections are gone. None once it is closed.
+    lock: Mutex<Option<Lock>>,
 }
 
 impl SqliteStore {
@@ -72,7 +73,11 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .pragma("journal_size_limit", LOG_BYTES)
             .thread_name(|_| "store-writer".to_owned());
-        let writer = pool.clone().max_connections(1).connect_with(writing).await.map_err(failed)?;
+        let writer = pool
+            .clone()
+            .max_connections(1)
+            .after_release(|connection, _| Box::pin(is_usable(connection)));
+        let writer = writer.connect_with(writing).await.map_err(failed)?;
         migrate(&writer)
             .await
             .map_err(|error| Trouble::of_migration(&dir, error).while_doing(doing()))?;
@@ -82,14 +87,16 @@ impl SqliteStore {
             dir,
             writer,
             readers,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         })
     }
 
-    /// Waits until what runs is done, closes the file tidily, and frees the directory. Without it the next open tidies up.
-    pub async fn close(self) {
+    /// Waits until what runs is done, closes the file tidily, and frees the directory; from then on every method fails. Without it
+    /// the next open tidies up.
+    pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// The directory it was opened in.
@@ -111,6 +118,16 @@ impl SqliteStore {
             Stop::Disk(error) => Trouble::of_disk(&self.dir, error).while_doing(doing),
         }
     }
+}
+
+/// Whether the writing connection can be used again; if not, the next write gets a new one.
+///
+/// A full or failing disk makes SQLite take the transaction back by itself. The driver does not notice, believes itself in a
+/// transaction, and would refuse every write from then on: without this a disk that was full once stays "full" until a restart.
+async fn is_usable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // The answer comes after whatever the transaction left to be done.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 /// Why a method does not go on.
@@ -150,7 +167,9 @@ async fn migrate(writer: &SqlitePool) -> Result<(), sqlx::migrate::MigrateError>
         .map(|&(version, name, text)| Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false))
         .collect();
     let mut connection = writer.acquire().await?;
-    Migrator::with_migrations(migrations).run_direct(None, &mut *connection, false).await
+    Migrator::with_migrations(migrations)
+        .run_direct(None, &mut *connection, false)
+        .await
 }
 
 #[cfg(test)]
@@ -247,5 +266,56 @@ mod tests {
             assert!(dropped.is_err() || there > 0, "it was said to be written");
         }
         store.append(vec![entry(1)]).await.expect("the turn to write was given back");
+    }
+
+    /// Otherwise one page of a long journal would read all of it.
+    #[tokio::test]
+    async fn what_is_asked_often_is_found_by_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        let mut expected = vec![
+            (sql::LIVE_INSTANCES, "USING INDEX instances_state"),
+            (sql::RETIRE_INSTANCES, "USING INDEX instances_ended (state_since<?)"),
+            (sql::RETIRE_JOURNAL, "USING COVERING INDEX journal_at (at<?)"),
+            (sql::RETIRE_LAUNCHES, "USING INDEX launches_accepted (accepted_at<?)"),
+            (sql::RETIRE_LAUNCHES, "USING COVERING INDEX instances_launch (launch=?)"),
+            (sql::OPEN_LAUNCHES, "USING COVERING INDEX instances_launch (launch=? AND state<?)"),
+            (sql::FORGET_OUTBOX, "USING INDEX outbox_pool (pool=?)"),
+        ];
+        for newest in [false, true] {
+            expected.extend([
+                (sql::journal(newest, false, false), "USING INTEGER PRIMARY KEY (rowid>?)"),
+                (
+                    sql::journal(newest, true, false),
+                    "USING INDEX journal_pool (pool=? AND sequence>?)",
+                ),
+                (
+                    sql::journal(newest, false, true),
+                    "USING INDEX journal_instance (instance=? AND sequence>?)",
+                ),
+                (sql::journal(newest, true, true), "USING INDEX journal_"),
+            ]);
+        }
+        for (statement, way) in expected {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            let plan = sqlx::raw_sql(explain).fetch_all(&store.readers).await.unwrap();
+            let plan: Vec<String> = plan.iter().map(|row| row.get(3)).collect();
+            assert!(plan.iter().any(|step| step.contains(way)), "{statement}\n{plan:#?}");
+            assert!(
+                !statement.contains("FROM journal") || !plan.iter().any(|step| step.contains("TEMP B-TREE")),
+                "{statement}\n{plan:#?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn closed_it_says_so_and_the_directory_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        store.close().await;
+        let said = Chain(&store.check().await.unwrap_err()).to_string();
+        assert!(said.starts_with("write to the store: the store was closed"), "{said}");
+        SqliteStore::open(dir.path()).await.expect("it is free");
+        store.close().await;
     }
 }

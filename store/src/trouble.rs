@@ -27,23 +27,31 @@ enum Kind {
     CannotOpen,
     NotADirectory,
     Busy,
+    Closed,
     Other,
 }
 
 impl Trouble {
     pub(crate) fn of_database(dir: &Path, error: sqlx::Error) -> Self {
+        let kind = kind_of_database(&error);
+        // The driver's own words repeat the cause's, which would then be read twice.
+        #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that is marked non-exhaustive")]
+        let source = match error {
+            sqlx::Error::Database(said) => said.into_error(),
+            sqlx::Error::Io(said) => Box::new(said),
+            other => Box::new(other),
+        };
         Self {
-            kind: kind_of_database(&error),
+            kind,
             dir: dir.to_owned(),
-            source: Box::new(error),
+            source,
         }
     }
 
     pub(crate) fn of_migration(dir: &Path, error: MigrateError) -> Self {
-        // The enum is open, so that a rest must be named: it is what no other case explains.
         #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum that is marked non-exhaustive")]
-        let kind = match &error {
-            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => kind_of_database(cause),
+        let kind = match error {
+            MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => return Self::of_database(dir, cause),
             MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) | MigrateError::VersionMismatch(_) => Kind::Newer,
             _ => Kind::Other,
         };
@@ -76,7 +84,10 @@ impl fmt::Display for Trouble {
         let dir = self.dir.display();
         let user = rustix::process::geteuid().as_raw();
         match self.kind {
-            Kind::NoRoom => write!(out, "no room is left; free some on the file system of {dir}, and it goes on by itself"),
+            Kind::NoRoom => write!(
+                out,
+                "no room is left; free some on the file system of {dir}, and it goes on by itself"
+            ),
             Kind::NotWritable => write!(
                 out,
                 "it may not be written to; make {dir} and the files in it writable for user id {user}, or choose another data-dir"
@@ -94,11 +105,15 @@ impl fmt::Display for Trouble {
                 out,
                 "it cannot be opened; {dir} must exist and be readable and writable for user id {user}, with file descriptors to spare"
             ),
-            Kind::NotADirectory => write!(out, "{dir} is, or leads through, something that is no directory; choose another data-dir"),
+            Kind::NotADirectory => write!(
+                out,
+                "{dir} is, or leads through, something that is no directory; choose another data-dir"
+            ),
             Kind::Busy => write!(
                 out,
                 "another program keeps {dir}/epu.db locked, or the disk is too slow; `fuser {dir}/epu.db` names who uses it"
             ),
+            Kind::Closed => out.write_str("the store was closed; this process is ending"),
             Kind::Other => out.write_str("this was not expected; see the log, and please report it"),
         }
     }
@@ -119,6 +134,7 @@ fn kind_of_database(error: &sqlx::Error) -> Kind {
             .map_or(Kind::Other, kind_of_code),
         sqlx::Error::Io(error) => kind_of_disk(error),
         sqlx::Error::PoolTimedOut => Kind::Busy,
+        sqlx::Error::PoolClosed => Kind::Closed,
         _ => Kind::Other,
     }
 }

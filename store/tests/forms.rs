@@ -1,6 +1,8 @@
 //! Records as this and former releases stored them, in `forms/`. A file, once released, is never changed: a new form gets a new file,
 //! and every release must go on reading all of them.
 
+#![expect(clippy::unwrap_used, reason = "a test ends there")]
+
 use std::fmt::Debug;
 
 use epu_core::instance::Instance;
@@ -25,7 +27,11 @@ fn still_read<T: DeserializeOwned + Serialize + PartialEq + Debug>(text: &str, i
         let object = object.as_object_mut().unwrap_or_else(|| panic!("no object at {place:?}"));
         object.insert("of-a-later-release".to_owned(), json!({ "anything": [1, null, "x"] }));
     }
-    assert_eq!(serde_json::from_value::<T>(later).unwrap(), read, "a field of a later release changed what is read");
+    assert_eq!(
+        serde_json::from_value::<T>(later).unwrap(),
+        read,
+        "a field of a later release changed what is read"
+    );
     read
 }
 

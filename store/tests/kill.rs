@@ -2,13 +2,14 @@
 //!
 //! The writer is this test program itself, started again with an environment variable that makes the test write instead of kill.
 
+#![expect(clippy::unwrap_used, reason = "a test ends there")]
+
 use std::collections::BTreeSet;
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 
 use epu_core::life::State;
 use epu_store::contract::samples::{done, entry, events, instance, instance_id, launch, launch_id, memory, moved, name, outgoing, uuid};
@@ -145,7 +146,11 @@ async fn what_is_there(store: &SqliteStore) -> BTreeSet<i64> {
         assert_eq!(outbox.contains(&uuid(n)), decided, "command {n}");
     }
     let memories = store.memories().await.unwrap();
-    let last = there.iter().rev().find(|step| *step % 3 == 2).map(|step| u64::try_from(step / 3).unwrap());
+    let last = there
+        .iter()
+        .rev()
+        .find(|step| *step % 3 == 2)
+        .map(|step| u64::try_from(step / 3).unwrap());
     assert_eq!(memories.first().map(|(_, memory)| memory.clone()), last.map(memory));
     there
 }
@@ -153,9 +158,9 @@ async fn what_is_there(store: &SqliteStore) -> BTreeSet<i64> {
 #[tokio::test]
 async fn a_program_that_was_started_does_not_keep_the_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(SqliteStore::open(dir.path()).await.unwrap());
+    let store = SqliteStore::open(dir.path()).await.unwrap();
     let mut worker = Command::new("sleep").arg("60").spawn().unwrap();
-    Arc::into_inner(store).unwrap().close().await;
+    store.close().await;
     let again = SqliteStore::open(dir.path()).await;
     worker.kill().unwrap();
     worker.wait().unwrap();

@@ -1,5 +1,7 @@
 //! What bad disks, bad files and bad directories get: an error that says what to do, and nothing lost.
 
+#![expect(clippy::unwrap_used, reason = "a test ends there")]
+
 use std::env;
 use std::fs::{self, File, Permissions};
 use std::io::{Seek, SeekFrom, Write};
@@ -143,7 +145,11 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let said = refused(dir.path()).await;
     assert!(said.starts_with(&format!("open {}/epu.db: ", dir.path().display())), "{said}");
     assert!(said.contains("is damaged, or no database; move it away together with"), "{said}");
-    assert_eq!(fs::read_to_string(dir.path().join("epu.db")).unwrap(), text, "evidence was destroyed");
+    assert_eq!(
+        fs::read_to_string(dir.path().join("epu.db")).unwrap(),
+        text,
+        "evidence was destroyed"
+    );
 }
 
 #[tokio::test]
@@ -196,5 +202,8 @@ async fn a_file_of_a_later_release_is_refused() {
     )
     .await;
     let said = refused(dir.path()).await;
-    assert!(said.contains("was made by another release; use that release or a newer one"), "{said}");
+    assert!(
+        said.contains("was made by another release; use that release or a newer one"),
+        "{said}"
+    );
 }

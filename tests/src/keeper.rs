@@ -93,14 +93,18 @@ impl Kept {
         wait::until(within, &format!("process {pid} ends"), async || self.ended().ok_or("it still runs")).await
     }
 
+    /// Kills it with SIGKILL and reaps it; whoever it started lives on. Doing so twice is fine.
+    pub fn kill_alone(&mut self) {
+        if self.ended().is_none() {
+            self.main.signal(Signal::KILL);
+            drop(self.child.wait());
+        }
+    }
+
     /// Kills it and its descendants with SIGKILL and reaps it. Doing so twice is fine.
     pub fn kill(&mut self) {
-        if self.ended().is_some() {
-            return;
-        }
         let below = Proc::descendants_of(self.pid());
-        self.main.signal(Signal::KILL);
-        drop(self.child.wait());
+        self.kill_alone();
         for proc in below {
             proc.signal(Signal::KILL);
         }

@@ -132,7 +132,7 @@ impl Proc {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw).filter(|_| same) else {
             return;
         };
-        drop(kill_process(pid, signal));
+        kill_process(pid, signal).ok();
     }
 }
 

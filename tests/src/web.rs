@@ -75,12 +75,11 @@ pub async fn ask(method: Method, url: &str, authorization: Option<&str>, body: S
 /// A text as part of a query: everything but letters, digits, `-._~` becomes `%XX` (RFC 3986, section 2.3).
 #[must_use]
 pub fn escape(text: &str) -> String {
-    use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            drop(write!(out, "%{byte:02X}"));
+            out.push_str(&format!("%{byte:02X}"));
         }
         out
     })

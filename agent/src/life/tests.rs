@@ -1,7 +1,11 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look for one kind of action")]
+
 use std::collections::BTreeMap;
 
+use epu_core::heartbeat::{Condition, Heartbeat};
 use epu_core::instance::{Cause, Drain};
 use epu_core::pool::DrainSignal;
+use epu_core::request::Report;
 use epu_core::{InstanceId, LaunchId, PoolName, SensorName, Span};
 
 use super::*;
@@ -195,7 +199,9 @@ fn a_refused_claim_ends_the_agent_and_a_refused_token_only_in_the_end() {
     let mut tries = 0;
     let given_up = loop {
         tries += 1;
-        let todo = story.0.step(after(f64::from(tries) * 20.0), 0.5, Event::Context(Err(fault("unauthorized"))));
+        let todo = story
+            .0
+            .step(after(f64::from(tries) * 20.0), 0.5, Event::Context(Err(fault("unauthorized"))));
         if let Some(Action::End(Err(why))) = todo.last() {
             break why.clone();
         }
@@ -258,7 +264,11 @@ fn set_up_has_a_deadline() {
         panic!("{todo:?}");
     };
     assert_eq!(fault.code, "not-ready");
-    assert!(fault.text.contains("10m") && fault.text.ends_with("waiting for apt"), "{}", fault.text);
+    assert!(
+        fault.text.contains("10m") && fault.text.ends_with("waiting for apt"),
+        "{}",
+        fault.text
+    );
 }
 
 #[test]
@@ -395,7 +405,10 @@ fn drained_is_repeated_until_accepted_then_the_agent_ends() {
     story.at(8.1, Event::Reported(Err(fault("no-contact"))));
     assert_eq!(reports(&story.at(8.2, Event::Tick)), [""; 0]);
     assert_eq!(reports(&story.at(8.3, Event::Tick)), ["drained"]);
-    assert_eq!(story.at(8.4, Event::Reported(Ok(Orders::default()))), [Action::End(Ok(Ended::Drained))]);
+    assert_eq!(
+        story.at(8.4, Event::Reported(Ok(Orders::default()))),
+        [Action::End(Ok(Ended::Drained))]
+    );
     assert_eq!(story.at(9.0, Event::Tick), [], "over is over");
 }
 

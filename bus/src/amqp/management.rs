@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{StatusCode, Uri};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::http::client::{Transport, Trouble};
 use crate::http::text::{base64, percent_decode, percent_encode, shortened};
@@ -31,13 +32,6 @@ pub(super) struct Broker<'a> {
 pub(super) struct Management {
     url: SecretUrl,
     transport: Transport,
-}
-
-/// What is read of the answer. Right after a start the numbers are not there, and a queue whose node is down has none either.
-#[derive(Deserialize)]
-struct Queue {
-    messages: Option<u64>,
-    state: Option<String>,
 }
 
 /// What the API says when it refuses.
@@ -129,6 +123,12 @@ fn take_apart(url: &str) -> Result<Address, &'static str> {
     Ok(Address { base, user, password })
 }
 
+fn uncounted(state: &str) -> (&'static str, String) {
+    let state = if state.is_empty() { String::new() } else { format!(", its state is {:?}", shortened(state, 40)) };
+    let text = format!("the broker has not counted its messages{state}; after a start, or for a new queue, that takes some seconds");
+    ("queue-uncounted", text)
+}
+
 /// The number in an answer, or a code and what to say.
 fn understood(status: StatusCode, answer: &[u8]) -> Result<u64, (&'static str, String)> {
     let said = || {
@@ -139,15 +139,22 @@ fn understood(status: StatusCode, answer: &[u8]) -> Result<u64, (&'static str, S
     };
     match status {
         StatusCode::OK => {
-            let queue: Queue = serde_json::from_slice(answer)
+            let queue: Value = serde_json::from_slice(answer)
                 .map_err(|e| ("management-failed", format!("the answer cannot be read ({e}); is that a management API?")))?;
-            queue.messages.ok_or_else(|| {
-                let state = queue.state.map_or_else(String::new, |state| format!(", its state is {:?}", shortened(&state, 40)));
-                (
-                    "queue-uncounted",
-                    format!("the broker has not counted its messages{state}; right after a start that takes some seconds"),
-                )
-            })
+            match &queue {
+                // A queue none of whose asked numbers is known yet comes as an empty list, one whose node is down without number.
+                Value::Array(list) if list.is_empty() => Err(uncounted("")),
+                Value::Object(fields) => match fields.get("messages") {
+                    None | Some(Value::Null) => Err(uncounted(fields.get("state").and_then(Value::as_str).unwrap_or_default())),
+                    Some(messages) => messages.as_u64().ok_or_else(|| {
+                        let text = format!("{} is no number of messages", shortened(&messages.to_string(), 40));
+                        ("management-failed", text)
+                    }),
+                },
+                Value::Array(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+                    Err(("management-failed", "the answer describes no queue; is that a management API?".to_owned()))
+                }
+            }
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err((
             "management-refused",
@@ -193,7 +200,10 @@ mod tests {
         assert_eq!(read(200, r#"{"state": "running"}"#), Err("queue-uncounted"));
         assert_eq!(read(200, r#"{"messages": null}"#), Err("queue-uncounted"));
         assert_eq!(read(200, r#"{"messages": -1}"#), Err("management-failed"));
-        assert_eq!(read(200, "<html>"), Err("management-failed"));
+        assert_eq!(read(200, "[]"), Err("queue-uncounted"));
+        for nonsense in ["<html>", "[7]", "7", r#"{"messages": "7"}"#, r#"{"messages": 1.5}"#, ""] {
+            assert_eq!(read(200, nonsense), Err("management-failed"), "{nonsense}");
+        }
         assert_eq!(read(401, r#"{"error":"not_authorised","reason":"Login failed"}"#), Err("management-refused"));
         assert_eq!(read(403, ""), Err("management-refused"));
         assert_eq!(read(404, r#"{"error":"Object Not Found","reason":"Not Found"}"#), Err("queue-missing"));

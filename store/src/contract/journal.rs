@@ -89,7 +89,9 @@ pub(super) async fn what_is_written_is_what_is_read(store: &dyn Store) {
         fault: Some(Fault::new("worker-failed", "it said 'ä\u{0}\"🦀'")),
     };
     let mut written = vec![
-        Entry::new(Timestamp::NEVER, "an operator".to_owned(), moved).of(&name("web")).on(instance_id(1)),
+        Entry::new(Timestamp::NEVER, "an operator".to_owned(), moved)
+            .of(&name("web"))
+            .on(instance_id(1)),
         Entry::new(Timestamp::START, "store", Event::Stopped),
         Entry::new(Timestamp(-1), "", Event::Started { version: String::new() }),
     ];
@@ -120,7 +122,11 @@ pub(super) async fn retiring_takes_the_oldest_and_no_more_than_told(store: &dyn 
         };
         store.commit_provision(commit).await.expect("it ends");
     }
-    assert_eq!(store.retire(Timestamp(100), 10).await.expect("retire"), 0, "at the very time is not before");
+    assert_eq!(
+        store.retire(Timestamp(100), 10).await.expect("retire"),
+        0,
+        "at the very time is not before"
+    );
     assert_eq!(store.retire(Timestamp(400), 0).await.expect("retire"), 0);
     let gone = store.retire(Timestamp(400), 2).await.expect("retire");
     assert_eq!(gone, 6, "two instances, two launches, two entries");
@@ -170,7 +176,10 @@ pub(super) async fn retiring_keeps_what_is_needed(store: &dyn Store) {
         2,
         "the last of launch 2, and launch 2"
     );
-    assert!(store.launch(launch_id(1)).await.expect("launch").is_some(), "a live instance's launch");
+    assert!(
+        store.launch(launch_id(1)).await.expect("launch").is_some(),
+        "a live instance's launch"
+    );
     assert!(store.launch(launch_id(2)).await.expect("launch").is_none());
     assert!(store.launch(launch_id(3)).await.expect("launch").is_some(), "no outcome yet");
 }

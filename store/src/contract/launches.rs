@@ -53,7 +53,9 @@ pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
 
 pub(super) async fn a_closed_installation_records_no_launch(store: &dyn Store) {
     store.set_closed(true, Vec::new()).await.expect("close");
-    let refused = store.record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], vec![entry(1)]).await;
+    let refused = store
+        .record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], vec![entry(1)])
+        .await;
     assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
     assert_eq!(store.launch(launch_id(1)).await.expect("launch"), None);
     assert_eq!(store.instance(instance_id(10)).await.expect("instance"), None);
@@ -65,7 +67,10 @@ pub(super) async fn a_closed_installation_records_no_launch(store: &dyn Store) {
 
 pub(super) async fn an_instance_has_one_launch(store: &dyn Store) {
     let first = [instance(10, 1, 5)];
-    store.record_launch(&launch(1, &[10], 5), &first, Vec::new()).await.expect("a launch");
+    store
+        .record_launch(&launch(1, &[10], 5), &first, Vec::new())
+        .await
+        .expect("a launch");
     let thief = [instance(9, 2, 6), instance(10, 2, 6)];
     let refused = store.record_launch(&launch(2, &[9, 10], 6), &thief, vec![entry(1)]).await;
     assert!(matches!(refused, Err(Error::Exists(_))), "{refused:?}");
@@ -73,7 +78,11 @@ pub(super) async fn an_instance_has_one_launch(store: &dyn Store) {
     let refused = store.record_launch(&launch(3, &[12, 12], 6), &doubled, vec![entry(1)]).await;
     assert!(matches!(refused, Err(Error::Exists(_))), "one id twice in a launch: {refused:?}");
 
-    assert_eq!(store.launch(launch_id(2)).await.expect("launch"), None, "a refused launch was recorded");
+    assert_eq!(
+        store.launch(launch_id(2)).await.expect("launch"),
+        None,
+        "a refused launch was recorded"
+    );
     assert_eq!(
         store.instances(false).await.expect("instances"),
         [Instance::clone(&first[0])],

@@ -13,7 +13,10 @@ pub(super) async fn one_revision_after_another(store: &dyn Store) {
         .expect("new pools");
     let mut changed = pool("web", 2);
     changed.spec.max = 77;
-    store.put_pools(&[changed.clone()], vec![entry(2)]).await.expect("the next revision");
+    store
+        .put_pools(&[changed.clone()], vec![entry(2)])
+        .await
+        .expect("the next revision");
     let pools = store.pools().await.expect("pools");
     assert_eq!(pools, [pool("batch", 1), changed], "pools come by name, as they were last put");
     store

@@ -67,7 +67,7 @@ pub fn memory(n: u64) -> PoolMemory {
     from(json!({ "target": 3, "engine": "keep/1", "memory": { "n": n }, "guards": { "cooldowns": { "up": 0.5 } } }))
 }
 
-/// A command to drain the instance `n`, decided on at `since`.
+/// The command `n` of a pool, to look at one instance, decided on at `since`.
 #[must_use]
 pub fn outgoing(n: u64, pool: &str, since: i64) -> Outgoing {
     from(json!({

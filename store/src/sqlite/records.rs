@@ -137,7 +137,8 @@ impl Store for SqliteStore {
             let mut reader = self.readers.acquire().await?;
             closed(&mut reader).await
         };
-        done.await.map_err(|stop| self.failed(stop, "read whether the installation is closed"))
+        done.await
+            .map_err(|stop| self.failed(stop, "read whether the installation is closed"))
     }
 
     async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error> {

@@ -1,0 +1,414 @@
+//! What can be written on the command line. Nothing is decided here: [`crate::commands`] does what was asked for.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use epu_core::input::Tree;
+use epu_core::{PoolName, Span};
+use serde_json::Value;
+
+use crate::config::{DEFAULT_FILE, DEFAULT_LISTEN};
+use crate::exit::CODES_HELP;
+
+/// Pools of workers that stay alive and follow their work: run them, inspect them, tear them down.
+#[derive(Debug, Parser)]
+#[command(name = "epumgmt", version, after_help = CODES_HELP, max_term_width = 120, propagate_version = true)]
+pub struct Cli {
+    /// How to reach the service.
+    #[command(flatten)]
+    pub reach: Reach,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to reach the service, and how to show its answers.
+#[derive(Debug, Clone, Args)]
+pub struct Reach {
+    /// Where `epumgmt serve` listens.
+    #[arg(long, global = true, env = "EPU_URL", default_value_t = format!("http://{DEFAULT_LISTEN}"), help_heading = "Service")]
+    pub url: String,
+    /// The file with the operators' token. Without it: the variable EPU_TOKEN, then `operator.token` in the data directory of
+    /// ./epu.yaml, or else in ./epu-data.
+    #[arg(long, global = true, env = "EPU_TOKEN_FILE", value_name = "FILE", help_heading = "Service")]
+    pub token_file: Option<PathBuf>,
+    /// How long to wait for an answer.
+    #[arg(long, global = true, default_value = "30s", value_name = "TIME", help_heading = "Service")]
+    pub timeout: Span,
+    /// Tables for people, JSON for programs.
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// How answers are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs: the service's answer, whole.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pools: what they are to be, and why they are as they are.
+    #[command(subcommand)]
+    Pool(Pool),
+    /// Instances: what runs.
+    #[command(subcommand)]
+    Instance(Instance),
+    /// The state of the whole: pools, sites, and what needs an eye.
+    Status,
+    /// What happened, from the journal.
+    Events(Events),
+    /// Close the installation, drain and end every instance.
+    Teardown(Teardown),
+    /// Open an installation that was closed by teardown.
+    Open,
+    /// The config file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Run the services until stopped. Workers go on when they stop.
+    Serve(Serve),
+    /// Show what this does, with real processes on this machine and nothing installed.
+    Demo(Demo),
+    /// Run as the agent of a local instance, with settings from the environment.
+    #[command(hide = true)]
+    Agent,
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// What can be done with pools.
+#[derive(Debug, Subcommand)]
+pub enum Pool {
+    /// Add the pools of a file with `templates:` and `pools:`.
+    Add {
+        /// The file; `-` is standard input.
+        #[arg(long, short)]
+        file: PathBuf,
+    },
+    /// List pools.
+    List,
+    /// Show a pool: what it is to be, what it is, and why.
+    Show {
+        /// Which.
+        pool: PoolName,
+    },
+    /// Change settings of a pool.
+    #[command(after_help = "Examples:\n  epumgmt pool reconfigure web engine.keep.n=5\n  epumgmt pool reconfigure web sensors.jobs.every=10s limits.step-up=\n\n\
+                            A key is a dotted path of the pool's settings. A value is written as in the config file; nothing takes the key out.")]
+    Reconfigure {
+        /// Which.
+        pool: PoolName,
+        /// What to set.
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
+        set: Vec<(String, Value)>,
+        /// Refuse when the pool is no longer at this revision.
+        #[arg(long, value_name = "NUMBER")]
+        if_revision: Option<u64>,
+    },
+    /// Change a pool's size or bounds.
+    Resize {
+        /// Which.
+        pool: PoolName,
+        /// How many workers, for an engine that keeps a number.
+        #[arg(long, value_name = "NUMBER")]
+        n: Option<u32>,
+        /// Fewest workers.
+        #[arg(long, value_name = "NUMBER")]
+        min: Option<u32>,
+        /// Most workers.
+        #[arg(long, value_name = "NUMBER")]
+        max: Option<u32>,
+    },
+    /// Keep a pool from changing by itself: from everything, or only from what is named.
+    Pause {
+        /// Which.
+        pool: PoolName,
+        /// It does not grow.
+        #[arg(long)]
+        grow: bool,
+        /// It does not shrink.
+        #[arg(long)]
+        shrink: bool,
+        /// It does not replace failed workers.
+        #[arg(long)]
+        replace: bool,
+        /// Why, for others to read.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        why: String,
+    },
+    /// Let a paused pool do everything again.
+    Resume {
+        /// Which.
+        pool: PoolName,
+    },
+    /// Drain a pool's instances, then forget it.
+    Remove {
+        /// Which.
+        pool: PoolName,
+        /// End its instances at once: what they are working on is lost or done again.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// What can be done with instances. An id may be written whole, or as the end of it that tables show.
+#[derive(Debug, Subcommand)]
+pub enum Instance {
+    /// List instances.
+    List {
+        /// Of this pool only.
+        #[arg(long)]
+        pool: Option<PoolName>,
+        /// Ended ones too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one.
+    Show {
+        /// Which.
+        instance: String,
+    },
+    /// Show the end of its output.
+    Logs {
+        /// Which.
+        instance: String,
+        /// How many lines.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        lines: u32,
+    },
+    /// Let it finish its work, then end it. Its pool replaces it if it is still wanted.
+    Drain {
+        /// Which.
+        instance: String,
+        /// How long that may take; left out: as the pool says.
+        #[arg(long, value_name = "TIME")]
+        within: Option<Span>,
+    },
+    /// Keep it from being chosen when its pool shrinks.
+    Protect {
+        /// Which.
+        instance: String,
+        /// No longer.
+        #[arg(long)]
+        off: bool,
+    },
+    /// End it at once: what it is working on is lost or done again.
+    Kill {
+        /// Which.
+        instance: String,
+    },
+}
+
+/// Which events.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on showing what happens. As JSON: one object a line.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Of this pool only.
+    #[arg(long)]
+    pub pool: Option<PoolName>,
+    /// After this number; left out: the newest ones.
+    #[arg(long, value_name = "NUMBER")]
+    pub after: Option<i64>,
+    /// How many at the most.
+    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub limit: u32,
+}
+
+/// How to tear down.
+#[derive(Debug, Args)]
+pub struct Teardown {
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// End every instance at once instead of draining: what they are working on is lost or done again.
+    #[arg(long)]
+    pub force: bool,
+    /// How long draining may take; left out: as each pool says.
+    #[arg(long, value_name = "TIME")]
+    pub within: Option<Span>,
+    /// Return as soon as it is accepted.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Stop waiting after this long; what is live then goes on ending. Exit code 7.
+    #[arg(long, value_name = "TIME", default_value = "2h", conflicts_with = "no_wait")]
+    pub wait: Span,
+}
+
+/// What can be done with the config file.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a file, and show every fault with its place.
+    Check {
+        /// The file; `-` is standard input.
+        #[arg(default_value = DEFAULT_FILE)]
+        file: PathBuf,
+    },
+    /// Print the JSON schema, for editors.
+    Schema,
+    /// Print the reference of every key, as Markdown.
+    Reference,
+}
+
+/// What to serve.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Which services.
+    #[arg(value_enum)]
+    pub role: Role,
+    /// The config file.
+    #[arg(long, short, default_value = DEFAULT_FILE, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Which services one process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Every service, in one process.
+    All,
+}
+
+/// How to show the demo.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where its files go; left out: a new temporary directory, removed at the end when every promise held.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub dir: Option<PathBuf>,
+    /// Show each line as it happens and no moving picture.
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub plain: bool,
+}
+
+/// A setting as `key=value`, its value as in the config file. `key=` takes the key out.
+fn setting(written: &str) -> Result<(String, Value), String> {
+    let (key, value) = written.split_once('=').ok_or("write it as KEY=VALUE")?;
+    if key.trim().is_empty() {
+        return Err("the key is missing".to_owned());
+    }
+    let tree = Tree::read("value", value).map_err(|flaws| flaws.to_string())?;
+    Ok((key.trim().to_owned(), tree.value().clone()))
+}
+
+/// Settings as a request wants them.
+///
+/// # Errors
+/// When one stands there twice.
+pub fn settings(set: &[(String, Value)]) -> Result<BTreeMap<String, Value>, String> {
+    let mut all = BTreeMap::new();
+    for (key, value) in set {
+        if all.insert(key.clone(), value.clone()).is_some() {
+            return Err(format!("{key} is set twice"));
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("epumgmt").chain(line.split(' ')))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_documented_command_is_understood() {
+        for line in [
+            "pool add -f web.yaml",
+            "pool add --file -",
+            "pool list",
+            "pool list --output json",
+            "-o json pool show web",
+            "pool reconfigure web engine.keep.n=5 min=",
+            "pool resize web --n 3 --min 1 --max 5",
+            "pool pause web --grow --why storm",
+            "pool resume web",
+            "pool remove web --force",
+            "instance list --pool web --all",
+            "instance show 0123456789ab",
+            "instance logs 0123 --lines 5",
+            "instance drain 0123 --within 5m",
+            "instance protect 0123 --off",
+            "instance kill 0123",
+            "status",
+            "events --follow --pool web --after 7 --limit 10",
+            "teardown --yes --force --no-wait",
+            "open",
+            "config check epu.yaml",
+            "config check",
+            "config schema",
+            "config reference",
+            "serve all --config epu.yaml",
+            "demo",
+            "agent",
+            "completions bash",
+            "status --url http://127.0.0.1:1 --token-file t --timeout 5s",
+        ] {
+            if let Err(error) = parsed(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_exit_code_2() {
+        for line in [
+            "pool",
+            "pool show",
+            "pool show a/b",
+            "pool add",
+            "pool reconfigure web",
+            "pool reconfigure web n",
+            "pool reconfigure web =5",
+            "pool reconfigure web n=[1",
+            "pool resize web --n -1",
+            "instance logs 0123 --lines 0",
+            "events --limit 1001",
+            "teardown --no-wait --wait 1m",
+            "status --timeout 5",
+            "status --output xml",
+            "serve everything",
+            "completions dos",
+        ] {
+            match parsed(line) {
+                Ok(cli) => panic!("{line} was taken: {cli:?}"),
+                Err(error) => assert_eq!(error.exit_code(), 2, "{line}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_setting_is_written_as_in_the_config_file() {
+        for (written, key, value) in [
+            ("n=5", "n", json!(5)),
+            ("sensors.jobs.every=10s", "sensors.jobs.every", json!("10s")),
+            ("placements=[{site: local, max: 2}]", "placements", json!([{"site": "local", "max": 2}])),
+            ("x=a=b", "x", json!("a=b")),
+            ("x=", "x", Value::Null),
+            ("x=null", "x", Value::Null),
+            ("x=\"5\"", "x", json!("5")),
+        ] {
+            assert_eq!(setting(written), Ok((key.to_owned(), value)), "{written}");
+        }
+        let twice = [("n".to_owned(), json!(1)), ("n".to_owned(), json!(2))];
+        assert_eq!(settings(&twice), Err("n is set twice".to_owned()));
+    }
+}

@@ -1,0 +1,151 @@
+//! What each command does: ask the service, show the answer. One file a noun.
+//!
+//! Commands know the service only as something that can be asked ([`Service`]) and the terminal only as something that can be written to,
+//! so that every one of them can be tried without either.
+
+mod completions;
+mod config;
+mod events;
+mod instance;
+mod pool;
+mod status;
+mod teardown;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use epu_core::request::Request;
+use epu_core::time::Clock;
+use epu_core::{Fault, Span};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::cli::{Command, Output};
+use crate::exit::{Exit, Failure};
+
+pub use completions::completions;
+pub use config::config;
+
+/// Whoever can be asked.
+#[async_trait]
+pub trait Service: Send + Sync {
+    /// Asks, and waits for the answer.
+    async fn ask(&self, request: &Request) -> Result<Value, Fault>;
+}
+
+/// The service at the other end of a connection.
+#[derive(Debug)]
+pub struct Remote {
+    /// The connection.
+    pub client: epu_bus::http::Client,
+    /// How long to wait for an answer.
+    pub within: Span,
+}
+
+#[async_trait]
+impl Service for Remote {
+    async fn ask(&self, request: &Request) -> Result<Value, Fault> {
+        self.client.ask(request, *self.within).await
+    }
+}
+
+/// Where answers go.
+pub struct Screen {
+    /// What is written to.
+    pub to: Box<dyn Write + Send>,
+    /// Tables or JSON.
+    pub output: Output,
+    /// Whether colours are wanted.
+    pub colour: bool,
+    /// How wide it is, when it is a terminal.
+    pub width: Option<u16>,
+}
+
+impl Screen {
+    /// A line for people; nothing in JSON.
+    pub(crate) fn say(&mut self, line: &str) -> Result<(), Failure> {
+        match self.output {
+            Output::Table => self.line(line),
+            Output::Json => Ok(()),
+        }
+    }
+
+    /// A line, whatever the form.
+    pub(crate) fn line(&mut self, line: &str) -> Result<(), Failure> {
+        writeln!(self.to, "{line}")?;
+        self.to.flush()?;
+        Ok(())
+    }
+
+    /// The answer: as JSON when that is wanted, otherwise as `table` makes it.
+    pub(crate) fn answer(&mut self, answer: &impl Serialize, table: impl FnOnce(Style) -> String) -> Result<(), Failure> {
+        let style = Style {
+            colour: self.colour,
+            width: self.width,
+        };
+        match self.output {
+            Output::Table => write!(self.to, "{}", table(style))?,
+            Output::Json => {
+                serde_json::to_writer_pretty(&mut self.to, answer).map_err(std::io::Error::from)?;
+                writeln!(self.to)?;
+            }
+        }
+        self.to.flush()?;
+        Ok(())
+    }
+}
+
+/// How text for people looks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Style {
+    /// In colour.
+    pub colour: bool,
+    /// At most so wide.
+    pub width: Option<u16>,
+}
+
+/// What a command works with.
+pub struct Session {
+    /// The service.
+    pub service: Box<dyn Service>,
+    /// Where answers go.
+    pub screen: Screen,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Asks a person a question and gives the answer; none when nobody is there to answer.
+    pub confirm: Option<fn(&str) -> std::io::Result<String>>,
+}
+
+impl Session {
+    /// Asks, and reads the answer as the type it should be.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, doing: &str, request: Request) -> Result<T, Failure> {
+        let answer = self.service.ask(&request).await.map_err(|fault| Failure::while_doing(doing, fault))?;
+        serde_json::from_value(answer).map_err(|error| {
+            let text = format!("the answer has another form than expected ({error}); are client and service of the same release?");
+            Failure::while_doing(doing, Fault::new("internal", text))
+        })
+    }
+
+    /// Does what an operator asked the service for. Commands that need no service are not for this.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub async fn run(&mut self, command: Command) -> Result<Exit, Failure> {
+        match command {
+            Command::Pool(command) => pool::run(self, command).await,
+            Command::Instance(command) => instance::run(self, command).await,
+            Command::Status => status::run(self).await,
+            Command::Events(which) => events::run(self, &which).await,
+            Command::Teardown(how) => teardown::run(self, &how).await,
+            Command::Open => teardown::open(self).await,
+            Command::Config(_) | Command::Serve(_) | Command::Demo(_) | Command::Agent | Command::Completions { .. } => {
+                Err(Failure::Usage("this command asks no service".to_owned()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,16 @@
+//! The state of the whole.
+
+use epu_core::request::{Nothing, Request, SiteStatus, StatusView};
+use serde_json::json;
+
+use super::Session;
+use crate::exit::{Exit, Failure};
+use crate::show;
+
+pub(super) async fn run(session: &mut Session) -> Result<Exit, Failure> {
+    let status: StatusView = session.ask("show the status", Request::Status(Nothing {})).await?;
+    let sites: Vec<SiteStatus> = session.ask("show the sites", Request::Sites(Nothing {})).await?;
+    let answer = json!({ "status": status, "sites": sites });
+    session.screen.answer(&answer, |style| show::status(&status, &sites, style))?;
+    Ok(Exit::Done)
+}

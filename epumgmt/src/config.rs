@@ -1,0 +1,305 @@
+//! The config file: read whole, checked whole, every fault shown at once with its place.
+//!
+//! It is one YAML file. Its form is [`schema`]: the settings of this program, with the pools and engines of
+//! [`epu_controller::spec`] put in, so that one definition serves the check, editors (`epumgmt config schema`) and `docs/configuration.md`
+//! ([`reference`]). Everything has a default but pools themselves. Relative paths count from the directory the file is in.
+
+pub mod reference;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use epu_controller::spec::{self, Known, Resolved};
+use epu_core::input::{Flaw, Flaws, TEXT_MAX, Tree, check, schema_of, strict};
+use epu_core::pool::{Origin, Template};
+use epu_core::{SiteName, Span, TemplateName};
+use epu_decision_engines::Registry;
+use epu_provisioner::iaas::local::LocalSettings;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "epu.yaml";
+/// Where data lies when no file says so.
+pub const DEFAULT_DATA: &str = "epu-data";
+/// The operators' token in the data directory.
+pub const TOKEN_FILE: &str = "operator.token";
+/// Where `serve` listens when no file says so.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8650";
+
+/// What the bounds of `tick` are. Below: the machine does nothing else. Above: deadlines pass unnoticed.
+const TICK: (Span, Span) = (Span::millis(10), Span::secs(60));
+/// Less retention than this and nobody could look up what just happened.
+const RETENTION_LEAST: Span = Span::secs(60);
+
+/// The settings of the program itself, as written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", default)]
+#[schemars(deny_unknown_fields)]
+struct File {
+    /// Where records, keys and the directories of local instances lie. One process at a time uses it.
+    data_dir: PathBuf,
+    /// Where operators and agents reach this process, as `address:port`; loopback only.
+    listen: String,
+    /// How often deadlines, cooldowns and ageing readings are looked at. News is looked at when it comes.
+    tick: Span,
+    /// How long ended instances, their output, and the journal are kept.
+    retention: Span,
+    /// What is logged, and how. Logs go to standard error.
+    log: Log,
+    /// Where to launch, by name.
+    #[schemars(extend("minProperties" = 1, "x-count" = "at least one site is wanted"))]
+    sites: BTreeMap<SiteName, Site>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        let local = SiteName::new("local").map(|name| (name, Site::default()));
+        Self {
+            data_dir: DEFAULT_DATA.into(),
+            listen: DEFAULT_LISTEN.to_owned(),
+            tick: Span::secs(1),
+            retention: Span::secs(7 * 86_400),
+            log: Log::default(),
+            sites: local.into_iter().collect(),
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", default)]
+#[schemars(deny_unknown_fields)]
+pub struct Log {
+    /// What: `error`, `warn`, `info`, `debug` or `trace`, also by module, such as `info,epu_controller=debug`.
+    #[schemars(length(min = 1, max = 1_000))]
+    pub level: String,
+    /// How.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// One place to launch on. Exactly one driver is given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(deny_unknown_fields, extend("minProperties" = 1, "maxProperties" = 1, "x-count" = "exactly one driver is wanted, such as `local: {}`"))]
+pub struct Site {
+    /// Workers are processes of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalSettings>,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            local: Some(LocalSettings::default()),
+        }
+    }
+}
+
+/// A config file without faults, with every path made absolute.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file.
+    pub file: PathBuf,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where to listen; loopback.
+    pub listen: SocketAddr,
+    /// How often to look at time.
+    pub tick: Span,
+    /// How long the past is kept.
+    pub retention: Span,
+    /// What is logged.
+    pub log: Log,
+    /// The sites.
+    pub sites: BTreeMap<SiteName, Site>,
+    /// The templates.
+    pub templates: BTreeMap<TemplateName, Template>,
+    /// The pools.
+    pub pools: Vec<Resolved>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Every fault; one without a line when the file cannot be read at all.
+    pub fn load(path: &Path) -> Result<Self, Flaws> {
+        Self::read(path, &text_of(path)?)
+    }
+
+    /// Checks what a file says.
+    ///
+    /// # Errors
+    /// Every fault.
+    pub fn read(path: &Path, text: &str) -> Result<Self, Flaws> {
+        let shown = path.display().to_string();
+        let tree = Tree::read(&shown, text)?;
+        let engines = Registry::standard();
+        let mut flaws = check(&tree, &schema(&engines));
+        let file = std::path::absolute(path).map_err(|e| tree.flaw("", format!("find its directory: {e}")))?;
+        let base = file.parent().unwrap_or(Path::new("/"));
+        let sites = sites_named(&tree);
+        let tick = tree.value().get("tick").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        let known = known(engines, sites, tick.unwrap_or_else(|| File::default().tick));
+        rules(&tree, &mut flaws);
+        let pools = spec::resolve(&tree, Some(base), &known, &mut flaws);
+        Flaws::none_in(flaws)?;
+        let written: File = tree.get("")?;
+        Ok(Self {
+            data_dir: base.join(&written.data_dir),
+            listen: written.listen.parse().map_err(|e| tree.flaw("/listen", format!("{e}")))?,
+            tick: written.tick,
+            retention: written.retention,
+            log: written.log,
+            sites: written.sites,
+            templates: spec::templates(&tree, Some(base))?,
+            pools,
+            file,
+        })
+    }
+
+    /// What pools of operators are checked against.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        Known {
+            templates: self.templates.clone(),
+            ..known(Registry::standard(), self.sites.keys().cloned().collect(), self.tick)
+        }
+    }
+
+    /// Where a pool of this file stands.
+    #[must_use]
+    pub fn origin(&self, pool: &Resolved) -> Origin {
+        Origin::File {
+            path: self.file.display().to_string(),
+            line: pool.line,
+        }
+    }
+}
+
+/// The JSON schema (draft 2020-12) of the whole file, for the check and for editors.
+#[must_use]
+pub fn schema(engines: &Registry) -> Value {
+    let mut schema = schema_of::<File>();
+    let pools = spec::schema(engines);
+    for key in ["templates", "pools"] {
+        schema["properties"][key] = pools["properties"][key].clone();
+    }
+    schema["title"] = "EPU configuration".into();
+    schema["description"] = "The config file of `epumgmt serve`.".into();
+    let mut schema = strict(schema);
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema
+}
+
+/// The data directory that a file names, whatever else may be wrong in it; none when there is no such file.
+#[must_use]
+pub fn data_dir_of(path: &Path) -> Option<PathBuf> {
+    let tree = Tree::read("", &text_of(path).ok()?).ok()?;
+    let written = tree.value().get("data-dir").and_then(Value::as_str).unwrap_or(DEFAULT_DATA);
+    Some(path.parent().unwrap_or(Path::new("")).join(written))
+}
+
+/// The text of a file, or of standard input for `-`.
+///
+/// # Errors
+/// One flaw without a line.
+pub fn text_of(path: &Path) -> Result<String, Flaws> {
+    let limit = u64::try_from(TEXT_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text))
+    };
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(unplaced(path, format!("read it: {error}")).into()),
+    }
+}
+
+fn unplaced(path: &Path, text: String) -> Flaw {
+    Flaw {
+        file: path.display().to_string(),
+        line: 0,
+        column: 0,
+        path: String::new(),
+        text,
+        help: None,
+    }
+}
+
+/// The sites of a tree that may have faults: without any, pools would be blamed for what is wrong elsewhere.
+fn sites_named(tree: &Tree) -> BTreeSet<SiteName> {
+    match tree.value().get("sites").and_then(Value::as_object) {
+        Some(sites) => sites.keys().filter_map(|name| SiteName::new(name).ok()).collect(),
+        None => File::default().sites.into_keys().collect(),
+    }
+}
+
+fn known(engines: Registry, sites: BTreeSet<SiteName>, tick: Span) -> Known {
+    Known {
+        engines,
+        sites,
+        templates: BTreeMap::new(),
+        tick,
+        // Every driver there is starts workers on this machine.
+        search: Some(std::env::var_os("PATH").unwrap_or_default()),
+    }
+}
+
+/// What the schema cannot say of the program's own settings.
+fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
+    let text = |key: &str| tree.value().get(key).and_then(Value::as_str);
+    let span = |key: &str| text(key).and_then(|text| text.parse::<Span>().ok());
+    if let Some(listen) = text("listen") {
+        match listen.parse::<SocketAddr>() {
+            Err(_) => {
+                let flaw = tree.flaw("/listen", format!("{listen:?} is no address with a port"));
+                flaws.push(flaw.help(format!("write it like {DEFAULT_LISTEN}")));
+            }
+            Ok(address) if !address.ip().is_loopback() => {
+                let flaw = tree.flaw("/listen", format!("{listen} is beyond loopback, where tokens would travel in the clear"));
+                flaws.push(flaw.help("listen on loopback and put a proxy with TLS, or an ssh tunnel, in front"));
+            }
+            Ok(_) => {}
+        }
+    }
+    if let Some(tick) = span("tick").filter(|tick| *tick < TICK.0 || *tick > TICK.1) {
+        flaws.push(tree.flaw("/tick", format!("{tick} is not between {} and {}", TICK.0, TICK.1)));
+    }
+    if let Some(retention) = span("retention").filter(|retention| *retention < RETENTION_LEAST) {
+        flaws.push(tree.flaw("/retention", format!("{retention} is less than {RETENTION_LEAST}, the least allowed")));
+    }
+    let level = tree.value().pointer("/log/level").and_then(Value::as_str);
+    if let Some(Err(error)) = level.map(tracing_subscriber::EnvFilter::try_new) {
+        flaws.push(tree.flaw("/log/level", format!("no log level: {error}")));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! What controllers and operators ask for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use epu_bus::Answering;
+use epu_core::Fault;
+use epu_core::id::{InstanceId, SiteName};
+use epu_core::instance::{Cause, Drain, Instance, Work};
+use epu_core::journal::{Entry, Event as Remembered};
+use epu_core::life::State;
+use epu_core::request::{Answer, Caller, DrainOrder, Ids, Logs, Protect, SiteStatus, SiteWord, Teardown, Terminate};
+use serde_json::Value;
+
+use crate::iaas::MachineState;
+use crate::lifecycle::Happening;
+use crate::service::{Service, store_failed};
+use crate::site::Done;
+
+/// Most lines of output in one answer.
+const LINES_MAX: u32 = 10_000;
+
+/// Questions that may wait for sites.
+const QUESTIONS_MAX: usize = 10_000;
+
+const NOTHING: Answer = Answer::Json(Value::Null);
+
+impl Service {
+    /// Refuses what comes from a leadership term that is over. Zero says that no terms are used.
+    pub(crate) fn check_epoch(&mut self, epoch: u64) -> Result<(), Fault> {
+        if epoch != 0 && epoch < self.epoch {
+            self.metrics.stale_epochs.inc();
+            return Err(Fault::new("stale-epoch", format!("epoch {epoch} is over: it is {} now", self.epoch)));
+        }
+        self.epoch = self.epoch.max(epoch);
+        Ok(())
+    }
+
+    /// Makes the same happen to several instances. Those that have ended are told again, since whoever asks does not know. Ids that
+    /// nobody knows are a fault for an operator, who mistyped; for a service they are old.
+    async fn happen_to(&mut self, caller: &Caller, what: Vec<(InstanceId, Happening)>) -> Result<Answer, Fault> {
+        let who = caller.name();
+        let mut again = Vec::new();
+        for (id, happening) in what {
+            let known = match self.instance(id) {
+                Some(instance) => Some(instance.clone()),
+                None => self.store.instance(id).await.map_err(|error| store_failed(&error))?.map(Arc::new),
+            };
+            match known {
+                Some(instance) if !instance.is_live() => again.push(instance),
+                Some(_) if self.instance(id).is_none() => {
+                    self.reload_at = Some(self.clock.now());
+                    return Err(Fault::new("store-failed", "the records are being read anew; repeat"));
+                }
+                Some(_) => {
+                    if let Err(why) = self.happen(id, happening, &who) {
+                        return Err(Fault::new("conflict", format!("instance {id}: {why:?}")));
+                    }
+                }
+                None if matches!(caller, Caller::Operator(_)) => {
+                    return Err(Fault::new("no-such-instance", format!("no instance has the id {id}")));
+                }
+                None => {}
+            }
+        }
+        self.tell(again);
+        Ok(NOTHING)
+    }
+
+    pub(crate) async fn terminate(&mut self, caller: &Caller, order: Terminate) -> Result<Answer, Fault> {
+        self.check_epoch(order.epoch)?;
+        let why = order.why;
+        let what = order.instances.into_iter().map(|(id, work)| (id, Happening::Terminate { why, work }));
+        self.happen_to(caller, what.collect()).await
+    }
+
+    pub(crate) async fn drain(&mut self, caller: &Caller, order: DrainOrder) -> Result<Answer, Fault> {
+        self.check_epoch(order.epoch)?;
+        let what = order.instances.into_iter().map(|id| (id, Happening::Drain(order.drain.clone())));
+        self.happen_to(caller, what.collect()).await
+    }
+
+    pub(crate) fn withdraw_drain(&mut self, caller: &Caller, ids: &Ids) -> Result<Answer, Fault> {
+        self.check_epoch(ids.epoch)?;
+        let mut withdrawn = Vec::new();
+        for id in &ids.instances {
+            let draining = |instance: &Arc<Instance>| instance.drain.is_some() && instance.state < State::Terminating;
+            if self.instance(*id).is_some_and(draining) && self.happen(*id, Happening::WithdrawDrain, &caller.name()).is_ok() {
+                withdrawn.push(*id);
+            }
+        }
+        Answer::of(&withdrawn)
+    }
+
+    pub(crate) fn protect(&mut self, caller: &Caller, protect: &Protect) -> Result<Answer, Fault> {
+        for id in &protect.instances {
+            if self.instance(*id).is_none_or(|instance| !instance.is_live()) {
+                return Err(Fault::new("no-such-instance", format!("no live instance has the id {id}")));
+            }
+        }
+        for id in &protect.instances {
+            let happened = self.happen(*id, Happening::Protect(protect.on), &caller.name());
+            happened.map_err(|why| Fault::new("conflict", format!("instance {id}: {why:?}")))?;
+        }
+        Ok(NOTHING)
+    }
+
+    // ---- the installation
+
+    pub(crate) async fn tear_down(&mut self, caller: &Caller, teardown: Teardown) -> Result<Answer, Fault> {
+        let now = self.clock.now();
+        let journal = vec![Entry::new(now, caller.name(), Remembered::Closed { force: teardown.force })];
+        if !self.closed {
+            self.store.set_closed(true, journal).await.map_err(|error| store_failed(&error))?;
+            self.closed = true;
+        }
+        let deadline = now + *teardown.within.unwrap_or(self.config.teardown_drain);
+        let live: Vec<InstanceId> = self.book.live().map(|instance| instance.id).collect();
+        for id in &live {
+            let happening = if teardown.force {
+                Happening::Terminate {
+                    why: Cause::Teardown,
+                    work: Work::Unknown,
+                }
+            } else {
+                Happening::Drain(Drain {
+                    since: now,
+                    deadline,
+                    why: Cause::Teardown,
+                })
+            };
+            self.happen_quietly(*id, happening);
+        }
+        self.telling.all_at_once();
+        Answer::of(&live.len())
+    }
+
+    pub(crate) async fn open(&mut self, caller: &Caller) -> Result<Answer, Fault> {
+        let journal = vec![Entry::new(self.clock.now(), caller.name(), Remembered::Opened)];
+        if self.closed {
+            self.store.set_closed(false, journal).await.map_err(|error| store_failed(&error))?;
+            self.closed = false;
+            self.telling.all_at_once();
+        }
+        Ok(NOTHING)
+    }
+
+    pub(crate) fn site_statuses(&self) -> Result<Answer, Fault> {
+        let statuses: Vec<SiteStatus> = self
+            .sites
+            .values()
+            .map(|site| SiteStatus {
+                site: site.name.clone(),
+                driver: site.can.driver.to_owned(),
+                live: self.book.on_site(&site.name).map_or(0, |on_site| on_site.live),
+                listed_at: site.listed_at,
+                fault: site.fault.as_ref().map(|(_, fault)| fault.clone()),
+            })
+            .collect();
+        Answer::of(&statuses)
+    }
+
+    // ---- questions that a site answers
+
+    fn may_wait(&self) -> Result<(), Fault> {
+        if self.tasks.len() < QUESTIONS_MAX {
+            return Ok(());
+        }
+        Err(Fault::new("timeout", "too many questions wait for sites already"))
+    }
+
+    pub(crate) async fn look(&mut self, ids: &Ids, answering: Answering) {
+        if let Err(fault) = self.check_epoch(ids.epoch).and_then(|()| self.may_wait()) {
+            return answering.answer(Err(fault));
+        }
+        let mut words: BTreeMap<InstanceId, SiteWord> = BTreeMap::new();
+        let mut asked: BTreeMap<SiteName, BTreeMap<String, InstanceId>> = BTreeMap::new();
+        for id in &ids.instances {
+            words.insert(*id, SiteWord::NoAnswer);
+            let known = match self.instance(*id) {
+                Some(instance) => Some(instance.clone()),
+                None => self.store.instance(*id).await.ok().flatten().map(Arc::new),
+            };
+            match known {
+                Some(instance) if !instance.is_live() => {
+                    words.insert(*id, SiteWord::Gone);
+                }
+                Some(instance) => {
+                    if let Some(machine) = &instance.machine {
+                        asked.entry(instance.site.clone()).or_default().insert(machine.clone(), *id);
+                    }
+                }
+                None => {}
+            }
+        }
+        let order = ids.instances.clone();
+        let sites: Vec<_> = asked
+            .into_iter()
+            .filter_map(|(site, machines)| {
+                let site = self.sites.get(&site)?;
+                Some((site.driver.clone(), site.question_permits.clone(), machines))
+            })
+            .collect();
+        self.tasks.spawn(async move {
+            for (driver, permits, machines) in sites {
+                let _permit = permits.acquire().await;
+                let names: Vec<String> = machines.keys().cloned().collect();
+                let said = driver.call("describe", |iaas| async move { iaas.describe(&names).await }).await;
+                for (machine, state) in said.unwrap_or_default() {
+                    let Some(id) = machines.get(&machine) else { continue };
+                    let word = match state {
+                        None | Some(MachineState::Gone) => SiteWord::Gone,
+                        Some(MachineState::Pending | MachineState::Running | MachineState::Stopping) => SiteWord::Running,
+                    };
+                    words.insert(*id, word);
+                }
+            }
+            let mut seen = BTreeSet::new();
+            let list: Vec<(InstanceId, SiteWord)> = order
+                .into_iter()
+                .filter(|id| seen.insert(*id))
+                .filter_map(|id| Some((id, *words.get(&id)?)))
+                .collect();
+            answering.answer(Answer::of(&list));
+            Done::Answered
+        });
+    }
+
+    pub(crate) async fn logs(&mut self, logs: &Logs, answering: Answering) {
+        let (id, lines) = (logs.instance, logs.lines.min(LINES_MAX));
+        let known = match self.instance(id) {
+            Some(instance) => Ok(Some(instance.clone())),
+            None => self.store.instance(id).await.map(|found| found.map(Arc::new)),
+        };
+        let instance = match known {
+            Ok(Some(instance)) => instance,
+            Ok(None) => return answering.answer(Err(Fault::new("no-such-instance", format!("no instance has the id {id}")))),
+            Err(error) => return answering.answer(Err(store_failed(&error))),
+        };
+        if let Err(fault) = self.may_wait() {
+            return answering.answer(Err(fault));
+        }
+        let site = self.sites.get(&instance.site);
+        let Some((driver, permits)) = site.map(|site| (site.driver.clone(), site.question_permits.clone())) else {
+            let fault = Fault::new("no-such-site", format!("there is no site {} any more", instance.site));
+            return answering.answer(Err(fault));
+        };
+        self.tasks.spawn(async move {
+            let _permit = permits.acquire().await;
+            let machine = instance.machine.clone();
+            let read = driver
+                .call("output", |iaas| async move { iaas.output(id, machine.as_deref(), lines).await })
+                .await;
+            answering.answer(match read {
+                Ok(text) => Ok(Answer::Json(Value::String(text.unwrap_or_default()))),
+                Err(error) => Err(Fault::new("internal", format!("read the output of {id}: {error}"))),
+            });
+            Done::Answered
+        });
+    }
+}

@@ -1,0 +1,296 @@
+//! Watching sites: one list for all pools, often while something is changing and seldom while nothing is.
+//!
+//! What a list shows moves instances on. What it does not show is only a suspicion: a machine is gone when the site, asked for it by
+//! name, has said so as often as its driver demands, after the time by which its lists lag. A list that failed says nothing.
+
+use std::collections::BTreeSet;
+
+use epu_core::id::{InstanceId, SiteName};
+use epu_core::journal::{Entry, Event as Remembered};
+use epu_core::launch::Launch;
+use epu_core::life::State;
+use epu_core::time::Timestamp;
+use tracing::{info, warn};
+
+use crate::iaas::{Class, IaasError, Machine, MachineState};
+use crate::lifecycle::{Happening, instance_at, nothing_there};
+use crate::service::Service;
+use crate::site::{Done, Site, Suspicion};
+
+/// Machines in one call that ends or describes them; the rest follow with the next.
+const BATCH: usize = 500;
+
+impl Service {
+    // ---- calling
+
+    pub(crate) fn due_sites(&mut self, now: Timestamp) {
+        for site in self.sites.values_mut() {
+            if !site.ending && site.end_at <= now && !site.to_end.is_empty() {
+                site.ending = true;
+                let machines: Vec<String> = site.to_end.iter().take(BATCH).cloned().collect();
+                let (name, driver) = (site.name.clone(), site.driver.clone());
+                self.tasks.spawn(async move {
+                    let asked = machines.clone();
+                    let result = driver.call("terminate", |iaas| async move { iaas.terminate(&asked).await }).await;
+                    Done::Terminated {
+                        site: name,
+                        machines,
+                        result,
+                    }
+                });
+            }
+            if !site.looking && site.next_look <= now {
+                site.looking = true;
+                let (name, driver) = (site.name.clone(), site.driver.clone());
+                self.tasks.spawn(async move {
+                    let result = driver.call("list", |iaas| async move { iaas.list().await }).await;
+                    Done::Listed {
+                        site: name,
+                        began: now,
+                        result,
+                    }
+                });
+            }
+        }
+    }
+
+    pub(crate) fn next_site(&self) -> Option<Timestamp> {
+        self.sites
+            .values()
+            .flat_map(|site| {
+                let look = (!site.looking).then_some(site.next_look);
+                let end = (!site.ending && !site.to_end.is_empty()).then_some(site.end_at);
+                [look, end]
+            })
+            .flatten()
+            .min()
+    }
+
+    /// Something changes there: the next look comes sooner.
+    pub(crate) fn look_soon(&mut self, site: &SiteName, now: Timestamp) {
+        let fast = self.config.look_fast;
+        if let Some(site) = self.sites.get_mut(site) {
+            site.next_look = site.next_look.min(now + *fast.unwrap_or(site.can.look_fast));
+        }
+    }
+
+    // ---- what came of it
+
+    pub(crate) fn terminated(&mut self, site: &SiteName, machines: Vec<String>, result: Result<(), IaasError>) {
+        let now = self.clock.now();
+        let Some(known) = self.sites.get_mut(site) else { return };
+        known.ending = false;
+        match result {
+            Ok(()) => {
+                known.works("terminate");
+                known.end_failures = 0;
+                for machine in machines {
+                    known.to_end.remove(&machine);
+                }
+                self.look_soon(site, now);
+            }
+            Err(error) => {
+                warn!(%site, %error, "machines were not ended; trying again");
+                known.end_failures = known.end_failures.saturating_add(1);
+                let failures = known.end_failures;
+                known.failed("terminate", &error);
+                let wait = self.backoff(failures);
+                if let Some(known) = self.sites.get_mut(site) {
+                    known.end_at = now + wait;
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn listed(&mut self, site: &SiteName, began: Timestamp, result: Result<Vec<Machine>, IaasError>) {
+        let machines = match result {
+            Ok(machines) => machines,
+            Err(error) => return self.look_failed(site, "list", &error),
+        };
+        let now = self.clock.now();
+        if let Some(known) = self.sites.get_mut(site) {
+            known.works("list");
+            known.look_failures = 0;
+            known.listed_at = Some(now);
+        }
+        let mut present = BTreeSet::new();
+        let mut strays = Vec::new();
+        for machine in machines.into_iter().filter(|machine| machine.state != MachineState::Gone) {
+            present.insert(machine.id.clone());
+            match self.owner(site, &machine) {
+                Some(id) => self.seen(id, &machine),
+                None => strays.push(machine),
+            }
+        }
+        self.suspect(site, began, &present);
+        self.settle_silent_launches(site, began);
+        self.sweep(site, strays, now).await;
+        self.look_closer(site, now);
+    }
+
+    /// Whose machine this is, by its name or by its tags. A second machine for one instance is nobody's.
+    fn owner(&self, site: &SiteName, machine: &Machine) -> Option<InstanceId> {
+        if let Some(id) = self.book.on_site(site).and_then(|on_site| on_site.machines.get(&machine.id)) {
+            return Some(*id);
+        }
+        let by_index = || {
+            let known = self.book.launch(machine.launch?)?;
+            instance_at(&known.ids().collect::<Vec<_>>(), machine.index?)
+        };
+        let id = by_index().or(machine.instance)?;
+        let instance = self.instance(id)?;
+        let fits = instance.is_live()
+            && instance.site == *site
+            && machine.launch == Some(instance.launch)
+            && instance.machine.as_ref().is_none_or(|known| *known == machine.id);
+        fits.then_some(id)
+    }
+
+    fn seen(&mut self, id: InstanceId, machine: &Machine) {
+        let Some(instance) = self.instance(id).cloned() else { return };
+        let adopted = instance.machine.is_none() && self.book.launch(instance.launch).is_some_and(|known| !known.calling);
+        if adopted {
+            info!(instance = %id, machine = %machine.id, "a machine without a record belongs to a recorded launch");
+            self.metrics.swept.with_label_values(&[instance.site.as_str(), "adopted"]).inc();
+            let event = Remembered::SweepAdopted {
+                machine: machine.id.clone(),
+            };
+            self.turn
+                .journal
+                .push(Entry::new(self.clock.now(), "provisioner", event).of(&instance.pool).on(id));
+        }
+        if instance.machine.is_none() || instance.state < State::Started {
+            self.take_in(id, machine);
+        }
+    }
+
+    fn suspect(&mut self, site: &SiteName, began: Timestamp, present: &BTreeSet<String>) {
+        let Some(known) = self.sites.get_mut(site) else { return };
+        let Some(on_site) = self.book.on_site(site) else {
+            known.suspects.clear();
+            return;
+        };
+        let grace = *known.can.consistency_grace;
+        let mut suspects = std::mem::take(&mut known.suspects);
+        for (machine, id) in &on_site.machines {
+            if present.contains(machine) {
+                continue;
+            }
+            // What became known after the list was begun cannot be in it.
+            let expected = self.book.get(*id).is_some_and(|instance| began >= instance.state_since + grace);
+            if let Some(suspicion) = suspects.remove(id) {
+                known.suspects.insert(*id, suspicion);
+            } else if expected {
+                known.suspects.insert(*id, Suspicion::default());
+            }
+        }
+    }
+
+    /// Launches that are not called any more and have no outcome: what a complete list does not show never came.
+    fn settle_silent_launches(&mut self, site: &SiteName, began: Timestamp) {
+        let Some(grace) = self.sites.get(site).map(|known| *known.can.consistency_grace) else {
+            return;
+        };
+        let silent: Vec<Launch> = self
+            .book
+            .open_launches()
+            .filter(|known| known.launch.request.site == *site && !known.calling)
+            .filter(|known| !self.is_wanted(known, began) && began >= known.quiet_since + grace)
+            .map(|known| known.launch.clone())
+            .collect();
+        for launch in silent {
+            self.came_to_nothing(&launch, &nothing_there());
+        }
+    }
+
+    /// Asks about suspects by name; without any, the look is over.
+    fn look_closer(&mut self, site: &SiteName, now: Timestamp) {
+        let suspects = self.sites.get(site).map(|known| known.suspects.keys().take(BATCH).copied().collect::<Vec<_>>());
+        let machines: Vec<String> = suspects
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|id| self.book.get(id).and_then(|instance| instance.machine.clone()))
+            .collect();
+        if machines.is_empty() {
+            return self.looked(site, now);
+        }
+        let Some(known) = self.sites.get(site) else { return };
+        let (name, driver) = (site.clone(), known.driver.clone());
+        self.tasks.spawn(async move {
+            let result = driver.call("describe", |iaas| async move { iaas.describe(&machines).await }).await;
+            Done::Described { site: name, result }
+        });
+    }
+
+    pub(crate) fn described(&mut self, site: &SiteName, result: Result<Vec<(String, Option<MachineState>)>, IaasError>) {
+        let said = match result {
+            Ok(said) => said,
+            Err(error) => return self.look_failed(site, "describe", &error),
+        };
+        let mut gone = Vec::new();
+        if let (Some(known), Some(on_site)) = (self.sites.get_mut(site), self.book.on_site(site)) {
+            known.works("describe");
+            for (machine, state) in said {
+                let Some(id) = on_site.machines.get(&machine) else { continue };
+                let is_gone = match state {
+                    None | Some(MachineState::Gone) => true,
+                    Some(MachineState::Pending | MachineState::Running | MachineState::Stopping) => false,
+                };
+                if !is_gone {
+                    known.suspects.remove(id);
+                } else if let Some(suspicion) = known.suspects.get_mut(id) {
+                    suspicion.gone += 1;
+                    if suspicion.gone >= known.can.gone_confirmations {
+                        known.suspects.remove(id);
+                        gone.push(*id);
+                    }
+                }
+            }
+        }
+        for id in gone {
+            self.happen_quietly(id, Happening::Gone);
+        }
+        self.looked(site, self.clock.now());
+    }
+
+    fn looked(&mut self, site: &SiteName, now: Timestamp) {
+        let moving = self.book.on_site(site).is_some_and(|on_site| !on_site.moving.is_empty());
+        let (fast, steady) = (self.config.look_fast, self.config.look_steady);
+        let Some(known) = self.sites.get_mut(site) else { return };
+        known.looking = false;
+        let changing = moving || !known.suspects.is_empty() || !known.strays.is_empty() || !known.to_end.is_empty();
+        known.next_look = now
+            + if changing {
+                *fast.unwrap_or(known.can.look_fast)
+            } else {
+                *steady.unwrap_or(known.can.look_steady)
+            };
+    }
+
+    fn look_failed(&mut self, site: &SiteName, call: &'static str, error: &IaasError) {
+        warn!(%site, call, %error, "the site cannot be seen; nothing is concluded from that");
+        let now = self.clock.now();
+        let Some(known) = self.sites.get_mut(site) else { return };
+        known.look_failures = known.look_failures.saturating_add(1);
+        known.failed(call, error);
+        known.looking = false;
+        let failures = known.look_failures;
+        let fast = *self.config.look_fast.unwrap_or(known.can.look_fast);
+        let wait = self.backoff(failures).max(fast) * if error.class == Class::Throttled { 4 } else { 1 };
+        if let Some(known) = self.sites.get_mut(site) {
+            known.next_look = now + wait;
+        }
+    }
+}
+
+impl Site {
+    pub(crate) fn failed(&mut self, call: &'static str, error: &IaasError) {
+        self.fault = Some((call, error.fault()));
+    }
+
+    pub(crate) fn works(&mut self, call: &'static str) {
+        if self.fault.as_ref().is_some_and(|(failed, _)| *failed == call) {
+            self.fault = None;
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Live tests: a real broker, a real monitor, real processes. `tests/run` installs what they need. One that cannot run fails and says
+//! what is missing.
+
+mod harness;
+mod systemd;
