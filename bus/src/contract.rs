@@ -204,7 +204,9 @@ pub async fn many_at_once_each_get_their_own_answer(ends: Ends) {
             waiting.push(next_call(&mut calls).await);
         }
         for call in waiting.into_iter().rev() {
-            let Request::Logs(asked) = &call.request else { panic!("{:?} was not asked", call.request) };
+            let Request::Logs(asked) = &call.request else {
+                panic!("{:?} was not asked", call.request)
+            };
             let lines = asked.lines;
             call.answer(Ok(Answer::Json(json!(lines))));
         }
@@ -369,7 +371,11 @@ pub async fn a_slow_listener_loses_facts_and_is_told(ends: Ends) {
     assert!(heard + lost <= told, "{heard} heard and {lost} lost of {told} told");
     assert_eq!(slow.lost(), 0, "the count of lost facts did not start anew");
     ends.near.tell(numbered(told));
-    assert_eq!(number_of(&next_fact(&mut slow).await), told, "a listener that caught up hears nothing new");
+    assert_eq!(
+        number_of(&next_fact(&mut slow).await),
+        told,
+        "a listener that caught up hears nothing new"
+    );
 }
 
 /// A listener that is dropped costs nothing any more: the bus keeps no fact for it.
@@ -382,7 +388,9 @@ pub async fn a_listener_that_went_away_is_forgotten(ends: Ends) {
     let fact = numbered(1);
     ends.near.tell(fact.clone());
     drop(next_fact(&mut stays).await);
-    let Fact::Snapshot(content) = fact else { panic!("a numbered fact is a snapshot") };
+    let Fact::Snapshot(content) = fact else {
+        panic!("a numbered fact is a snapshot")
+    };
     let freed = async {
         while Arc::strong_count(&content) > 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;

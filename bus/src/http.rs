@@ -17,7 +17,7 @@ pub(crate) mod text;
 pub use client::Client;
 pub use door::{Door, Limits, Ready, Render};
 pub use metrics::Metrics;
-pub use server::{bind, serve};
+pub use server::{Error, bind, serve};
 
 use hyper::StatusCode;
 
@@ -46,7 +46,10 @@ mod tests {
     /// The whole table, so that a code that is added is looked at here.
     #[test]
     fn every_code_has_the_status_that_clients_expect() {
-        let table: Vec<(u16, &str)> = epu_core::code::CODES.iter().map(|(code, _, _)| (status_of(code).as_u16(), *code)).collect();
+        let table: Vec<(u16, &str)> = epu_core::code::CODES
+            .iter()
+            .map(|(code, _, _)| (status_of(code).as_u16(), *code))
+            .collect();
         for (status, code) in [
             (400, "bad-request"),
             (401, "unauthorized"),

@@ -163,7 +163,9 @@ mod tests {
         bus.tell(Fact::Pools(content.clone()));
         assert_eq!(Arc::strong_count(&content), 11);
         for mut listener in facts {
-            let Some(Fact::Pools(heard)) = listener.next_now() else { panic!("nothing heard") };
+            let Some(Fact::Pools(heard)) = listener.next_now() else {
+                panic!("nothing heard")
+            };
             assert!(Arc::ptr_eq(&heard, &content));
         }
     }

@@ -364,7 +364,15 @@ mod tests {
     #[test]
     fn a_weak_secret_is_refused() {
         assert_eq!(Keyring::new(&[1; 31]).err(), Some(Error::ShortSecret(31)));
-        for weak in ["", "   ", "short", "fifteen-letters", "l.0123456789abcdef", "i.0123456789abcdef", "has a blank in it"] {
+        for weak in [
+            "",
+            "   ",
+            "short",
+            "fifteen-letters",
+            "l.0123456789abcdef",
+            "i.0123456789abcdef",
+            "has a blank in it",
+        ] {
             assert!(OperatorToken::new(weak).is_err(), "{weak:?} was taken");
         }
         assert!(OperatorToken::new(&"x".repeat(257)).is_err());

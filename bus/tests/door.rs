@@ -1,4 +1,5 @@
 //! The door over a real socket, with the local bus behind it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -229,22 +230,36 @@ async fn a_wrong_token_is_refused_and_counted_by_kind() {
         let (status, reply) = world.post(token, &body).await;
         assert_eq!((status, reply.error.unwrap().code.as_ref()), (401, "unauthorized"), "{token}");
         assert_eq!(world.refused(why), 1, "{token}");
-        assert_eq!(Client::new(&world.url, token).ask(&heartbeat(), SOON).await.unwrap_err().code, "unauthorized");
+        assert_eq!(
+            Client::new(&world.url, token).ask(&heartbeat(), SOON).await.unwrap_err().code,
+            "unauthorized"
+        );
     }
-    let answer = world.raw(b"POST /v1/ask HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}").await;
-    assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("www-authenticate: Bearer"), "{answer}");
+    let answer = world
+        .raw(b"POST /v1/ask HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
+        .await;
+    assert!(
+        answer.starts_with("HTTP/1.1 401") && answer.contains("www-authenticate: Bearer"),
+        "{answer}"
+    );
     assert_eq!(world.refused("no-token"), 1);
 }
 
 #[tokio::test]
 async fn what_is_not_a_request_is_refused_with_its_place() {
     let world = World::new().await;
-    let nested = format!(r#"{{"op": "pool_reconfigure", "args": {{"pool": "web", "set": {{"a": {}"#, "[".repeat(1000));
+    let nested = format!(
+        r#"{{"op": "pool_reconfigure", "args": {{"pool": "web", "set": {{"a": {}"#,
+        "[".repeat(1000)
+    );
     for (body, says) in [
         ("", "line 1 column 0"),
         ("{\"op\": \"status\",\n \"args\": {},}", "line 2 column"),
         ("{\"op\": \"pool_show\", \"args\": {}}", "missing field `pool` at line 1 column"),
-        ("{\"op\": \"dance\", \"args\": {}}", "unknown variant `dance`, expected one of `launch`"),
+        (
+            "{\"op\": \"dance\", \"args\": {}}",
+            "unknown variant `dance`, expected one of `launch`",
+        ),
         ("{\"op\": \"pool_show\", \"args\": {\"pool\": \"a b\"}}", "is not a name"),
         ("[1]", "docs/wire.md"),
         (&nested, "recursion limit exceeded at line 1 column"),
@@ -355,7 +370,10 @@ async fn a_client_that_does_not_read_its_answer_is_cut_off() {
         ..Limits::default()
     })
     .await;
-    answering(world.bus.serve(Service::Controller), Ok(Answer::Json(json!("x".repeat(32 * 1024 * 1024)))));
+    answering(
+        world.bus.serve(Service::Controller),
+        Ok(Answer::Json(json!("x".repeat(32 * 1024 * 1024)))),
+    );
     let mut stalled = world.connect().await;
     let body = r#"{"op":"status","args":{}}"#;
     let length = body.len();
@@ -366,7 +384,9 @@ async fn a_client_that_does_not_read_its_answer_is_cut_off() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(SOON, gone).await.expect("the connection is kept for a client that does not read");
+    tokio::time::timeout(SOON, gone)
+        .await
+        .expect("the connection is kept for a client that does not read");
     // One that reads gets it all.
     let answer = world.operator().ask(&status(), SOON).await.unwrap();
     assert_eq!(answer.as_str().unwrap().len(), 32 * 1024 * 1024);
@@ -418,7 +438,11 @@ async fn stopping_lets_an_open_request_end_and_takes_no_new_one() {
     assert_eq!(fault.code, "no-contact", "{fault}");
     call.answer(Ok(Answer::Json(json!("done"))));
     assert_eq!(asking.await.unwrap(), Ok(json!("done")));
-    tokio::time::timeout(Duration::from_secs(7), world.serving).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(7), world.serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     drop(idle);
 }
 
@@ -434,10 +458,15 @@ async fn stopping_does_not_wait_for_ever() {
     let asking = tokio::spawn(async move { client.ask(&status(), SOON).await });
     let call = calls.recv().await.unwrap();
     world.stop.cancel();
-    tokio::time::timeout(Duration::from_secs(3), world.serving).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(3), world.serving)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     let fault = asking.await.unwrap().unwrap_err();
     assert_eq!(fault.code, "no-contact", "{fault}");
     assert!(fault.text.contains("may have been done"), "{fault}");
+    assert_eq!(world.metrics.connections.get(), 0, "a connection that was cut off is still counted");
     drop(call);
 }
 
@@ -447,7 +476,10 @@ async fn a_port_that_is_taken_is_named() {
     let address = first.local_addr().unwrap().to_string();
     let error = http::bind(&address, false).await.unwrap_err();
     let text = Chain(&error).to_string();
-    assert!(text.contains(&address) && text.contains("taken") && text.contains("`listen`"), "{text}");
+    assert!(
+        text.contains(&address) && text.contains("taken") && text.contains("`listen`"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -473,9 +505,22 @@ async fn a_client_says_what_it_found_instead_of_a_door() {
     };
     let fault = Client::new(&url, OPERATOR).ask(&status(), SOON).await.unwrap_err();
     assert_eq!(fault.code, "no-contact");
-    assert!(fault.text.contains(&url) && fault.text.contains("refused") && fault.text.contains("epumgmt serve"), "{fault}");
-    assert_eq!(Client::new("https://127.0.0.1:1", OPERATOR).ask(&status(), SOON).await.unwrap_err().code, "bad-url");
-    assert_eq!(Client::new(&url, "a\nb").ask(&status(), SOON).await.unwrap_err().code, "unauthorized");
+    assert!(
+        fault.text.contains(&url) && fault.text.contains("refused") && fault.text.contains("epumgmt serve"),
+        "{fault}"
+    );
+    assert_eq!(
+        Client::new("https://127.0.0.1:1", OPERATOR)
+            .ask(&status(), SOON)
+            .await
+            .unwrap_err()
+            .code,
+        "bad-url"
+    );
+    assert_eq!(
+        Client::new(&url, "a\nb").ask(&status(), SOON).await.unwrap_err().code,
+        "unauthorized"
+    );
 
     // Somebody else there.
     for (said, code) in [
@@ -514,6 +559,9 @@ async fn an_endless_answer_is_given_up() {
         let much = vec![b'x'; 1024 * 1024];
         while stream.write_all(&much).await.is_ok() {}
     });
-    let fault = Client::new(&url, OPERATOR).ask(&status(), Duration::from_secs(60)).await.unwrap_err();
+    let fault = Client::new(&url, OPERATOR)
+        .ask(&status(), Duration::from_secs(60))
+        .await
+        .unwrap_err();
     assert_eq!(fault.code, "too-large", "{fault}");
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use epu_core::input::Tree;
 use epu_core::{PoolName, Span};
@@ -78,6 +78,9 @@ pub enum Command {
     /// Run as the agent of a local instance, with settings from the environment.
     #[command(hide = true)]
     Agent,
+    /// Work as a worker of the demo, with settings from the environment.
+    #[command(hide = true)]
+    DemoWorker,
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -284,9 +287,12 @@ pub struct Demo {
     /// Where its files go; left out: a new temporary directory, removed at the end when every promise held.
     #[arg(long, value_name = "DIRECTORY")]
     pub dir: Option<PathBuf>,
-    /// Show each line as it happens and no moving picture.
-    #[arg(long, action = ArgAction::SetTrue)]
-    pub plain: bool,
+    /// How many jobs to submit.
+    #[arg(long, default_value_t = 80, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(20..=500))]
+    pub jobs: u32,
+    /// Most workers.
+    #[arg(long, default_value_t = 6, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(3..=50))]
+    pub max: u32,
 }
 
 /// A setting as `key=value`, its value as in the config file. `key=` takes the key out.
@@ -359,6 +365,7 @@ mod tests {
             "serve all --config epu.yaml",
             "demo",
             "agent",
+            "demo-worker",
             "completions bash",
             "status --url http://127.0.0.1:1 --token-file t --timeout 5s",
         ] {

@@ -140,7 +140,7 @@ impl Session {
             Command::Events(which) => events::run(self, &which).await,
             Command::Teardown(how) => teardown::run(self, &how).await,
             Command::Open => teardown::open(self).await,
-            Command::Config(_) | Command::Serve(_) | Command::Demo(_) | Command::Agent | Command::Completions { .. } => {
+            Command::Config(_) | Command::Serve(_) | Command::Demo(_) | Command::DemoWorker | Command::Agent | Command::Completions { .. } => {
                 Err(Failure::Usage("this command asks no service".to_owned()))
             }
         }

@@ -47,6 +47,11 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve(what) => Ok(serve::run(&what)?.into()),
         Command::Demo(how) => Ok(demo::run(&how)?.into()),
+        Command::DemoWorker => {
+            let worked = demo::worker::run();
+            worked.map_err(|error| Failure::while_doing("work for the demo", Fault::new("internal", error.to_string())))?;
+            Ok(Exit::Done.into())
+        }
         Command::Agent => Ok(epu_agent::start()),
         Command::Completions { shell } => commands::completions(shell, &mut screen.to).map(Into::into),
         Command::Config(command) => commands::config(&mut screen, &command).map(Into::into),
@@ -56,9 +61,13 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
+/// One thread is enough for everything but the services.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
 /// Does what needs a service.
 fn ask(reach: &Reach, screen: Screen, command: Command) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let token = token(reach)?;
     let mut session = Session {
         service: Box::new(Remote {
@@ -69,7 +78,7 @@ fn ask(reach: &Reach, screen: Screen, command: Command) -> Result<Exit, Failure>
         clock: Arc::new(SystemClock::start()),
         confirm: std::io::stdin().is_terminal().then_some(confirm),
     };
-    runtime.block_on(session.run(command))
+    runtime()?.block_on(session.run(command))
 }
 
 /// The operators' token: from the file that was named, the environment, or the data directory of this directory's installation.

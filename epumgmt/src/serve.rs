@@ -28,9 +28,7 @@ use epu_provisioner::config::Addresses;
 use epu_provisioner::iaas::Iaas;
 use epu_provisioner::iaas::local::{AgentProgram, Local};
 use epu_sensor_aggregator::sensors::RealSources;
-use epu_store::Store;
-use epu_store::metrics::Metered;
-use epu_store::sqlite::SqliteStore;
+use epu_store::{Metered, SqliteStore, Store};
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, TextEncoder};
 use tokio::signal::unix::{SignalKind, signal};
@@ -82,10 +80,13 @@ impl Error {
 ///
 /// # Errors
 /// When it cannot begin, or a service ends by itself.
-pub async fn run(args: &cli::Serve) -> Result<Exit, Failure> {
+pub fn run(args: &cli::Serve) -> Result<Exit, Failure> {
     let config = load(&args.config)?;
     log_to(&config);
-    serve(config).await.map_err(|e| e.failure())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let served = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    served.map_err(|e| e.failure())?;
     Ok(Exit::Done)
 }
 
@@ -283,7 +284,7 @@ fn secret_in(path: &Path) -> Result<String, Error> {
 pub struct AllMetrics {
     /// Where they are read.
     pub registry: prometheus::Registry,
-    store: epu_store::metrics::Metrics,
+    store: epu_store::Metrics,
     bus: http::Metrics,
     provisioner: epu_provisioner::Metrics,
     aggregator: epu_sensor_aggregator::Metrics,
@@ -298,7 +299,7 @@ impl AllMetrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let metrics = Self {
             registry: prometheus::Registry::new(),
-            store: epu_store::metrics::Metrics::new()?,
+            store: epu_store::Metrics::new()?,
             bus: http::Metrics::new()?,
             provisioner: epu_provisioner::Metrics::new()?,
             aggregator: epu_sensor_aggregator::Metrics::new()?,

@@ -49,7 +49,12 @@ impl Service {
         if claim.nonce.is_empty() || claim.nonce.len() > NONCE_MAX {
             return Err(Fault::new("bad-request", format!("context: the nonce has 1 to {NONCE_MAX} bytes")));
         }
-        let unknown = || Fault::new("unknown-instance", format!("launch {} has no instance {} here", claim.launch, claim.index));
+        let unknown = || {
+            Fault::new(
+                "unknown-instance",
+                format!("launch {} has no instance {} here", claim.launch, claim.index),
+            )
+        };
         let id = match self.book.launch(claim.launch) {
             Some(known) => instance_at(&known.ids().collect::<Vec<_>>(), claim.index),
             None => {
@@ -67,7 +72,10 @@ impl Service {
         let digest = nonce_digest(claim);
         if instance.claim.as_ref().is_some_and(|first| *first != digest) {
             self.refuse_claim(&instance, claim);
-            return Err(Fault::new("claim-refused", format!("instance {id} was claimed by another agent before")));
+            return Err(Fault::new(
+                "claim-refused",
+                format!("instance {id} was claimed by another agent before"),
+            ));
         }
         let claimed = self.happen(id, Happening::Claimed { digest }, "agent");
         let instance = claimed.map_err(|_| ended(id))?;
@@ -76,7 +84,10 @@ impl Service {
 
     fn context_of(&mut self, instance: &Instance) -> Result<Answer, Fault> {
         let Some(known) = self.book.launch(instance.launch) else {
-            return Err(Fault::new("internal", format!("the launch of instance {} is not known", instance.id)));
+            return Err(Fault::new(
+                "internal",
+                format!("the launch of instance {} is not known", instance.id),
+            ));
         };
         let template = known.launch.request.template.clone();
         let programs = match programs(&template, instance) {
@@ -124,9 +135,11 @@ impl Service {
         };
         // Whoever asks again and again fills no journal.
         if self.refused.insert(instance.id) {
-            self.turn
-                .journal
-                .push(Entry::new(self.clock.now(), "provisioner", event).of(&instance.pool).on(instance.id));
+            self.turn.journal.push(
+                Entry::new(self.clock.now(), "provisioner", event)
+                    .of(&instance.pool)
+                    .on(instance.id),
+            );
         }
         if self.refused.len() > 10_000 {
             self.refused.clear();
@@ -206,7 +219,10 @@ fn bounded_exit(mut exit: Exit) -> Exit {
 
 /// A fault in an agent's words: a code that we know, and the end of the text, where the output is.
 fn bounded_fault(fault: Fault) -> Fault {
-    let code = CODES.iter().find(|(code, _, _)| *code == fault.code).map_or("set-up-failed", |(code, _, _)| code);
+    let code = CODES
+        .iter()
+        .find(|(code, _, _)| *code == fault.code)
+        .map_or("set-up-failed", |(code, _, _)| code);
     let mut from = fault.text.len().saturating_sub(FAULT_MAX);
     while !fault.text.is_char_boundary(from) {
         from += 1;

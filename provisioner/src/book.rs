@@ -186,7 +186,11 @@ impl Book {
     pub(crate) fn page(&self, after: Option<InstanceId>, most: usize) -> Vec<Arc<Instance>> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
-        self.live.range((from, Unbounded)).take(most).map(|(_, instance)| instance.clone()).collect()
+        self.live
+            .range((from, Unbounded))
+            .take(most)
+            .map(|(_, instance)| instance.clone())
+            .collect()
     }
 
     pub(crate) fn recent(&self) -> impl Iterator<Item = &Arc<Instance>> {
@@ -195,7 +199,12 @@ impl Book {
 
     /// Instances whose deadline has passed, up to `most`.
     pub(crate) fn overdue(&self, now: Timestamp, most: usize) -> Vec<InstanceId> {
-        self.due.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, id)| *id).collect()
+        self.due
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .take(most)
+            .map(|(_, id)| *id)
+            .collect()
     }
 
     pub(crate) fn next_due(&self) -> Option<Timestamp> {

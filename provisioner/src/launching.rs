@@ -115,7 +115,9 @@ impl Service {
         } else {
             None
         };
-        wrong.map_or(Ok(()), |why| Err(Fault::new("bad-request", format!("launch {}: {why}", request.launch))))
+        wrong.map_or(Ok(()), |why| {
+            Err(Fault::new("bad-request", format!("launch {}: {why}", request.launch)))
+        })
     }
 
     /// Lets the asker's other ears hear of it too: instances that it counts as asked for will never be.
@@ -353,7 +355,9 @@ impl Service {
             machines,
             fault,
         };
-        self.turn.journal.push(Entry::new(self.clock.now(), "provisioner", event).of(&launch.request.pool));
+        self.turn
+            .journal
+            .push(Entry::new(self.clock.now(), "provisioner", event).of(&launch.request.pool));
         self.note_launch(Launch {
             outcome: Some(outcome),
             ..launch.clone()

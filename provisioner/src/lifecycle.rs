@@ -231,7 +231,10 @@ pub fn step(was: &Instance, happening: Happening, now: Timestamp, limits: &Deadl
 /// What a launch that nobody answered and whose machine nobody lists came to.
 #[must_use]
 pub fn nothing_there() -> Fault {
-    Fault::new("launch-timeout", "the site did not answer the launch in time and lists nothing for it")
+    Fault::new(
+        "launch-timeout",
+        "the site did not answer the launch in time and lists nothing for it",
+    )
 }
 
 fn enter(instance: &mut Instance, to: State, now: Timestamp, limits: &Deadlines) {
@@ -305,7 +308,10 @@ fn overdue(
         State::Pending | State::Started => {
             let waited = epu_core::Span(limits.ready_within);
             go(next, Event::NotReady)?;
-            next.fault = Some(Fault::new("not-ready", format!("not ready within {waited}: its agent did not report that set-up succeeded")));
+            next.fault = Some(Fault::new(
+                "not-ready",
+                format!("not ready within {waited}: its agent did not report that set-up succeeded"),
+            ));
         }
         State::RunningFailed => end(next, Cause::NotReady, Work::Idle, now, effects, go)?,
         State::Terminating => {

@@ -58,7 +58,10 @@ impl Metrics {
                 &["state"],
             )?,
             drains_cut_short: IntCounter::new("epu_provisioner_drains_cut_short_total", "Workers ended at their drain's deadline")?,
-            swept: IntCounterVec::new(Opts::new("epu_provisioner_swept_total", "Machines without a record"), &["site", "what"])?,
+            swept: IntCounterVec::new(
+                Opts::new("epu_provisioner_swept_total", "Machines without a record"),
+                &["site", "what"],
+            )?,
             claims_refused: IntCounter::new(
                 "epu_provisioner_claims_refused_total",
                 "Agents that claimed an instance that was claimed before",
@@ -71,10 +74,7 @@ impl Metrics {
                 "epu_provisioner_stale_epochs_total",
                 "Commands of a controller that is no longer the leader",
             )?,
-            store_failures: IntCounter::new(
-                "epu_provisioner_store_failures_total",
-                "Writes or reads of records that failed",
-            )?,
+            store_failures: IntCounter::new("epu_provisioner_store_failures_total", "Writes or reads of records that failed")?,
             retired: IntCounter::new(
                 "epu_provisioner_retired_total",
                 "Ended records and journal entries that were forgotten",

@@ -30,7 +30,10 @@ impl Service {
     pub(crate) fn check_epoch(&mut self, epoch: u64) -> Result<(), Fault> {
         if epoch != 0 && epoch < self.epoch {
             self.metrics.stale_epochs.inc();
-            return Err(Fault::new("stale-epoch", format!("epoch {epoch} is over: it is {} now", self.epoch)));
+            return Err(Fault::new(
+                "stale-epoch",
+                format!("epoch {epoch} is over: it is {} now", self.epoch),
+            ));
         }
         self.epoch = self.epoch.max(epoch);
         Ok(())
@@ -70,7 +73,10 @@ impl Service {
     pub(crate) async fn terminate(&mut self, caller: &Caller, order: Terminate) -> Result<Answer, Fault> {
         self.check_epoch(order.epoch)?;
         let why = order.why;
-        let what = order.instances.into_iter().map(|(id, work)| (id, Happening::Terminate { why, work }));
+        let what = order
+            .instances
+            .into_iter()
+            .map(|(id, work)| (id, Happening::Terminate { why, work }));
         self.happen_to(caller, what.collect()).await
     }
 

@@ -86,7 +86,11 @@ pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
     let mut facts = parts.bus.listen(&[Kind::Listening]);
     let mut service = Service::new(parts);
     service.load().await.map_err(Error::Load)?;
-    info!(live = service.book.live_count(), sites = service.sites.len(), "the provisioner begins");
+    info!(
+        live = service.book.live_count(),
+        sites = service.sites.len(),
+        "the provisioner begins"
+    );
     loop {
         service.due().await;
         service.flush().await;
@@ -268,11 +272,17 @@ impl Service {
         }
         let launches = self.next_launch();
         let sites = self.next_site();
-        [self.book.next_due(), launches, sites, Some(self.telling.next_page), Some(self.retire_at)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.retire_at)
+        [
+            self.book.next_due(),
+            launches,
+            sites,
+            Some(self.telling.next_page),
+            Some(self.retire_at),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(self.retire_at)
     }
 
     async fn retire(&mut self, now: Timestamp) {
@@ -337,10 +347,7 @@ impl Service {
             | Request::InstanceList(_)
             | Request::InstanceShow(_)
             | Request::Status(_)
-            | Request::Events(_)) => Err(Fault::new(
-                "bad-request",
-                format!("the provisioner does not answer {}", other.op()),
-            )),
+            | Request::Events(_)) => Err(Fault::new("bad-request", format!("the provisioner does not answer {}", other.op()))),
         };
         self.turn.answers.push((answering, answer));
     }
@@ -369,8 +376,7 @@ impl Service {
     pub(crate) fn happen(&mut self, id: InstanceId, happening: Happening, who: &str) -> Result<Arc<Instance>, Unhappened> {
         let was = self.instance(id).cloned().ok_or(Unhappened::Unknown)?;
         let now = self.clock.now();
-        let (mut next, effects) =
-            lifecycle::step(&was, happening, now, &self.limits(was.launch)).map_err(Unhappened::Illegal)?;
+        let (mut next, effects) = lifecycle::step(&was, happening, now, &self.limits(was.launch)).map_err(Unhappened::Illegal)?;
         for effect in effects {
             self.turn.after.push(match effect {
                 Effect::EndMachine(machine) => After::EndMachine(was.site.clone(), machine),
@@ -418,7 +424,11 @@ impl Service {
             journal: turn.journal,
         };
         let nothing = commit.instances.is_empty() && commit.launches.is_empty() && commit.journal.is_empty();
-        let written = if nothing { Ok(()) } else { self.store.commit_provision(commit).await };
+        let written = if nothing {
+            Ok(())
+        } else {
+            self.store.commit_provision(commit).await
+        };
         if let Err(error) = written {
             self.not_written(&error);
             for (answering, answer) in turn.answers {
@@ -507,7 +517,11 @@ pub(crate) fn store_failed(error: &epu_store::Error) -> Fault {
 fn remember(journal: &mut Vec<Entry>, was: &Instance, next: &Instance, now: Timestamp, who: &str) {
     let mut note = |event: Remembered| journal.push(Entry::new(now, who.to_owned(), event).of(&was.pool).on(was.id));
     if next.state != was.state {
-        let why: Option<Cause> = next.ending.as_ref().filter(|_| next.state >= State::Terminating).map(|ending| ending.why);
+        let why: Option<Cause> = next
+            .ending
+            .as_ref()
+            .filter(|_| next.state >= State::Terminating)
+            .map(|ending| ending.why);
         note(Remembered::Moved {
             from: was.state,
             to: next.state,

@@ -132,7 +132,8 @@ impl Driver {
             )),
         };
         let outcome = result.as_ref().map_or_else(|error| error.class.word(), |_| "ok");
-        self.metrics.called(self.site.as_str(), name, outcome, self.clock.now().since(began));
+        self.metrics
+            .called(self.site.as_str(), name, outcome, self.clock.now().since(began));
         result
     }
 }

@@ -22,10 +22,10 @@ impl Service {
         known.strays.retain(|id, _| strays.iter().any(|machine| machine.id == *id));
         let mut ripe = Vec::new();
         for machine in strays {
-            let stray = known.strays.entry(machine.id.clone()).or_insert(Stray {
-                first_seen: now,
-                looks: 0,
-            });
+            let stray = known
+                .strays
+                .entry(machine.id.clone())
+                .or_insert(Stray { first_seen: now, looks: 0 });
             stray.looks = stray.looks.saturating_add(1);
             let is_ripe = stray.looks >= 2 && now.since(stray.first_seen) >= grace && machine.state != MachineState::Stopping;
             if is_ripe && ripe.len() < most {

@@ -63,9 +63,9 @@ fn fill(text: &str, variables: &BTreeMap<String, String>) -> Result<String, Stri
             rest = after;
         } else if let Some(named) = rest.strip_prefix('{') {
             let (name, after) = named.split_once('}').ok_or_else(|| format!("{text:?} has a ${{ without its }}"))?;
-            let value = variables
-                .get(name)
-                .ok_or_else(|| format!("${{{name}}} is not a variable of the template or the slot (write $${{{name}}} to leave it as it is)"))?;
+            let value = variables.get(name).ok_or_else(|| {
+                format!("${{{name}}} is not a variable of the template or the slot (write $${{{name}}} to leave it as it is)")
+            })?;
             out.push_str(value);
             rest = after;
         } else {
@@ -81,7 +81,10 @@ mod tests {
     use super::*;
 
     fn filled(text: &str) -> Result<String, String> {
-        fill(text, &BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "${A}".to_owned())]))
+        fill(
+            text,
+            &BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "${A}".to_owned())]),
+        )
     }
 
     #[test]

@@ -205,7 +205,10 @@ impl Service {
 
     /// Asks about suspects by name; without any, the look is over.
     fn look_closer(&mut self, site: &SiteName, now: Timestamp) {
-        let suspects = self.sites.get(site).map(|known| known.suspects.keys().take(BATCH).copied().collect::<Vec<_>>());
+        let suspects = self
+            .sites
+            .get(site)
+            .map(|known| known.suspects.keys().take(BATCH).copied().collect::<Vec<_>>());
         let machines: Vec<String> = suspects
             .unwrap_or_default()
             .into_iter()

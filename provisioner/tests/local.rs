@@ -86,11 +86,12 @@ impl Site {
     /// driver.
     fn processes(&self) -> BTreeSet<i32> {
         let tag = format!("EPU_INSTALLATION={}", self.installation);
-        let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+        let all = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
         all.filter(|pid: &i32| {
-            let tagged = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|text| {
-                text.split(|byte| *byte == 0).any(|entry| entry == tag.as_bytes())
-            });
+            let tagged = std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|text| text.split(|byte| *byte == 0).any(|entry| entry == tag.as_bytes()));
             tagged && !is_zombie(*pid)
         })
         .collect()
@@ -117,7 +118,8 @@ fn template(stop_grace: &str) -> Template {
 }
 
 fn is_zombie(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|text| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
 }
 
 fn session(pid: i32) -> Option<i32> {
@@ -172,7 +174,10 @@ async fn one_that_is_killed_is_gone_and_its_output_stays() {
     let request = site.request(3, "1s");
     let machines = ids(&driver.launch(&request).await.unwrap());
     let log = site.directory(request.instances[1]).join("agent.log");
-    eventually("the agent has written", async || std::fs::read_to_string(&log).is_ok_and(|text| !text.is_empty())).await;
+    eventually("the agent has written", async || {
+        std::fs::read_to_string(&log).is_ok_and(|text| !text.is_empty())
+    })
+    .await;
 
     let victim = request.instances[1].to_string();
     for pid in site.processes() {
@@ -181,7 +186,10 @@ async fn one_that_is_killed_is_gone_and_its_output_stays() {
             signal(pid, Signal::KILL);
         }
     }
-    eventually("the killed one is gone", async || state(&driver, &victim).await == Some(MachineState::Gone)).await;
+    eventually("the killed one is gone", async || {
+        state(&driver, &victim).await == Some(MachineState::Gone)
+    })
+    .await;
     assert_eq!(driver.list().await.unwrap().len(), 2);
     let output = driver.output(request.instances[1], None, 10).await.unwrap().unwrap();
     assert_eq!(output, format!("agent of {victim}, index 1, secret none\n"));
@@ -223,11 +231,17 @@ async fn a_frozen_machine_counts_as_running_and_can_be_ended() {
     for pid in site.processes() {
         signal(pid, Signal::STOP);
     }
-    eventually("it is listed as running", async || state(&driver, &machines[0]).await == Some(MachineState::Running)).await;
+    eventually("it is listed as running", async || {
+        state(&driver, &machines[0]).await == Some(MachineState::Running)
+    })
+    .await;
     driver.terminate(&machines).await.unwrap();
     assert_eq!(state(&driver, &machines[0]).await, Some(MachineState::Stopping));
     // Long before its `stop-grace`, which nobody would use.
-    eventually("it is gone", async || state(&driver, &machines[0]).await == Some(MachineState::Gone)).await;
+    eventually("it is gone", async || {
+        state(&driver, &machines[0]).await == Some(MachineState::Gone)
+    })
+    .await;
     assert_eq!(site.processes(), BTreeSet::new());
 }
 
@@ -240,15 +254,25 @@ async fn one_that_takes_no_hints_is_killed_with_all_its_children() {
     eventually("it has its children", async || site.processes().len() >= 3).await;
     let agent = site.processes().into_iter().find(|pid| session(*pid) == Some(*pid)).unwrap();
     let cleaned = || {
-        let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+        let all = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
         let tagged = site.processes();
-        all.filter(|pid: &i32| session(*pid) == Some(agent) && !tagged.contains(pid) && !is_zombie(*pid)).count()
+        all.filter(|pid: &i32| session(*pid) == Some(agent) && !tagged.contains(pid) && !is_zombie(*pid))
+            .count()
     };
     eventually("a child has cleaned its environment", async || cleaned() >= 2).await;
     driver.terminate(&machines).await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(state(&driver, &machines[0]).await, Some(MachineState::Stopping), "it was killed before its time");
-    eventually("it is gone", async || state(&driver, &machines[0]).await == Some(MachineState::Gone)).await;
+    assert_eq!(
+        state(&driver, &machines[0]).await,
+        Some(MachineState::Stopping),
+        "it was killed before its time"
+    );
+    eventually("it is gone", async || {
+        state(&driver, &machines[0]).await == Some(MachineState::Gone)
+    })
+    .await;
     assert_eq!(site.processes(), BTreeSet::new());
     assert_eq!(cleaned(), 0, "the child with a clean environment is left");
 }
@@ -317,7 +341,10 @@ async fn secrets_are_in_files_for_the_owner_and_old_directories_go() {
     assert_eq!(std::fs::read_to_string(directory.join("launch-token")).unwrap(), "l.secret");
 
     driver.terminate(&machines[..1]).await.unwrap();
-    eventually("the first is gone", async || state(&driver, &machines[0]).await == Some(MachineState::Gone)).await;
+    eventually("the first is gone", async || {
+        state(&driver, &machines[0]).await == Some(MachineState::Gone)
+    })
+    .await;
     assert_eq!(driver.tidy(Timestamp::START).await.unwrap(), 0);
     assert_eq!(driver.tidy(Timestamp(i64::MAX / 2)).await.unwrap(), 1);
     assert!(!directory.exists() && site.directory(request.instances[1]).exists());

@@ -2,4 +2,5 @@
 //! what is missing.
 
 mod harness;
+mod queue_probe;
 mod systemd;

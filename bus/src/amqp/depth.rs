@@ -99,16 +99,13 @@ impl QueueProbe {
     /// `broker-refused` when the user, password or vhost is not taken, `broker-timeout`, `bad-url` when the address is none or
     /// cannot be read.
     pub async fn ready(&mut self, queue: &str) -> Result<u64, Fault> {
-        let name = match ShortString::try_from(queue) {
-            Ok(name) if !queue.is_empty() => name,
-            Ok(_) | Err(_) => {
-                let text = format!("{:?} is no queue name: it has 1 to {NAME_MAX} bytes", shortened(queue, 80));
-                return Err(Fault::new("queue-missing", text));
-            }
-        };
+        if queue.is_empty() || queue.len() > NAME_MAX {
+            let text = format!("{:?} is no queue name: it has 1 to {NAME_MAX} bytes", shortened(queue, 80));
+            return Err(Fault::new("queue-missing", text));
+        }
         let link = self.link().await?;
         let shown = link.shown.clone();
-        let asked = tokio::time::timeout(ANSWER_WITHIN, link.ask(name)).await;
+        let asked = tokio::time::timeout(ANSWER_WITHIN, link.ask(queue.into())).await;
         match asked {
             Ok(Ok(count)) => Ok(count),
             Ok(Err(error)) => {
@@ -125,7 +122,10 @@ impl QueueProbe {
                 self.link = None;
                 Err(Fault::new(
                     "broker-timeout",
-                    format!("ask for queue {queue:?}: broker {shown} did not answer within {}; it is asked again", Span(ANSWER_WITHIN)),
+                    format!(
+                        "ask for queue {queue:?}: broker {shown} did not answer within {}; it is asked again",
+                        Span(ANSWER_WITHIN)
+                    ),
                 ))
             }
         }
@@ -142,7 +142,9 @@ impl QueueProbe {
         let Some(management) = &self.management else {
             return Err(Fault::new(
                 "bad-url",
-                format!("ask for queue {queue:?}: held messages can only be counted by the management API; give its address as `management-url`"),
+                format!(
+                    "ask for queue {queue:?}: held messages can only be counted by the management API; give its address as `management-url`"
+                ),
             ));
         };
         let uri = resolved(&self.url)?;
@@ -183,7 +185,9 @@ impl QueueProbe {
                 }
             }
         }
-        self.link.as_mut().ok_or_else(|| Fault::new("internal", "a connection to a broker was lost between two lines"))
+        self.link
+            .as_mut()
+            .ok_or_else(|| Fault::new("internal", "a connection to a broker was lost between two lines"))
     }
 }
 
@@ -205,11 +209,22 @@ impl Link {
 
 /// The address, read from where it is kept, and understood. No fault repeats it: it may hold a password.
 fn resolved(url: &SecretUrl) -> Result<AMQPUri, Fault> {
-    let bad = |why: String| Fault::new("bad-url", format!("broker {url}: {why}; write amqp://USER:PASSWORD@HOST:PORT/VHOST"));
+    let bad = |why: String| {
+        Fault::new(
+            "bad-url",
+            format!("broker {url}: {why}; write amqp://USER:PASSWORD@HOST:PORT/VHOST"),
+        )
+    };
     let text = url.resolve().map_err(|e| bad(epu_core::code::Chain(&e).to_string()))?;
     let mut uri: AMQPUri = text.trim().parse().map_err(|_| bad("the address cannot be read".to_owned()))?;
     // The parser takes an address in brackets for no host at all, and would connect to localhost.
-    let authority = text.split("://").nth(1).unwrap_or_default().split(['/', '?']).next().unwrap_or_default();
+    let authority = text
+        .split("://")
+        .nth(1)
+        .unwrap_or_default()
+        .split(['/', '?'])
+        .next()
+        .unwrap_or_default();
     let host = authority.rsplit('@').next().unwrap_or_default();
     if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         address.clone_into(&mut uri.authority.host);
@@ -257,60 +272,191 @@ async fn open(url: &SecretUrl) -> Result<Link, Fault> {
 
 fn opening_fault(error: &Error, shown: &str) -> Fault {
     let said = shortened(&error.to_string(), 300);
-    match error.kind() {
-        ErrorKind::ProtocolError(refusal) => match refusal.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Fault::new(
-                "broker-refused",
-                format!("connect to broker {shown}: it does not take the user or the password ({said}); see where the address is kept"),
-            ),
-            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Fault::new(
-                "broker-refused",
-                format!("connect to broker {shown}: the vhost does not exist or is not open to this user ({said}); vhost / is written %2f"),
-            ),
-            AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => Fault::new(
-                "broker-refused",
-                format!("connect to broker {shown}: it refuses the connection ({said}); see the broker's log"),
-            ),
-        },
-        ErrorKind::AuthProviderError(_) => Fault::new(
-            "broker-refused",
-            format!("connect to broker {shown}: it takes no user and password ({said})"),
-        ),
-        _ => Fault::new(
-            "broker-unreachable",
-            format!("connect to broker {shown}: {said}; is it running, and is that its address?"),
-        ),
+    let fault = |code, what: &str| Fault::new(code, format!("connect to broker {shown}: {what}"));
+    if let ErrorKind::ProtocolError(refusal) = error.kind() {
+        let what = match refusal.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+                format!("it does not take the user or the password ({said}); see where the address is kept")
+            }
+            AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+                format!("the vhost does not exist or is not open to this user ({said}); vhost / is written %2f")
+            }
+            AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(_) => format!("it refuses the connection ({said}); see the broker's log"),
+        };
+        return fault("broker-refused", &what);
     }
+    if let ErrorKind::AuthProviderError(_) = error.kind() {
+        return fault("broker-refused", &format!("it takes no user and password ({said})"));
+    }
+    fault("broker-unreachable", &format!("{said}; is it running, and is that its address?"))
 }
 
 fn asking_fault(error: &Error, queue: &str, shown: &str) -> Fault {
     let said = shortened(&error.to_string(), 300);
-    match error.kind() {
-        ErrorKind::ProtocolError(refusal) => match refusal.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Fault::new(
-                "queue-missing",
-                format!("ask for queue {queue:?}: broker {shown} has no such queue ({said}); declare it, or correct the sensor's `queue`"),
-            ),
-            AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => Fault::new(
-                "queue-refused",
-                format!("ask for queue {queue:?}: on broker {shown} it belongs to one other connection only ({said}); name another queue"),
-            ),
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Fault::new(
-                "queue-refused",
-                format!("ask for queue {queue:?}: broker {shown} does not let this user see it ({said}); give the user rights on it"),
-            ),
-            AMQPErrorKind::Soft(_) => Fault::new(
-                "queue-refused",
-                format!("ask for queue {queue:?}: broker {shown} refuses ({said}); see the broker's log"),
-            ),
-            AMQPErrorKind::Hard(_) => Fault::new(
-                "broker-unreachable",
-                format!("ask for queue {queue:?}: broker {shown} closed the connection ({said}); it is opened again"),
-            ),
-        },
-        _ => Fault::new(
+    let fault = |code, what: &str| Fault::new(code, format!("ask for queue {queue:?}: {what}"));
+    let ErrorKind::ProtocolError(refusal) = error.kind() else {
+        return fault(
             "broker-unreachable",
-            format!("ask for queue {queue:?}: the connection to broker {shown} is lost ({said}); it is opened again"),
+            &format!("the connection to broker {shown} is lost ({said}); it is opened again"),
+        );
+    };
+    match refusal.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => fault(
+            "queue-missing",
+            &format!("broker {shown} has no such queue ({said}); declare it, or correct the sensor's `queue`"),
         ),
+        AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => fault(
+            "queue-refused",
+            &format!("on broker {shown} it belongs to one other connection only ({said}); name another queue"),
+        ),
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => fault(
+            "queue-refused",
+            &format!("broker {shown} does not let this user see it ({said}); give the user rights on it"),
+        ),
+        AMQPErrorKind::Soft(_) => fault("queue-refused", &format!("broker {shown} refuses ({said}); see the broker's log")),
+        AMQPErrorKind::Hard(_) => fault(
+            "broker-unreachable",
+            &format!("broker {shown} closed the connection ({said}); it is opened again"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use epu_core::time::ManualClock;
+    use lapin::protocol::AMQPError;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn probe(url: &str) -> (QueueProbe, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::at(Timestamp(1_000)));
+        (QueueProbe::new(SecretUrl::new(url), None, clock.clone()), clock)
+    }
+
+    #[test]
+    fn an_address_is_understood_and_never_shows_its_password() {
+        let of = |url: &str| resolved(&SecretUrl::new(url)).map(|uri| (shown(&uri), uri.query.heartbeat));
+        assert_eq!(
+            of("amqp://host"),
+            Ok(("amqp://guest@host:5672 vhost \"/\"".to_owned(), Some(HEARTBEAT)))
+        );
+        assert_eq!(
+            of("amqps://me:p%40ss@host/my%2Fown?heartbeat=3"),
+            Ok(("amqps://me@host:5671 vhost \"my/own\"".to_owned(), Some(3)))
+        );
+        assert_eq!(of("amqp://me:secret@[::1]:1/v").unwrap().0, "amqp://me@[::1]:1 vhost \"v\"");
+        for wrong in [
+            "",
+            "host",
+            "http://me:secret@host",
+            "amqp://",
+            "amqp://me:secret@h o/x",
+            "amqp://me:secret@/v",
+            "amqp:me:secret",
+        ] {
+            let fault = of(wrong).expect_err(wrong);
+            assert_eq!(fault.code, "bad-url", "{wrong}");
+            assert!(!fault.text.contains("secret") || !wrong.contains("://"), "{fault}");
+        }
+        let unset = of("env:EPU_TEST_VARIABLE_THAT_NOBODY_SETS").unwrap_err();
+        assert!(unset.text.contains("is not set"), "{unset}");
+    }
+
+    #[test]
+    fn what_a_broker_says_is_told_apart() {
+        let soft = |kind| Error::from(ErrorKind::ProtocolError(AMQPError::new(AMQPErrorKind::Soft(kind), "".into())));
+        let hard = |kind| Error::from(ErrorKind::ProtocolError(AMQPError::new(AMQPErrorKind::Hard(kind), "".into())));
+        let lost = Error::from(ErrorKind::MissingHeartbeatError);
+        for (error, opening, asking) in [
+            (soft(AMQPSoftError::ACCESSREFUSED), "broker-refused", "queue-refused"),
+            (soft(AMQPSoftError::RESOURCELOCKED), "broker-refused", "queue-refused"),
+            (soft(AMQPSoftError::NOTFOUND), "broker-refused", "queue-missing"),
+            (soft(AMQPSoftError::PRECONDITIONFAILED), "broker-refused", "queue-refused"),
+            (hard(AMQPHardError::NOTALLOWED), "broker-refused", "broker-unreachable"),
+            (hard(AMQPHardError::CONNECTIONFORCED), "broker-refused", "broker-unreachable"),
+            (lost, "broker-unreachable", "broker-unreachable"),
+        ] {
+            assert_eq!(opening_fault(&error, "B").code, opening, "{error}");
+            let fault = asking_fault(&error, "jobs", "B");
+            assert_eq!(fault.code, asking, "{error}");
+            assert!(fault.text.contains("jobs") && fault.text.contains('B'), "{fault}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_no_queue_has_is_not_cut_to_one_that_some_queue_has() {
+        let (mut probe, _) = probe("amqp://127.0.0.1:1");
+        for name in ["", &"x".repeat(256)] {
+            assert_eq!(probe.ready(name).await.unwrap_err().code, "queue-missing");
+        }
+    }
+
+    /// A listener that counts who comes and hangs up at once.
+    async fn nobody_s_broker() -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("amqp://me:secret@{}", listener.local_addr().unwrap());
+        let came = Arc::new(AtomicUsize::new(0));
+        let counting = came.clone();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                counting.fetch_add(1, Ordering::Relaxed);
+                drop(socket);
+            }
+        });
+        (url, came)
+    }
+
+    #[tokio::test]
+    async fn a_lost_broker_is_tried_again_after_longer_and_longer_waits() {
+        let (url, came) = nobody_s_broker().await;
+        let (mut probe, clock) = probe(&url);
+        for attempt in 1..10_u32 {
+            for _ in 0..5 {
+                let fault = probe.ready("jobs").await.unwrap_err();
+                assert_eq!(fault.code, "broker-unreachable");
+                assert!(!fault.text.contains("secret"), "{fault}");
+            }
+            assert_eq!(
+                came.load(Ordering::Relaxed),
+                usize::try_from(attempt).unwrap(),
+                "asked again before it was time"
+            );
+            let wait = (AGAIN_FIRST * 2_u32.pow(attempt - 1)).min(AGAIN_MOST);
+            clock.advance(wait.checked_sub(Duration::from_millis(1)).unwrap());
+            probe.ready("jobs").await.unwrap_err();
+            assert_eq!(
+                came.load(Ordering::Relaxed),
+                usize::try_from(attempt).unwrap(),
+                "asked again too early"
+            );
+            clock.advance(Duration::from_millis(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_is_given_up_leaves_no_socket_open() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = SecretUrl::new(format!("amqp://{}", listener.local_addr().unwrap()));
+        let uri = resolved(&url).unwrap();
+        // A broker that accepts and says nothing.
+        let attempt = cut::connect(uri, ConnectionProperties::default(), REACH_WITHIN);
+        assert!(tokio::time::timeout(Duration::from_millis(300), attempt).await.is_err());
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut said)).await;
+        assert!(ended.is_ok(), "the socket is still open");
+        assert_eq!(said, b"AMQP\x00\x00\x09\x01", "lapin began, and nothing more came of it");
+    }
+
+    #[tokio::test]
+    async fn held_messages_are_never_guessed_from_the_other_source() {
+        let (probe, _) = probe("amqp://127.0.0.1:1");
+        let fault = probe.with_unacked("jobs").await.unwrap_err();
+        assert_eq!(fault.code, "bad-url");
+        assert!(fault.text.contains("management-url"), "{fault}");
     }
 }

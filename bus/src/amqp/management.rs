@@ -76,18 +76,30 @@ impl Management {
             .header(AUTHORIZATION, basic)
             .body(Full::new(Bytes::new()))
             .map_err(|e| Fault::new("bad-url", at(&e.to_string())))?;
-        let (status, answer) = self.transport.exchange(request, ANSWER_WITHIN, ANSWER_MAX).await.map_err(|trouble| match trouble {
-            Trouble::Unreachable(why) => Fault::new(
-                "management-unreachable",
-                at(&format!("nobody answers ({why}); is the plug-in rabbitmq_management enabled, and is that its address?")),
-            ),
-            Trouble::Broken(why) => Fault::new("management-unreachable", at(&format!("the connection broke ({why}); it is asked again"))),
-            Trouble::Timeout => Fault::new(
-                "management-timeout",
-                at(&format!("no answer within {}; the broker may be under load", Span(ANSWER_WITHIN))),
-            ),
-            Trouble::TooLarge => Fault::new("management-failed", at("the answer is far too long for a queue; is that a management API?")),
-        })?;
+        let (status, answer) = self
+            .transport
+            .exchange(request, ANSWER_WITHIN, ANSWER_MAX)
+            .await
+            .map_err(|trouble| match trouble {
+                Trouble::Unreachable(why) => Fault::new(
+                    "management-unreachable",
+                    at(&format!(
+                        "nobody answers ({why}); is the plug-in rabbitmq_management enabled, and is that its address?"
+                    )),
+                ),
+                Trouble::Broken(why) => Fault::new(
+                    "management-unreachable",
+                    at(&format!("the connection broke ({why}); it is asked again")),
+                ),
+                Trouble::Timeout => Fault::new(
+                    "management-timeout",
+                    at(&format!("no answer within {}; the broker may be under load", Span(ANSWER_WITHIN))),
+                ),
+                Trouble::TooLarge => Fault::new(
+                    "management-failed",
+                    at("the answer is far too long for a queue; is that a management API?"),
+                ),
+            })?;
         understood(status, &answer).map_err(|(code, what)| Fault::new(code, at(&what)))
     }
 
@@ -107,16 +119,23 @@ fn take_apart(url: &str) -> Result<Address, &'static str> {
         Some(_) | None => return Err("it does not begin with http://"),
     };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-    let (userinfo, host) = authority.rsplit_once('@').map_or((None, authority), |(info, host)| (Some(info), host));
+    let (userinfo, host) = authority
+        .rsplit_once('@')
+        .map_or((None, authority), |(info, host)| (Some(info), host));
     let (user, password) = match userinfo.map(|info| info.split_once(':').map_or((info, None), |(user, password)| (user, Some(password)))) {
         None => (None, None),
         Some((user, password)) => {
             let decode = |coded| percent_decode(coded).ok_or("its user or password is not well percent-coded");
-            (Some(decode(user)?).filter(|user| !user.is_empty()), password.map(decode).transpose()?)
+            (
+                Some(decode(user)?).filter(|user| !user.is_empty()),
+                password.map(decode).transpose()?,
+            )
         }
     };
     let base = format!("http://{host}{}", path.trim_end_matches('/'));
-    let fine = base.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none());
+    let fine = base
+        .parse::<Uri>()
+        .is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()) && uri.query().is_none());
     if !fine {
         return Err("it cannot be read");
     }
@@ -124,7 +143,11 @@ fn take_apart(url: &str) -> Result<Address, &'static str> {
 }
 
 fn uncounted(state: &str) -> (&'static str, String) {
-    let state = if state.is_empty() { String::new() } else { format!(", its state is {:?}", shortened(state, 40)) };
+    let state = if state.is_empty() {
+        String::new()
+    } else {
+        format!(", its state is {:?}", shortened(state, 40))
+    };
     let text = format!("the broker has not counted its messages{state}; after a start, or for a new queue, that takes some seconds");
     ("queue-uncounted", text)
 }
@@ -132,15 +155,22 @@ fn uncounted(state: &str) -> (&'static str, String) {
 /// The number in an answer, or a code and what to say.
 fn understood(status: StatusCode, answer: &[u8]) -> Result<u64, (&'static str, String)> {
     let said = || {
-        serde_json::from_slice::<Refusal>(answer).ok().filter(|refusal| !refusal.reason.is_empty()).map_or_else(
-            || shortened(String::from_utf8_lossy(answer).trim(), 200),
-            |refusal| shortened(&refusal.reason, 200),
-        )
+        serde_json::from_slice::<Refusal>(answer)
+            .ok()
+            .filter(|refusal| !refusal.reason.is_empty())
+            .map_or_else(
+                || shortened(String::from_utf8_lossy(answer).trim(), 200),
+                |refusal| shortened(&refusal.reason, 200),
+            )
     };
     match status {
         StatusCode::OK => {
-            let queue: Value = serde_json::from_slice(answer)
-                .map_err(|e| ("management-failed", format!("the answer cannot be read ({e}); is that a management API?")))?;
+            let queue: Value = serde_json::from_slice(answer).map_err(|e| {
+                (
+                    "management-failed",
+                    format!("the answer cannot be read ({e}); is that a management API?"),
+                )
+            })?;
             match &queue {
                 // A queue none of whose asked numbers is known yet comes as an empty list, one whose node is down without number.
                 Value::Array(list) if list.is_empty() => Err(uncounted("")),
@@ -151,9 +181,10 @@ fn understood(status: StatusCode, answer: &[u8]) -> Result<u64, (&'static str, S
                         ("management-failed", text)
                     }),
                 },
-                Value::Array(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-                    Err(("management-failed", "the answer describes no queue; is that a management API?".to_owned()))
-                }
+                Value::Array(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Err((
+                    "management-failed",
+                    "the answer describes no queue; is that a management API?".to_owned(),
+                )),
             }
         }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err((
@@ -165,7 +196,10 @@ fn understood(status: StatusCode, answer: &[u8]) -> Result<u64, (&'static str, S
         )),
         StatusCode::NOT_FOUND => Err((
             "queue-missing",
-            format!("{status}: {}; no such queue or vhost: declare it, or correct the sensor's `queue`", said()),
+            format!(
+                "{status}: {}; no such queue or vhost: declare it, or correct the sensor's `queue`",
+                said()
+            ),
         )),
         _ => Err(("management-failed", format!("{status}: {}; see the broker's log", said()))),
     }
@@ -186,7 +220,15 @@ mod tests {
             Ok(("http://[::1]:1/rabbit".to_owned(), owned("me"), owned("p@ss@word")))
         );
         assert_eq!(parts("http://:secret@host"), Ok(("http://host".to_owned(), None, owned("secret"))));
-        for wrong in ["https://host", "amqp://host", "host:15672", "http://", "http://me:%zz@host", "http://host?x=1", "http://a b"] {
+        for wrong in [
+            "https://host",
+            "amqp://host",
+            "host:15672",
+            "http://",
+            "http://me:%zz@host",
+            "http://host?x=1",
+            "http://a b",
+        ] {
             let why = take_apart(wrong).expect_err(wrong);
             assert!(!why.contains("zz"));
         }
@@ -194,7 +236,8 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_number_is_a_fault_and_not_zero() {
-        let read = |status: u16, answer: &str| understood(StatusCode::from_u16(status).unwrap(), answer.as_bytes()).map_err(|(code, _)| code);
+        let read =
+            |status: u16, answer: &str| understood(StatusCode::from_u16(status).unwrap(), answer.as_bytes()).map_err(|(code, _)| code);
         assert_eq!(read(200, r#"{"messages": 7, "state": "running"}"#), Ok(7));
         assert_eq!(read(200, r#"{"messages": 0}"#), Ok(0));
         assert_eq!(read(200, r#"{"state": "running"}"#), Err("queue-uncounted"));
@@ -204,9 +247,15 @@ mod tests {
         for nonsense in ["<html>", "[7]", "7", r#"{"messages": "7"}"#, r#"{"messages": 1.5}"#, ""] {
             assert_eq!(read(200, nonsense), Err("management-failed"), "{nonsense}");
         }
-        assert_eq!(read(401, r#"{"error":"not_authorised","reason":"Login failed"}"#), Err("management-refused"));
+        assert_eq!(
+            read(401, r#"{"error":"not_authorised","reason":"Login failed"}"#),
+            Err("management-refused")
+        );
         assert_eq!(read(403, ""), Err("management-refused"));
-        assert_eq!(read(404, r#"{"error":"Object Not Found","reason":"Not Found"}"#), Err("queue-missing"));
+        assert_eq!(
+            read(404, r#"{"error":"Object Not Found","reason":"Not Found"}"#),
+            Err("queue-missing")
+        );
         assert_eq!(read(500, "oops"), Err("management-failed"));
         assert_eq!(read(301, ""), Err("management-failed"));
         let (_, text) = understood(StatusCode::UNAUTHORIZED, br#"{"error":"not_authorised","reason":"Login failed"}"#).unwrap_err();

@@ -26,34 +26,39 @@ pub fn may(caller: &Caller, request: &Request) -> Result<(), Fault> {
             }
             Ok(())
         }
-        Caller::Launch(launch) => match request {
-            Request::Context(claim) if claim.launch == *launch => Ok(()),
-            Request::Context(claim) => Err(Fault::new(
-                "forbidden",
-                format!("ask {op}: the token is good for launch {launch}, not for {}", claim.launch),
-            )),
-            _ => Err(Fault::new(
-                "forbidden",
-                format!("ask {op}: a launch token is good for `context` only, which gives the instance's own token"),
-            )),
-        },
-        Caller::Instance(instance) => {
-            let about = match request {
-                Request::Report(report) => Some(report.instance),
-                Request::Heartbeat(heartbeat) => Some(heartbeat.instance),
-                _ => None,
-            };
-            match about {
-                Some(about) if about == *instance => Ok(()),
-                Some(about) => Err(Fault::new(
+        Caller::Launch(launch) => {
+            let Request::Context(claim) = request else {
+                return Err(Fault::new(
                     "forbidden",
-                    format!("ask {op}: the token is good for instance {instance}, not for {about}"),
-                )),
-                None => Err(Fault::new(
+                    format!("ask {op}: a launch token is good for `context` only, which gives the instance's own token"),
+                ));
+            };
+            if claim.launch != *launch {
+                return Err(Fault::new(
+                    "forbidden",
+                    format!("ask {op}: the token is good for launch {launch}, not for {}", claim.launch),
+                ));
+            }
+            Ok(())
+        }
+        Caller::Instance(instance) => {
+            let about = if let Request::Report(report) = request {
+                report.instance
+            } else if let Request::Heartbeat(heartbeat) = request {
+                heartbeat.instance
+            } else {
+                return Err(Fault::new(
                     "forbidden",
                     format!("ask {op}: an instance token is good for `report` and `heartbeat` only; use an operator token"),
-                )),
+                ));
+            };
+            if about != *instance {
+                return Err(Fault::new(
+                    "forbidden",
+                    format!("ask {op}: the token is good for instance {instance}, not for {about}"),
+                ));
             }
+            Ok(())
         }
     }
 }
@@ -107,7 +112,11 @@ mod tests {
         let drain = json!({"instances": [INSTANCE], "drain": {"since": 1, "deadline": 2, "why": "operator"}});
         [
             ("launch", launch, OPERATORS),
-            ("terminate", json!({"instances": [[INSTANCE, "idle"]], "why": "operator"}), OPERATORS),
+            (
+                "terminate",
+                json!({"instances": [[INSTANCE, "idle"]], "why": "operator"}),
+                OPERATORS,
+            ),
             ("drain", drain, OPERATORS),
             ("withdraw_drain", json!({"instances": [INSTANCE]}), OPERATORS),
             ("look", json!({"instances": [INSTANCE]}), OPERATORS),
@@ -143,7 +152,9 @@ mod tests {
 
     /// The ops that `Request` has, in the words of its own parser, so that a new one cannot be forgotten above.
     fn every_op() -> Vec<String> {
-        let error = serde_json::from_value::<Request>(json!({"op": "?", "args": {}})).unwrap_err().to_string();
+        let error = serde_json::from_value::<Request>(json!({"op": "?", "args": {}}))
+            .unwrap_err()
+            .to_string();
         let (_, listed) = error.split_once("expected one of ").expect("a list of ops");
         listed.split(", ").map(|op| op.trim_matches('`').to_owned()).collect()
     }
@@ -162,7 +173,12 @@ mod tests {
         for (request, allowed) in requests() {
             for (mark, caller) in &callers {
                 let answer = may(caller, &request);
-                assert_eq!(answer.is_ok(), allowed.contains(*mark), "{caller:?} asks {}: {answer:?}", request.op());
+                assert_eq!(
+                    answer.is_ok(),
+                    allowed.contains(*mark),
+                    "{caller:?} asks {}: {answer:?}",
+                    request.op()
+                );
                 if let Err(fault) = answer {
                     assert_eq!(fault.code, "forbidden");
                     assert!(fault.text.contains(request.op()), "{fault}");
@@ -183,8 +199,14 @@ mod tests {
         let launch = keys.mint_launch(LAUNCH.parse().unwrap(), Timestamp(1_001));
         let late = keys.mint_launch(LAUNCH.parse().unwrap(), now);
         assert_eq!(who(Some("Bearer operator-0123456789")), Ok(Caller::Operator("operator".to_owned())));
-        assert_eq!(who(Some("bearer   operator-0123456789 ")), Ok(Caller::Operator("operator".to_owned())));
-        assert_eq!(who(Some(&format!("Bearer {instance}"))), Ok(Caller::Instance(INSTANCE.parse().unwrap())));
+        assert_eq!(
+            who(Some("bearer   operator-0123456789 ")),
+            Ok(Caller::Operator("operator".to_owned()))
+        );
+        assert_eq!(
+            who(Some(&format!("Bearer {instance}"))),
+            Ok(Caller::Instance(INSTANCE.parse().unwrap()))
+        );
         assert_eq!(who(Some(&format!("Bearer {launch}"))), Ok(Caller::Launch(LAUNCH.parse().unwrap())));
         assert_eq!(who(Some(&format!("Bearer {late}"))), Err(Wrong::LaunchExpired));
         assert_eq!(who(None), Err(Wrong::Missing));
@@ -192,10 +214,15 @@ mod tests {
         assert_eq!(who(Some("Basic b3BlcmF0b3I=")), Err(Wrong::Malformed));
         assert_eq!(who(Some("Bearer operator-012345678")), Err(Wrong::Operator));
         assert_eq!(who(Some("Bearer i.junk")), Err(Wrong::Malformed));
-        assert_eq!(who(Some(&format!("Bearer {}0", &instance[..instance.len() - 1]))).err().map(Wrong::label), {
-            // The last digit may happen to be 0 already.
-            if instance.ends_with('0') { None } else { Some("instance-token") }
-        });
+        assert_eq!(
+            who(Some(&format!("Bearer {}0", &instance[..instance.len() - 1])))
+                .err()
+                .map(Wrong::label),
+            {
+                // The last digit may happen to be 0 already.
+                if instance.ends_with('0') { None } else { Some("instance-token") }
+            }
+        );
     }
 
     #[test]

@@ -54,7 +54,12 @@ impl Client {
     pub fn new(base_url: impl AsRef<str>, token: impl AsRef<str>) -> Self {
         let url = base_url.as_ref().trim().trim_end_matches('/');
         let bearer = HeaderValue::from_str(&format!("Bearer {}", token.as_ref().trim())).map_or_else(
-            |_| Err(Fault::new("unauthorized", "the token has characters that no token has; see its file")),
+            |_| {
+                Err(Fault::new(
+                    "unauthorized",
+                    "the token has characters that no token has; see its file",
+                ))
+            },
             |mut value| {
                 value.set_sensitive(true);
                 Ok(value)
@@ -113,24 +118,29 @@ impl Client {
             .body(Full::new(body))
             .map_err(|e| Fault::new("bad-url", format!("ask {op} at {}{path}: {e}", self.shown)))?;
         let url = &self.shown;
-        self.transport.exchange(request, within, ANSWER_MAX).await.map_err(|trouble| match trouble {
-            Trouble::Unreachable(why) => Fault::new(
-                "no-contact",
-                format!("ask {op}: nobody answers at {url} ({why}); is `epumgmt serve` running? does --url fit its `listen`?"),
-            ),
-            Trouble::Broken(why) => Fault::new(
-                "no-contact",
-                format!("ask {op}: the connection to {url} broke before the answer came ({why}); it may have been done: look, then repeat"),
-            ),
-            Trouble::Timeout => Fault::new(
-                "timeout",
-                format!("ask {op}: no answer from {url} within {}; repeating is harmless", Span(within)),
-            ),
-            Trouble::TooLarge => Fault::new(
-                "too-large",
-                format!("ask {op}: the answer from {url} is longer than {ANSWER_MAX} bytes; ask for less"),
-            ),
-        })
+        self.transport
+            .exchange(request, within, ANSWER_MAX)
+            .await
+            .map_err(|trouble| match trouble {
+                Trouble::Unreachable(why) => Fault::new(
+                    "no-contact",
+                    format!("ask {op}: nobody answers at {url} ({why}); is `epumgmt serve` running? does --url fit its `listen`?"),
+                ),
+                Trouble::Broken(why) => Fault::new(
+                    "no-contact",
+                    format!(
+                        "ask {op}: the connection to {url} broke before the answer came ({why}); it may have been done: look, then repeat"
+                    ),
+                ),
+                Trouble::Timeout => Fault::new(
+                    "timeout",
+                    format!("ask {op}: no answer from {url} within {}; repeating is harmless", Span(within)),
+                ),
+                Trouble::TooLarge => Fault::new(
+                    "too-large",
+                    format!("ask {op}: the answer from {url} is longer than {ANSWER_MAX} bytes; ask for less"),
+                ),
+            })
     }
 
     /// An answer that is no reply of ours: a proxy's, or another program's on that port.
@@ -153,9 +163,14 @@ impl Client {
 fn checked(url: &str) -> Result<(), Fault> {
     let bad = |why: &str| {
         let shown = shortened(&strike_password(url), ECHO_MAX);
-        Err(Fault::new("bad-url", format!("{shown:?} is not an address to ask at: {why}; write http://HOST:PORT")))
+        Err(Fault::new(
+            "bad-url",
+            format!("{shown:?} is not an address to ask at: {why}; write http://HOST:PORT"),
+        ))
     };
-    let Ok(uri) = url.parse::<Uri>() else { return bad("it cannot be read") };
+    let Ok(uri) = url.parse::<Uri>() else {
+        return bad("it cannot be read");
+    };
     match uri.scheme_str() {
         Some("http") => {}
         Some("https") => return bad("https is not supported"),
@@ -209,7 +224,11 @@ impl Transport {
         let exchanging = async {
             let response = self.0.request(request).await.map_err(|error| {
                 let why = root(&error);
-                if error.is_connect() { Trouble::Unreachable(why) } else { Trouble::Broken(why) }
+                if error.is_connect() {
+                    Trouble::Unreachable(why)
+                } else {
+                    Trouble::Broken(why)
+                }
             })?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, longest).collect().await.map_err(|error| {

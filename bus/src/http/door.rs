@@ -284,6 +284,9 @@ async fn wrong_path(State(door): State<Arc<Door>>, request: HttpRequest) -> Resp
 
 async fn wrong_method(State(door): State<Arc<Door>>, method: Method) -> Response {
     door.metrics.refuse("wrong-method");
-    let text = format!("{} is not how to ask here: POST to /v1/ask, GET everything else", shortened(method.as_str(), 20));
+    let text = format!(
+        "{} is not how to ask here: POST to /v1/ask, GET everything else",
+        shortened(method.as_str(), 20)
+    );
     reply(StatusCode::METHOD_NOT_ALLOWED, None::<&()>, Some(&Fault::new("bad-request", text)))
 }

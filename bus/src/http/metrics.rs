@@ -58,7 +58,10 @@ impl Metrics {
     pub(super) fn answered(&self, op: &str, fault: Option<&Fault>) {
         // A code may come from another process; one that is not in the list must not become a label.
         let outcome = fault.map_or("ok", |fault| {
-            CODES.iter().find(|(code, _, _)| *code == fault.code).map_or("other", |(code, _, _)| code)
+            CODES
+                .iter()
+                .find(|(code, _, _)| *code == fault.code)
+                .map_or("other", |(code, _, _)| code)
         });
         self.requests.with_label_values(&[op, outcome]).inc();
     }
@@ -81,7 +84,13 @@ mod tests {
         }
         metrics.answered("status", None);
         metrics.answered("status", Some(&Fault::new("no-contact", "")));
-        metrics.answered("status", Some(&Fault { code: "made up by somebody".into(), text: String::new() }));
+        metrics.answered(
+            "status",
+            Some(&Fault {
+                code: "made up by somebody".into(),
+                text: String::new(),
+            }),
+        );
         let get = |outcome: &str| metrics.requests.with_label_values(&["status", outcome]).get();
         assert_eq!((get("ok"), get("no-contact"), get("other")), (1, 1, 1));
     }

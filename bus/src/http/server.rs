@@ -15,6 +15,7 @@ use epu_core::code::Chain;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -98,10 +99,14 @@ pub async fn bind(address: &str, beyond_loopback: bool) -> Result<TcpListener, E
     if !beyond_loopback && let Some(&address) = found.iter().find(|address| !address.ip().is_loopback()) {
         return Err(Error::BeyondLoopback { address });
     }
-    TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => Error::Taken { address },
-        io::ErrorKind::PermissionDenied => Error::NotPermitted { address },
-        _ => Error::Listen { address, source },
+    TcpListener::bind(address).await.map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            Error::Taken { address }
+        } else if source.kind() == io::ErrorKind::PermissionDenied {
+            Error::NotPermitted { address }
+        } else {
+            Error::Listen { address, source }
+        }
     })
 }
 
@@ -134,12 +139,10 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
                     failures = 0;
                     let many = places.available_permits() < limits.connections / 4;
                     let connection = attend(stream, router.clone(), limits, !many, cancel.clone());
-                    let count = door.metrics.connections.clone();
+                    let counted = Counted::new(&door.metrics.connections);
                     attending.spawn(async move {
-                        count.inc();
                         connection.await;
-                        count.dec();
-                        drop(place);
+                        drop((counted, place));
                     });
                 }
                 Err(error) => {
@@ -162,8 +165,23 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
         warn!(open = attending.len(), "requests at the door did not end in time and are cut off");
         attending.shutdown().await;
     }
-    door.metrics.connections.set(0);
     broken.map_or(Ok(()), |error| Err(Error::Accept(error)))
+}
+
+/// Counts a connection for as long as it lives, however it ends.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(connections: &IntGauge) -> Self {
+        connections.inc();
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Whether waiting may help: the client gave up, or the process has no free file or memory just now.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use epu_core::State;
 use epu_core::request::{InstanceFilter, InstanceView, Nothing, Request, Teardown as Order};
-use epu_core::time::Clock as _;
 use serde_json::{Value, json};
 
 use super::Session;

@@ -116,7 +116,7 @@ tick: 100ms
 templates:
   sleeper:
     run: [{program}, demo-worker]
-    variables: {{EPU_DEMO_SPOOL: {spool}}}
+    variables: {{DEMO_SPOOL: {spool}}}
     drain-signal: TERM
     stop-grace: 3s
     heartbeat: 300ms

@@ -19,8 +19,9 @@ use crate::exit::{Exit, Failure};
 ///
 /// # Errors
 /// When it cannot be told to its end.
-pub async fn run(args: &cli::Demo) -> Result<Exit, Failure> {
-    match story::tell(args).await {
+pub fn run(args: &cli::Demo) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(story::tell(args)) {
         Ok(true) => Ok(Exit::Done),
         Ok(false) => Ok(Exit::LeftOver),
         Err(why) => Err(Failure::LeftOver(why)),

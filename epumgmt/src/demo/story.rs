@@ -17,6 +17,10 @@ use super::control::{Control, POOL};
 use super::spool::Spool;
 use super::table;
 
+/// How many jobs arrive.
+const JOBS: u32 = 80;
+/// Most workers.
+const MAX: u32 = 6;
 /// After this the demo gives up and says which scene did not come to its end.
 const AT_MOST: Duration = Duration::from_secs(58);
 /// How often it looks.
@@ -49,7 +53,7 @@ pub(crate) async fn tell(args: &cli::Demo) -> Result<bool, String> {
     let spool = Spool::open(&directory.join("spool")).map_err(|e| format!("make {}: {e}; is there room and permission?", directory.display()))?;
     let directory = directory.canonicalize().map_err(|e| format!("find {}: {e}", directory.display()))?;
     println!("A pool of sleeping workers, a queue of jobs, and what can happen to both. Everything here is a real process.\n");
-    let control = Control::start(&directory, args.max).await.map_err(|e| format!("start the control process: {e}"))?;
+    let control = Control::start(&directory, MAX).await.map_err(|e| format!("start the control process: {e}"))?;
     let began = clock.now();
     let mut story = Story {
         clock,
@@ -65,7 +69,7 @@ pub(crate) async fn tell(args: &cli::Demo) -> Result<bool, String> {
     };
     let told = tokio::select! {
         biased;
-        told = tokio::time::timeout(AT_MOST, story.scenes(args)) => told.unwrap_or_else(|_| Err(format!("not done after {} s", AT_MOST.as_secs()))),
+        told = tokio::time::timeout(AT_MOST, story.scenes()) => told.unwrap_or_else(|_| Err(format!("not done after {} s", AT_MOST.as_secs()))),
         _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
     };
     let told = told.map_err(|why| format!("{why}\nThe control process last said:\n{}", story.control.last_words()));
@@ -79,17 +83,17 @@ pub(crate) async fn tell(args: &cli::Demo) -> Result<bool, String> {
 }
 
 impl Story {
-    async fn scenes(&mut self, args: &cli::Demo) -> Result<bool, String> {
-        let max = usize::try_from(args.max).unwrap_or(usize::MAX);
+    async fn scenes(&mut self) -> Result<bool, String> {
+        let max = usize::try_from(MAX).unwrap_or(usize::MAX);
         self.say("1. the pool starts at its minimum of one worker");
         self.until("one worker runs", |s| s.running == 1).await?;
         let installation = self.control.status().await.map_err(|f| f.to_string())?.installation;
         self.installation.clone_from(&installation);
 
-        self.say(&format!("2. {} jobs arrive at once", args.jobs));
+        self.say(&format!("2. {} jobs arrive at once", JOBS));
         let submitted_at = self.clock.now();
         self.mark('J', "jobs arrive");
-        for n in 0..args.jobs {
+        for n in 0..JOBS {
             // Between 0.4 and 1.2 s, the same in every run.
             let takes = Duration::from_millis(400 + u64::from(n) * 7_919 % 800);
             self.spool.submit(&format!("job-{n:04}"), takes).map_err(|e| format!("submit a job: {e}"))?;
@@ -127,7 +131,7 @@ impl Story {
         self.promise(agents_after.values().all(|pids| pids.len() == 1), "none was doubled");
 
         self.say("5. the queue drains and the pool shrinks to its minimum");
-        let jobs = usize::try_from(args.jobs).unwrap_or(usize::MAX);
+        let jobs = usize::try_from(JOBS).unwrap_or(usize::MAX);
         self.until("every job is done and one worker is left", |s| s.done == jobs && s.live == 1).await?;
 
         self.say("6. teardown");
@@ -138,13 +142,13 @@ impl Story {
         let instances = self.instances().await?;
         let stopped = self.control.stop().await.map_err(|e| format!("stop the control process: {e}"))?;
         self.promise(stopped, "the control process stopped cleanly when asked to");
-        self.tell_end(args, &installation, &instances, Figures { react, killed_after, frozen_after })
+        self.tell_end(&installation, &instances, Figures { react, killed_after, frozen_after })
     }
 
-    fn tell_end(&mut self, args: &cli::Demo, installation: &str, instances: &[InstanceView], figures: Figures) -> Result<bool, String> {
+    fn tell_end(&mut self, installation: &str, instances: &[InstanceView], figures: Figures) -> Result<bool, String> {
         let finished = self.spool.finished().map_err(|e| e.to_string())?;
         let distinct = finished.len();
-        let lost = usize::try_from(args.jobs).unwrap_or(usize::MAX).saturating_sub(distinct);
+        let lost = usize::try_from(JOBS).unwrap_or(usize::MAX).saturating_sub(distinct);
         let twice = finished.values().filter(|times| **times > 1).count();
         let busy_killed = instances.iter().filter(|i| ended_busy_by_us(i)).count();
         let leaked = table::processes(installation).len();
@@ -155,7 +159,7 @@ impl Story {
         println!("\n{}", chart::draw(&self.samples, &self.marks));
         let seconds = |d: Duration| format!("{:.1} s", d.as_secs_f64());
         let rows = [
-            ("jobs submitted", args.jobs.to_string()),
+            ("jobs submitted", JOBS.to_string()),
             ("distinct jobs done", distinct.to_string()),
             ("lost", lost.to_string()),
             ("done twice", twice.to_string()),

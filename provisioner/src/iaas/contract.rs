@@ -98,7 +98,10 @@ impl Suite<'_> {
         })
         .await;
         let listed: BTreeSet<String> = self.listed().await.into_iter().map(|machine| machine.id).collect();
-        assert!(machines.iter().all(|id| !listed.contains(id)), "a machine is listed after describe called it gone");
+        assert!(
+            machines.iter().all(|id| !listed.contains(id)),
+            "a machine is listed after describe called it gone"
+        );
     }
 
     async fn nothing_is_known_of_strangers(&self) {
@@ -118,9 +121,15 @@ impl Suite<'_> {
         assert_eq!(first.len(), 3, "not all machines came");
         for (index, machine) in (0..).zip(&first) {
             assert_eq!(machine.launch, Some(request.launch), "the launch tag is missing or wrong");
-            assert!(machine.index.is_none_or(|i| i == index), "machines are not in the order of their index");
+            assert!(
+                machine.index.is_none_or(|i| i == index),
+                "machines are not in the order of their index"
+            );
             let expected = request.instances[usize::try_from(index).expect("small")];
-            assert!(machine.instance.is_none_or(|id| id == expected), "a machine has another's instance id");
+            assert!(
+                machine.instance.is_none_or(|id| id == expected),
+                "a machine has another's instance id"
+            );
         }
         let ids: Vec<String> = first.iter().map(|machine| machine.id.clone()).collect();
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 3, "two machines have the same id");

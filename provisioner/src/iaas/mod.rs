@@ -7,10 +7,10 @@ pub mod local;
 use std::fmt;
 
 use async_trait::async_trait;
+use epu_core::Fault;
 use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::pool::Template;
 use epu_core::time::{Span, Timestamp};
-use epu_core::Fault;
 
 /// A driver for one site.
 ///

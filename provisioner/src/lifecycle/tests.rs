@@ -96,7 +96,10 @@ fn an_answer_that_comes_after_the_order_to_end_names_the_machine_to_end() {
     assert_eq!((leaving.state, effects), (State::Terminating, vec![]));
     let (leaving, effects) = after(&leaving, [launched()]);
     assert_eq!(leaving.machine.as_deref(), Some("m-1"));
-    assert_eq!((leaving.state, effects), (State::Terminating, vec![Effect::EndMachine("m-1".to_owned())]));
+    assert_eq!(
+        (leaving.state, effects),
+        (State::Terminating, vec![Effect::EndMachine("m-1".to_owned())])
+    );
     assert_eq!(after(&leaving, [Happening::Gone]).0.state, State::Terminated);
 }
 
@@ -135,7 +138,10 @@ fn ending_is_asked_for_again_until_it_is_confirmed() {
 #[test]
 fn a_drained_worker_is_ended_and_remembers_why_it_was_drained() {
     let (draining, _) = after(&running(), [drain(NOW + Duration::from_secs(50))]);
-    assert_eq!((draining.state, due_at(&draining)), (State::Running, Some(NOW + Duration::from_secs(50))));
+    assert_eq!(
+        (draining.state, due_at(&draining)),
+        (State::Running, Some(NOW + Duration::from_secs(50)))
+    );
     let (ended, _) = after(&draining, [Happening::Drained(exit(0))]);
     let ending = ended.ending.unwrap();
     assert_eq!(
@@ -172,7 +178,10 @@ fn an_exit_without_fault_ends_and_one_with_is_left_to_the_pool() {
     let (finished, _) = after(&running(), [Happening::Exited(exit(0))]);
     assert_eq!(finished.ending.unwrap().why, Cause::Finished);
     let (failed, _) = after(&running(), [Happening::Exited(exit(3))]);
-    assert_eq!((failed.state, failed.fault.unwrap().code.as_ref()), (State::Running, "worker-failed"));
+    assert_eq!(
+        (failed.state, failed.fault.unwrap().code.as_ref()),
+        (State::Running, "worker-failed")
+    );
     assert_eq!(failed.exit.unwrap().code, Some(3));
 }
 

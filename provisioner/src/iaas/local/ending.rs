@@ -68,9 +68,6 @@ fn tell(inner: &Inner, group: &Group) -> Duration {
     let Some(agent) = group.agent() else { return Duration::ZERO };
     send(group.tag.instance, signal(agent, Signal::TERM));
     if agent.frozen {
-        for process in &group.processes {
-            send(group.tag.instance, signal(process, Signal::CONT));
-        }
         return FROZEN_GRACE;
     }
     let stop_grace = start::stop_grace(&inner.directory(group.tag.instance)).unwrap_or(Duration::from_secs(10));
@@ -118,16 +115,21 @@ fn pass(inner: &Arc<Inner>, now: Instant) -> bool {
     let mut endings = held(&inner.endings);
     endings.due.retain(|id, _| groups.contains_key(id));
     for (id, due) in &mut endings.due {
-        let at = match *due {
-            Due::In(grace) => {
-                let at = now + grace;
-                *due = Due::At(at);
-                at
-            }
+        let Some(group) = groups.get(id) else { continue };
+        let mut at = match *due {
+            Due::In(grace) => now + grace,
             Due::At(at) => at,
         };
+        // Frozen it can do nothing in good order: it is woken and has little time.
+        if group.agent().is_some_and(|agent| agent.frozen) {
+            for process in &group.processes {
+                send(*id, signal(process, Signal::CONT));
+            }
+            at = at.min(now + FROZEN_GRACE);
+        }
+        *due = Due::At(at);
         if at <= now {
-            for process in groups.get(id).into_iter().flat_map(|group| &group.processes) {
+            for process in &group.processes {
                 send(*id, signal(process, Signal::KILL));
             }
         }

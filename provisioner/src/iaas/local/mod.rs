@@ -104,7 +104,9 @@ impl Inner {
     fn running(&self, twice: bool, wanted: &[String]) -> Result<BTreeMap<InstanceId, Group>, IaasError> {
         let mut groups = self.groups()?;
         let missing = |groups: &BTreeMap<InstanceId, Group>| {
-            wanted.iter().any(|id| id.parse().is_ok_and(|id: InstanceId| !groups.contains_key(&id)))
+            wanted
+                .iter()
+                .any(|id| id.parse().is_ok_and(|id: InstanceId| !groups.contains_key(&id)))
         };
         if twice && missing(&groups) {
             groups.extend(self.groups()?);
@@ -127,9 +129,12 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Arc<Inner>) -> Result<T, IaasError> + Send + 'static,
 ) -> Result<T, IaasError> {
     let inner = inner.clone();
-    tokio::task::spawn_blocking(move || work(&inner))
-        .await
-        .unwrap_or_else(|error| Err(IaasError::new(Class::Retryable, format!("the local driver's thread ended: {error}"))))
+    tokio::task::spawn_blocking(move || work(&inner)).await.unwrap_or_else(|error| {
+        Err(IaasError::new(
+            Class::Retryable,
+            format!("the local driver's thread ended: {error}"),
+        ))
+    })
 }
 
 impl Local {
@@ -190,7 +195,10 @@ impl Iaas for Local {
         blocking(&self.inner, |inner| {
             let groups = inner.groups()?;
             let endings = held(&inner.endings);
-            Ok(groups.values().map(|group| machine(group, endings.state(group.tag.instance))).collect())
+            Ok(groups
+                .values()
+                .map(|group| machine(group, endings.state(group.tag.instance)))
+                .collect())
         })
         .await
     }

@@ -69,7 +69,10 @@ pub(super) fn tidy(home: &Path, before: Timestamp, most: u32, runs: impl Fn(Inst
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<InstanceId>().ok()) else {
             continue;
         };
-        let old = entry.metadata().and_then(|about| about.modified()).is_ok_and(|changed| changed < limit);
+        let old = entry
+            .metadata()
+            .and_then(|about| about.modified())
+            .is_ok_and(|changed| changed < limit);
         if old && !runs(id) {
             match std::fs::remove_dir_all(entry.path()) {
                 Ok(()) => removed += 1,

@@ -19,7 +19,17 @@ use super::{Inner, failed, held, machine};
 const MARKER: &str = "started.json";
 /// Inherited by every agent: what programs need to find themselves, and nothing that could be a secret.
 const USUAL: [&str; 11] = [
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
 ];
 
 /// What is written down before an agent is started. Its presence says that nobody may start it again.
@@ -44,7 +54,10 @@ pub(super) fn launch(inner: &Arc<Inner>, launch: &IaasLaunch) -> Result<Vec<Mach
     if launch.installation != inner.installation {
         return Err(IaasError::new(
             Class::Permanent,
-            format!("this site is of installation {}, not of {}", inner.installation, launch.installation),
+            format!(
+                "this site is of installation {}, not of {}",
+                inner.installation, launch.installation
+            ),
         ));
     }
     let _alone = held(&inner.starting);
@@ -52,12 +65,18 @@ pub(super) fn launch(inner: &Arc<Inner>, launch: &IaasLaunch) -> Result<Vec<Mach
     let started = |id: &InstanceId| groups.contains_key(id) || was_started(&inner.directory(*id));
     let missing = launch.instances.iter().filter(|id| !started(id)).count();
     let present = launch.instances.len() - missing;
-    let room = usize::try_from(inner.settings.max_instances).unwrap_or(usize::MAX).saturating_sub(groups.len());
+    let room = usize::try_from(inner.settings.max_instances)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(groups.len());
     let min = usize::try_from(launch.min).unwrap_or(usize::MAX);
     if missing > 0 && (room == 0 || present + room < min) {
         return Err(IaasError::new(
             Class::Capacity,
-            format!("{} instances run here and `max-instances` is {}", groups.len(), inner.settings.max_instances),
+            format!(
+                "{} instances run here and `max-instances` is {}",
+                groups.len(),
+                inner.settings.max_instances
+            ),
         ));
     }
     if missing > 0 {

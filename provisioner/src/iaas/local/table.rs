@@ -49,7 +49,10 @@ pub(super) struct Group {
 impl Group {
     /// The agent: the leader of its session; when that is gone, the oldest process there is.
     pub(super) fn agent(&self) -> Option<&Process> {
-        self.processes.iter().find(|p| p.pid == p.session).or_else(|| self.processes.first())
+        self.processes
+            .iter()
+            .find(|p| p.pid == p.session)
+            .or_else(|| self.processes.first())
     }
 }
 
@@ -97,7 +100,13 @@ impl Table {
                 None => self.read_tag(pid),
             };
             if kept.is_some() || tag.is_some() || uptime.saturating_sub(process.started) > YOUNG_TICKS {
-                seen.insert(pid, Known { started: process.started, tag });
+                seen.insert(
+                    pid,
+                    Known {
+                        started: process.started,
+                        tag,
+                    },
+                );
             }
             if !zombie {
                 living.push((process, tag));
@@ -130,7 +139,10 @@ fn grouped(mut living: Vec<(Process, Option<Tag>)>) -> BTreeMap<InstanceId, Grou
         if let Some(tag) = tag.or_else(|| sessions.get(&process.session).copied()) {
             groups
                 .entry(tag.instance)
-                .or_insert_with(|| Group { tag, processes: Vec::new() })
+                .or_insert_with(|| Group {
+                    tag,
+                    processes: Vec::new(),
+                })
                 .processes
                 .push(process);
         }
