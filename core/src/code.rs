@@ -62,6 +62,26 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "the text names the field; see docs/wire.md",
     ),
     (
+        "bad-url",
+        "an address cannot be used",
+        "the text says what is wrong with it; correct `url`, `management-url` or `--url`",
+    ),
+    (
+        "broker-refused",
+        "the broker does not let us in",
+        "correct user, password and virtual host in the sensor's `url`; the reading goes stale meanwhile",
+    ),
+    (
+        "broker-timeout",
+        "the broker did not answer in time",
+        "see the broker's load and log; it is asked again by itself",
+    ),
+    (
+        "broker-unreachable",
+        "nobody answers at the broker's address, or the connection was lost",
+        "start the broker or correct the sensor's `url`; it is connected to again by itself",
+    ),
+    (
         "capacity-short",
         "the site launched fewer machines than asked",
         "the missing ones are planned again by themselves",
@@ -81,6 +101,16 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "it exists already, or was changed by somebody else meanwhile",
         "look again, then repeat",
     ),
+    (
+        "directory-missing",
+        "the directory that a sensor counts does not exist",
+        "make it, or mend the sensor's `path` or `in-progress`",
+    ),
+    (
+        "directory-unreadable",
+        "the directory that a sensor counts cannot be read",
+        "let the user that runs the aggregator read and enter it",
+    ),
     ("forbidden", "the caller may not do this", "use an operator token"),
     (
         "from-file",
@@ -88,6 +118,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "edit the file at the line named, then reload with SIGHUP",
     ),
     ("internal", "a fault of ours", "see the log of the service; please report it"),
+    (
+        "invalid-reading",
+        "what a sensor gave is not a number",
+        "look at what the source says; nothing is decided on it",
+    ),
     (
         "launch-failed",
         "the site did not launch the instance",
@@ -99,9 +134,39 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "launched again by itself",
     ),
     (
+        "left-over",
+        "a command ended and not all of it was done",
+        "the text says what is left; `epumgmt instance list` shows it",
+    ),
+    (
+        "management-failed",
+        "the broker's management API gave an answer that is none",
+        "see the broker's log; does `management-url` point to a management API?",
+    ),
+    (
+        "management-refused",
+        "the broker's management API does not let us in",
+        "give the user the tag `monitoring` and rights on the virtual host, and the right password",
+    ),
+    (
+        "management-timeout",
+        "the broker's management API did not answer in time",
+        "see the broker's load and log; it is asked again by itself",
+    ),
+    (
+        "management-unreachable",
+        "nobody answers at the management API's address",
+        "enable the plugin `rabbitmq_management`, or correct `management-url`",
+    ),
+    (
         "no-contact",
         "nobody answers there",
         "is `epumgmt serve` running? does --url fit its `listen`?",
+    ),
+    (
+        "no-reports",
+        "no running worker of the pool reports the reading",
+        "let the workers write it to `$EPU_DIR/readings`; it is never taken as zero",
     ),
     ("no-such-instance", "no instance has this id", "see `epumgmt instance list --all`"),
     ("no-such-pool", "no pool has this name", "see `epumgmt pool list`"),
@@ -117,9 +182,44 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "they are being drained; repeat, or use --force",
     ),
     (
+        "queue-missing",
+        "the broker has no such queue",
+        "declare it, or correct the sensor's `queue`",
+    ),
+    (
+        "queue-refused",
+        "the broker does not let the queue be looked at",
+        "the text is the broker's; an exclusive queue belongs to one connection, others need the right to it",
+    ),
+    (
+        "queue-uncounted",
+        "the broker has not counted the queue's messages yet",
+        "wait some seconds: it counts after a start and for a new queue",
+    ),
+    (
         "set-up-failed",
         "the set-up program failed",
         "the text ends with its output; see `epumgmt instance logs`",
+    ),
+    (
+        "site-capacity",
+        "the site has no room now",
+        "nothing to do: it is tried again, more rarely each time",
+    ),
+    (
+        "site-credentials",
+        "the site does not accept who we are",
+        "correct the site's credentials",
+    ),
+    (
+        "site-quota-exceeded",
+        "the account may not have more on this site",
+        "raise the quota, or lower the pools' `max`",
+    ),
+    (
+        "site-throttled",
+        "the site refuses so many calls",
+        "nothing to do: calls are repeated later and made less often",
     ),
     (
         "stale-epoch",
@@ -135,6 +235,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "timeout",
         "no answer in time",
         "repeat; the request is harmless when it arrives twice",
+    ),
+    (
+        "too-large",
+        "what was sent, or what would be answered, is larger than allowed",
+        "send less; the text names the limit",
     ),
     ("unauthorized", "no token, or a wrong one", "pass --token-file, or EPU_TOKEN"),
     (

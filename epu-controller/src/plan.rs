@@ -133,7 +133,17 @@ pub fn plan(wish: &Wish<'_>) -> Plan {
     }
     let filled = staying + held;
     if filled < plan.target {
-        let missing = plan.target - filled;
+        let mut missing = plan.target - filled;
+        if wish.view.pool.paused.replace {
+            // Growth is a pause of its own; what is missing for any other reason would replace something.
+            let growth = plan.target.saturating_sub(wish.target.unwrap_or(plan.target)).min(missing);
+            if growth < missing {
+                let why = because(&wish.view.pool.paused.why);
+                let text = format!("{} that are missing are not launched: replacing is paused{why}", missing - growth);
+                plan.hold(Reason::new("paused-replace", text).with("missing", missing - growth), None);
+            }
+            missing = growth;
+        }
         fill(wish, &mut plan, missing);
     } else if staying > plan.target.saturating_sub(held) {
         let excess = (filled - plan.target).min(staying);

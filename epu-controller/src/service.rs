@@ -467,6 +467,11 @@ impl Controller {
                 self.write_journal(journal).await;
             }
             let Some(managed) = self.pools.get_mut(name) else { return };
+            if let Some(last) = managed.last.as_mut() {
+                // The same decision on newer numbers: shown, not written.
+                last.reasons = decided.reasons;
+                last.suppressed = decided.suppressed;
+            }
             managed.unwritten |= memory_changed;
             managed.guards = planned.guards;
             managed.target = Some(planned.target);

@@ -425,6 +425,14 @@ fn a_paused_pool_does_not_do_what_is_paused() {
     assert_eq!(held_by(&world.decide(5)), ["paused-grow"]);
     assert_eq!(held_by(&world.decide(0)), ["paused-shrink"]);
     assert_eq!(world.target, Some(2));
+    let mut changed = world.view.pool.as_ref().clone();
+    changed.paused.replace = true;
+    world.view.set_pool(Arc::new(changed), at(0));
+    let gone = world.view.victims().next().unwrap().instance.id;
+    world.change(gone, |i| i.state = State::Terminated);
+    let planned = world.decide(2);
+    assert!(!planned.acts(), "what is lost is not replaced either");
+    assert_eq!(held_by(&planned), ["paused-replace"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::exit::CODES_HELP;
 /// Pools of workers that stay alive and follow their work: run them, inspect them, tear them down.
 #[derive(Debug, Parser)]
 #[command(name = "epumgmt", version, after_help = CODES_HELP, max_term_width = 120, propagate_version = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// How to reach the service.
     #[command(flatten)]
     pub reach: Reach,
@@ -26,7 +26,7 @@ pub struct Cli {
 
 /// How to reach the service, and how to show its answers.
 #[derive(Debug, Clone, Args)]
-pub struct Reach {
+pub(crate) struct Reach {
     /// Where `epumgmt serve` listens.
     #[arg(long, global = true, env = "EPU_URL", default_value_t = format!("http://{DEFAULT_LISTEN}"), help_heading = "Service")]
     pub url: String,
@@ -44,7 +44,7 @@ pub struct Reach {
 
 /// How answers are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     Table,
     /// For programs: the service's answer, whole.
@@ -53,7 +53,7 @@ pub enum Output {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Pools: what they are to be, and why they are as they are.
     #[command(subcommand)]
     Pool(Pool),
@@ -90,7 +90,7 @@ pub enum Command {
 
 /// What can be done with pools.
 #[derive(Debug, Subcommand)]
-pub enum Pool {
+pub(crate) enum Pool {
     /// Add the pools of a file with `templates:` and `pools:`.
     Add {
         /// The file; `-` is standard input.
@@ -105,8 +105,10 @@ pub enum Pool {
         pool: PoolName,
     },
     /// Change settings of a pool.
-    #[command(after_help = "Examples:\n  epumgmt pool reconfigure web engine.keep.n=5\n  epumgmt pool reconfigure web sensors.jobs.every=10s limits.step-up=\n\n\
-                            A key is a dotted path of the pool's settings. A value is written as in the config file; nothing takes the key out.")]
+    #[command(
+        after_help = "Examples:\n  epumgmt pool reconfigure web engine.keep.n=5\n  epumgmt pool reconfigure web sensors.jobs.every=10s limits.step-up=\n\n\
+                            A key is a dotted path of the pool's settings. A value is written as in the config file; nothing takes the key out."
+    )]
     Reconfigure {
         /// Which.
         pool: PoolName,
@@ -165,7 +167,7 @@ pub enum Pool {
 
 /// What can be done with instances. An id may be written whole, or as the end of it that tables show.
 #[derive(Debug, Subcommand)]
-pub enum Instance {
+pub(crate) enum Instance {
     /// List instances.
     List {
         /// Of this pool only.
@@ -213,7 +215,7 @@ pub enum Instance {
 
 /// Which events.
 #[derive(Debug, Args)]
-pub struct Events {
+pub(crate) struct Events {
     /// Go on showing what happens. As JSON: one object a line.
     #[arg(long, short)]
     pub follow: bool,
@@ -230,7 +232,7 @@ pub struct Events {
 
 /// How to tear down.
 #[derive(Debug, Args)]
-pub struct Teardown {
+pub(crate) struct Teardown {
     /// Do not ask.
     #[arg(long, short)]
     pub yes: bool,
@@ -250,7 +252,7 @@ pub struct Teardown {
 
 /// What can be done with the config file.
 #[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(crate) enum ConfigCommand {
     /// Check a file, and show every fault with its place.
     Check {
         /// The file; `-` is standard input.
@@ -265,7 +267,7 @@ pub enum ConfigCommand {
 
 /// What to serve.
 #[derive(Debug, Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     /// Which services.
     #[arg(value_enum)]
     pub role: Role,
@@ -276,14 +278,14 @@ pub struct Serve {
 
 /// Which services one process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Role {
+pub(crate) enum Role {
     /// Every service, in one process.
     All,
 }
 
 /// How to show the demo.
 #[derive(Debug, Args)]
-pub struct Demo {
+pub(crate) struct Demo {
     /// Where its files go; left out: a new temporary directory, removed at the end when every promise held.
     #[arg(long, value_name = "DIRECTORY")]
     pub dir: Option<PathBuf>,
@@ -309,7 +311,7 @@ fn setting(written: &str) -> Result<(String, Value), String> {
 ///
 /// # Errors
 /// When one stands there twice.
-pub fn settings(set: &[(String, Value)]) -> Result<BTreeMap<String, Value>, String> {
+pub(crate) fn settings(set: &[(String, Value)]) -> Result<BTreeMap<String, Value>, String> {
     let mut all = BTreeMap::new();
     for (key, value) in set {
         if all.insert(key.clone(), value.clone()).is_some() {
@@ -407,7 +409,11 @@ mod tests {
         for (written, key, value) in [
             ("n=5", "n", json!(5)),
             ("sensors.jobs.every=10s", "sensors.jobs.every", json!("10s")),
-            ("placements=[{site: local, max: 2}]", "placements", json!([{"site": "local", "max": 2}])),
+            (
+                "placements=[{site: local, max: 2}]",
+                "placements",
+                json!([{"site": "local", "max": 2}]),
+            ),
             ("x=a=b", "x", json!("a=b")),
             ("x=", "x", Value::Null),
             ("x=null", "x", Value::Null),

@@ -25,19 +25,19 @@ use serde_json::Value;
 use crate::cli::{Command, Output};
 use crate::exit::{Exit, Failure};
 
-pub use completions::completions;
-pub use config::config;
+pub(crate) use completions::completions;
+pub(crate) use config::config;
 
 /// Whoever can be asked.
 #[async_trait]
-pub trait Service: Send + Sync {
+pub(crate) trait Service: Send + Sync {
     /// Asks, and waits for the answer.
     async fn ask(&self, request: &Request) -> Result<Value, Fault>;
 }
 
 /// The service at the other end of a connection.
 #[derive(Debug)]
-pub struct Remote {
+pub(crate) struct Remote {
     /// The connection.
     pub client: epu_bus::http::Client,
     /// How long to wait for an answer.
@@ -52,7 +52,7 @@ impl Service for Remote {
 }
 
 /// Where answers go.
-pub struct Screen {
+pub(crate) struct Screen {
     /// What is written to.
     pub to: Box<dyn Write + Send>,
     /// Tables or JSON.
@@ -99,7 +99,7 @@ impl Screen {
 
 /// How text for people looks.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Style {
+pub(crate) struct Style {
     /// In colour.
     pub colour: bool,
     /// At most so wide.
@@ -107,7 +107,7 @@ pub struct Style {
 }
 
 /// What a command works with.
-pub struct Session {
+pub(crate) struct Session {
     /// The service.
     pub service: Box<dyn Service>,
     /// Where answers go.
@@ -121,7 +121,11 @@ pub struct Session {
 impl Session {
     /// Asks, and reads the answer as the type it should be.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, doing: &str, request: Request) -> Result<T, Failure> {
-        let answer = self.service.ask(&request).await.map_err(|fault| Failure::while_doing(doing, fault))?;
+        let answer = self
+            .service
+            .ask(&request)
+            .await
+            .map_err(|fault| Failure::while_doing(doing, fault))?;
         serde_json::from_value(answer).map_err(|error| {
             let text = format!("the answer has another form than expected ({error}); are client and service of the same release?");
             Failure::while_doing(doing, Fault::new("internal", text))
@@ -132,7 +136,7 @@ impl Session {
     ///
     /// # Errors
     /// Why it was not done.
-    pub async fn run(&mut self, command: Command) -> Result<Exit, Failure> {
+    pub(crate) async fn run(&mut self, command: Command) -> Result<Exit, Failure> {
         match command {
             Command::Pool(command) => pool::run(self, command).await,
             Command::Instance(command) => instance::run(self, command).await,
@@ -140,12 +144,15 @@ impl Session {
             Command::Events(which) => events::run(self, &which).await,
             Command::Teardown(how) => teardown::run(self, &how).await,
             Command::Open => teardown::open(self).await,
-            Command::Config(_) | Command::Serve(_) | Command::Demo(_) | Command::DemoWorker | Command::Agent | Command::Completions { .. } => {
-                Err(Failure::Usage("this command asks no service".to_owned()))
-            }
+            Command::Config(_)
+            | Command::Serve(_)
+            | Command::Demo(_)
+            | Command::DemoWorker
+            | Command::Agent
+            | Command::Completions { .. } => Err(Failure::Usage("this command asks no service".to_owned())),
         }
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -4,7 +4,7 @@
 //! [`epu_controller::spec`] put in, so that one definition serves the check, editors (`epumgmt config schema`) and `docs/configuration.md`
 //! ([`reference`]). Everything has a default but pools themselves. Relative paths count from the directory the file is in.
 
-pub mod reference;
+pub(crate) mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use epu_controller::spec::{self, Known, Resolved};
 use epu_core::input::{Flaw, Flaws, TEXT_MAX, Tree, check, schema_of, strict};
-use epu_core::pool::{Origin, Template};
+use epu_core::pool::Template;
 use epu_core::{SiteName, Span, TemplateName};
 use epu_decision_engines::Registry;
 use epu_provisioner::iaas::local::LocalSettings;
@@ -22,13 +22,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The file that is read when none is named.
-pub const DEFAULT_FILE: &str = "epu.yaml";
+pub(crate) const DEFAULT_FILE: &str = "epu.yaml";
 /// Where data lies when no file says so.
-pub const DEFAULT_DATA: &str = "epu-data";
+pub(crate) const DEFAULT_DATA: &str = "epu-data";
 /// The operators' token in the data directory.
-pub const TOKEN_FILE: &str = "operator.token";
+pub(crate) const TOKEN_FILE: &str = "operator.token";
 /// Where `serve` listens when no file says so.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:8650";
+pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8650";
 
 /// What the bounds of `tick` are. Below: the machine does nothing else. Above: deadlines pass unnoticed.
 const TICK: (Span, Span) = (Span::millis(10), Span::secs(60));
@@ -73,7 +73,7 @@ impl Default for File {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default)]
 #[schemars(deny_unknown_fields)]
-pub struct Log {
+pub(crate) struct Log {
     /// What: `error`, `warn`, `info`, `debug` or `trace`, also by module, such as `info,epu_controller=debug`.
     #[schemars(length(min = 1, max = 1_000))]
     pub level: String,
@@ -93,7 +93,7 @@ impl Default for Log {
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     #[default]
     Text,
@@ -105,7 +105,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(deny_unknown_fields, extend("minProperties" = 1, "maxProperties" = 1, "x-count" = "exactly one driver is wanted, such as `local: {}`"))]
-pub struct Site {
+pub(crate) struct Site {
     /// Workers are processes of this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalSettings>,
@@ -121,7 +121,7 @@ impl Default for Site {
 
 /// A config file without faults, with every path made absolute.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// The file.
     pub file: PathBuf,
     /// Where everything is kept.
@@ -147,7 +147,7 @@ impl Config {
     ///
     /// # Errors
     /// Every fault; one without a line when the file cannot be read at all.
-    pub fn load(path: &Path) -> Result<Self, Flaws> {
+    pub(crate) fn load(path: &Path) -> Result<Self, Flaws> {
         Self::read(path, &text_of(path)?)
     }
 
@@ -155,7 +155,7 @@ impl Config {
     ///
     /// # Errors
     /// Every fault.
-    pub fn read(path: &Path, text: &str) -> Result<Self, Flaws> {
+    pub(crate) fn read(path: &Path, text: &str) -> Result<Self, Flaws> {
         let shown = path.display().to_string();
         let tree = Tree::read(&shown, text)?;
         let engines = Registry::standard();
@@ -184,26 +184,17 @@ impl Config {
 
     /// What pools of operators are checked against.
     #[must_use]
-    pub fn known(&self) -> Known {
+    pub(crate) fn known(&self) -> Known {
         Known {
             templates: self.templates.clone(),
             ..known(Registry::standard(), self.sites.keys().cloned().collect(), self.tick)
-        }
-    }
-
-    /// Where a pool of this file stands.
-    #[must_use]
-    pub fn origin(&self, pool: &Resolved) -> Origin {
-        Origin::File {
-            path: self.file.display().to_string(),
-            line: pool.line,
         }
     }
 }
 
 /// The JSON schema (draft 2020-12) of the whole file, for the check and for editors.
 #[must_use]
-pub fn schema(engines: &Registry) -> Value {
+pub(crate) fn schema(engines: &Registry) -> Value {
     let mut schema = schema_of::<File>();
     let pools = spec::schema(engines);
     for key in ["templates", "pools"] {
@@ -218,7 +209,7 @@ pub fn schema(engines: &Registry) -> Value {
 
 /// The data directory that a file names, whatever else may be wrong in it; none when there is no such file.
 #[must_use]
-pub fn data_dir_of(path: &Path) -> Option<PathBuf> {
+pub(crate) fn data_dir_of(path: &Path) -> Option<PathBuf> {
     let tree = Tree::read("", &text_of(path).ok()?).ok()?;
     let written = tree.value().get("data-dir").and_then(Value::as_str).unwrap_or(DEFAULT_DATA);
     Some(path.parent().unwrap_or(Path::new("")).join(written))
@@ -228,7 +219,7 @@ pub fn data_dir_of(path: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// One flaw without a line.
-pub fn text_of(path: &Path) -> Result<String, Flaws> {
+pub(crate) fn text_of(path: &Path) -> Result<String, Flaws> {
     let limit = u64::try_from(TEXT_MAX).unwrap_or(u64::MAX).saturating_add(1);
     let mut text = String::new();
     let read = if path == Path::new("-") {
@@ -283,7 +274,10 @@ fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
                 flaws.push(flaw.help(format!("write it like {DEFAULT_LISTEN}")));
             }
             Ok(address) if !address.ip().is_loopback() => {
-                let flaw = tree.flaw("/listen", format!("{listen} is beyond loopback, where tokens would travel in the clear"));
+                let flaw = tree.flaw(
+                    "/listen",
+                    format!("{listen} is beyond loopback, where tokens would travel in the clear"),
+                );
                 flaws.push(flaw.help("listen on loopback and put a proxy with TLS, or an ssh tunnel, in front"));
             }
             Ok(_) => {}
@@ -293,7 +287,10 @@ fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
         flaws.push(tree.flaw("/tick", format!("{tick} is not between {} and {}", TICK.0, TICK.1)));
     }
     if let Some(retention) = span("retention").filter(|retention| *retention < RETENTION_LEAST) {
-        flaws.push(tree.flaw("/retention", format!("{retention} is less than {RETENTION_LEAST}, the least allowed")));
+        flaws.push(tree.flaw(
+            "/retention",
+            format!("{retention} is less than {RETENTION_LEAST}, the least allowed"),
+        ));
     }
     let level = tree.value().pointer("/log/level").and_then(Value::as_str);
     if let Some(Err(error)) = level.map(tracing_subscriber::EnvFilter::try_new) {

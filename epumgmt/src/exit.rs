@@ -7,7 +7,7 @@ use epu_core::input::Flaws;
 use epu_core::{Fault, PoolName};
 
 /// The exit codes, for scripts. They never change their meaning.
-pub const CODES_HELP: &str = "\
+pub(crate) const CODES_HELP: &str = "\
 Exit codes:
   0  done
   1  it failed, or the service reported a fault
@@ -20,7 +20,7 @@ Exit codes:
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// Done.
     Done,
     /// It failed, or the service reported a fault.
@@ -42,7 +42,7 @@ pub enum Exit {
 impl Exit {
     /// The number.
     #[must_use]
-    pub fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
@@ -57,7 +57,7 @@ impl Exit {
 
     /// The one that goes with a fault's code.
     #[must_use]
-    pub fn of(fault: &Fault) -> Self {
+    pub(crate) fn of(fault: &Fault) -> Self {
         match fault.code.as_ref() {
             "bad-config" | "bad-request" | "bad-url" | "too-large" => Self::Bad,
             "no-contact" | "timeout" => Self::NoContact,
@@ -78,7 +78,7 @@ impl From<Exit> for ExitCode {
 
 /// Why a command failed.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The service, or the way to it, reported a fault.
     Fault {
         /// What was being done, such as `show pool web`.
@@ -104,7 +104,7 @@ pub enum Failure {
 impl Failure {
     /// A fault met while doing something.
     #[must_use]
-    pub fn while_doing(doing: impl Into<String>, fault: Fault) -> Self {
+    pub(crate) fn while_doing(doing: impl Into<String>, fault: Fault) -> Self {
         Self::Fault {
             doing: doing.into(),
             fault,
@@ -113,14 +113,14 @@ impl Failure {
 
     /// What is said of a pool that does not exist.
     #[must_use]
-    pub fn no_such_instance(written: &str) -> Self {
+    pub(crate) fn no_such_instance(written: &str) -> Self {
         let text = format!("no instance's id is or ends with {written:?}");
         Self::while_doing(format!("find instance {written}"), Fault::new("no-such-instance", text))
     }
 
     /// What is said of a pool whose size cannot be set by a number.
     #[must_use]
-    pub fn size_is_computed(pool: &PoolName, engine: &str) -> Self {
+    pub(crate) fn size_is_computed(pool: &PoolName, engine: &str) -> Self {
         Self::Usage(format!(
             "pool {pool} has the engine {engine}, which computes the size; set its bounds with --min and --max"
         ))
@@ -128,7 +128,7 @@ impl Failure {
 
     /// The exit code.
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Fault { fault, .. } => Exit::of(fault),
             Self::Flaws { .. } | Self::Usage(_) => Exit::Bad,
@@ -141,14 +141,18 @@ impl Failure {
 
     /// What was being done, what went wrong, and what to do, for people.
     #[must_use]
-    pub fn shown(&self, colour: bool) -> String {
+    pub(crate) fn shown(&self, colour: bool) -> String {
         let (red, plain) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
         let error = format!("{red}error:{plain}");
         match self {
             Self::Fault { doing, fault } => {
                 let text = &fault.text;
                 // Several lines (all faults of a file) stand below what was being done.
-                let text = if text.contains('\n') { format!("\n  {}", text.replace('\n', "\n  ")) } else { format!(" {text}") };
+                let text = if text.contains('\n') {
+                    format!("\n  {}", text.replace('\n', "\n  "))
+                } else {
+                    format!(" {text}")
+                };
                 let mut shown = format!("{error} {doing}:{text}\n  code: {}\n", fault.code);
                 if let Some(advice) = advice(&fault.code).filter(|advice| !fault.text.contains(advice)) {
                     shown.push_str(&format!("  what to do: {advice}\n"));
@@ -157,7 +161,11 @@ impl Failure {
             }
             Self::Flaws { flaws, text } => {
                 let count = flaws.as_slice().len();
-                let faults = if count == 1 { "1 fault".to_owned() } else { format!("{count} faults") };
+                let faults = if count == 1 {
+                    "1 fault".to_owned()
+                } else {
+                    format!("{count} faults")
+                };
                 format!("{}{error} {faults}\n", flaws.with_lines(text, colour))
             }
             Self::Usage(text) | Self::LeftOver(text) => format!("{error} {text}\n"),
@@ -168,7 +176,7 @@ impl Failure {
 
     /// The same for programs.
     #[must_use]
-    pub fn as_fault(&self) -> Fault {
+    pub(crate) fn as_fault(&self) -> Fault {
         match self {
             Self::Fault { doing, fault } => Fault {
                 code: fault.code.clone(),
@@ -211,11 +219,17 @@ mod tests {
     fn a_failure_says_what_was_done_what_went_wrong_and_what_to_do() {
         let failures = [
             Failure::while_doing("show pool web", Fault::new("no-such-pool", "there is no pool web")),
-            Failure::while_doing("add pools of web.yaml", Fault::new("bad-config", "web.yaml:1:1: one\nweb.yaml:2:1: two")),
+            Failure::while_doing(
+                "add pools of web.yaml",
+                Fault::new("bad-config", "web.yaml:1:1: one\nweb.yaml:2:1: two"),
+            ),
             Failure::Usage("give --n, --min or --max".to_owned()),
             Failure::LeftOver("3 instances are still live".to_owned()),
         ];
-        let shown: String = failures.iter().map(|failure| format!("{}{}", failure.shown(false), failure.exit().number())).collect();
+        let shown: String = failures
+            .iter()
+            .map(|failure| format!("{}{}", failure.shown(false), failure.exit().number()))
+            .collect();
         insta::assert_snapshot!(shown);
         assert!(failures[0].shown(true).starts_with("\x1b[1;31merror:\x1b[0m show pool web"));
     }

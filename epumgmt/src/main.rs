@@ -55,9 +55,12 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Agent => Ok(epu_agent::start()),
         Command::Completions { shell } => commands::completions(shell, &mut screen.to).map(Into::into),
         Command::Config(command) => commands::config(&mut screen, &command).map(Into::into),
-        command @ (Command::Pool(_) | Command::Instance(_) | Command::Status | Command::Events(_) | Command::Teardown(_) | Command::Open) => {
-            ask(&cli.reach, screen, command).map(Into::into)
-        }
+        command @ (Command::Pool(_)
+        | Command::Instance(_)
+        | Command::Status
+        | Command::Events(_)
+        | Command::Teardown(_)
+        | Command::Open) => ask(&cli.reach, screen, command).map(Into::into),
     }
 }
 
@@ -95,7 +98,10 @@ fn token(reach: &Reach) -> Result<String, Failure> {
 
 fn read_token(file: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(file).map(|token| token.trim().to_owned()).map_err(|error| {
-        let text = format!("{}: {error}; pass --token-file or set EPU_TOKEN, or run this where `epumgmt serve` was started", file.display());
+        let text = format!(
+            "{}: {error}; pass --token-file or set EPU_TOKEN, or run this where `epumgmt serve` was started",
+            file.display()
+        );
         Failure::while_doing("read the operators' token", Fault::new("unauthorized", text))
     })
 }

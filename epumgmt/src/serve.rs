@@ -16,13 +16,13 @@ use epu_bus::http::{self, Door, Limits};
 use epu_bus::local::LocalBus;
 use epu_bus::token::{Keyring, OperatorToken, fresh_secret};
 use epu_controller::service::FileConfig;
+use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::id::SiteName;
 use epu_core::input::Flaws;
 use epu_core::journal::{Entry, Event};
 use epu_core::random::Random;
 use epu_core::time::{Clock, SystemClock};
-use epu_core::Fault;
 use epu_decision_engines::Registry;
 use epu_provisioner::config::Addresses;
 use epu_provisioner::iaas::Iaas;
@@ -67,7 +67,10 @@ enum Error {
 impl Error {
     fn failure(&self) -> Failure {
         let code = match self {
-            Self::Store { source: epu_store::Error::InUse { .. }, .. } => "conflict",
+            Self::Store {
+                source: epu_store::Error::InUse { .. },
+                ..
+            } => "conflict",
             Self::Store { .. } => "store-failed",
             Self::Door(_) => "conflict",
             Self::File { .. } | Self::Secret(_) | Self::Metrics(_) | Self::Signals(_) | Self::Stopped { .. } => "internal",
@@ -80,7 +83,7 @@ impl Error {
 ///
 /// # Errors
 /// When it cannot begin, or a service ends by itself.
-pub fn run(args: &cli::Serve) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &cli::Serve) -> Result<Exit, Failure> {
     let config = load(&args.config)?;
     log_to(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -91,14 +94,22 @@ pub fn run(args: &cli::Serve) -> Result<Exit, Failure> {
 }
 
 fn load(path: &Path) -> Result<Config, Failure> {
-    let flawed = |flaws: Flaws| Failure::Flaws { flaws, text: text_of(path).unwrap_or_default() };
+    let flawed = |flaws: Flaws| Failure::Flaws {
+        flaws,
+        text: text_of(path).unwrap_or_default(),
+    };
     Config::load(path).map_err(flawed)
 }
 
 fn log_to(config: &Config) {
     // A level that cannot be understood was refused with the config.
-    let filter = EnvFilter::try_from_env("EPU_LOG").unwrap_or_else(|_| EnvFilter::try_new(&config.log.level).unwrap_or_default());
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // lapin logs each refused queue as an error of its own, every few seconds; the sensor says it once, and better.
+    let level = std::env::var("EPU_LOG").unwrap_or_else(|_| config.log.level.clone());
+    let filter = EnvFilter::try_new(format!("lapin=off,{level}")).unwrap_or_default();
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     let set = match config.log.format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),
@@ -114,12 +125,18 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut hangup = signal(SignalKind::hangup()).map_err(Error::Signals)?;
 
     let store = SqliteStore::open(&config.data_dir).await;
-    let store = Arc::new(store.map_err(|source| Error::Store { path: config.data_dir.clone(), source })?);
+    let store = Arc::new(store.map_err(|source| Error::Store {
+        path: config.data_dir.clone(),
+        source,
+    })?);
     let listener = http::bind(&config.listen.to_string(), false).await?;
 
     let metrics = AllMetrics::new()?;
     let metered: Arc<dyn Store> = Arc::new(Metered::new(store.clone(), metrics.store.clone()));
-    let kept = |source| Error::Store { path: config.data_dir.clone(), source };
+    let kept = |source| Error::Store {
+        path: config.data_dir.clone(),
+        source,
+    };
     let key = secret_in(&config.data_dir.join(KEY_FILE))?;
     let operator = secret_in(&config.data_dir.join(TOKEN_FILE))?;
     let fresh = format!("epu-{}", &fresh_secret()?[..12]);
@@ -132,13 +149,22 @@ async fn serve(config: Config) -> Result<(), Error> {
     let cancel = CancellationToken::new();
     let (file, file_seen) = watch::channel(Arc::new(file_config(&config)));
     let now = clock.now();
-    let started = Entry::new(now, "serve", Event::Started { version: env!("CARGO_PKG_VERSION").to_owned() });
+    let started = Entry::new(
+        now,
+        "serve",
+        Event::Started {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+    );
     metered.append(vec![started]).await.map_err(kept)?;
 
     let mut services: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
     let provisioner = epu_provisioner::Parts {
         installation: installation.clone(),
-        config: epu_provisioner::Config { retention: config.retention, ..epu_provisioner::Config::default() },
+        config: epu_provisioner::Config {
+            retention: config.retention,
+            ..epu_provisioner::Config::default()
+        },
         addresses: addresses(&config),
         store: metered.clone(),
         bus: bus.clone(),
@@ -162,7 +188,11 @@ async fn serve(config: Config) -> Result<(), Error> {
         clock: clock.clone(),
         random,
         engines: Arc::new(Registry::standard()),
-        config: epu_controller::Config { installation: installation.clone(), tick: config.tick, ..epu_controller::Config::default() },
+        config: epu_controller::Config {
+            installation: installation.clone(),
+            tick: config.tick,
+            ..epu_controller::Config::default()
+        },
         metrics: metrics.controller.clone(),
         file: file_seen,
     };
@@ -185,7 +215,12 @@ async fn serve(config: Config) -> Result<(), Error> {
     let stop = cancel.clone();
     services.spawn(async move { ("provisioner", epu_provisioner::run(provisioner, stop).await.map_err(|e| text(&e))) });
     let stop = cancel.clone();
-    services.spawn(async move { ("aggregator", epu_sensor_aggregator::run(aggregator, stop).await.map_err(|e| text(&e))) });
+    services.spawn(async move {
+        (
+            "aggregator",
+            epu_sensor_aggregator::run(aggregator, stop).await.map_err(|e| text(&e)),
+        )
+    });
     let stop = cancel.clone();
     services.spawn(async move { ("controller", epu_controller::run(controller, stop).await.map_err(|e| text(&e))) });
     let stop = cancel.clone();
@@ -214,7 +249,12 @@ async fn serve(config: Config) -> Result<(), Error> {
                 error!(service, why, "a service failed");
                 failed = failed.or(Some(Error::Stopped { service, why }));
             }
-            Err(error) => failed = failed.or(Some(Error::Stopped { service: "process", why: error.to_string() })),
+            Err(error) => {
+                failed = failed.or(Some(Error::Stopped {
+                    service: "process",
+                    why: error.to_string(),
+                }))
+            }
         }
     }
     let stopped = Entry::new(clock.now(), "serve", Event::Stopped);
@@ -237,20 +277,33 @@ fn reload(path: &Path, file: &watch::Sender<Arc<FileConfig>>) {
 }
 
 fn file_config(config: &Config) -> FileConfig {
-    FileConfig { path: config.file.display().to_string(), pools: config.pools.clone(), known: config.known() }
+    FileConfig {
+        path: config.file.display().to_string(),
+        pools: config.pools.clone(),
+        known: config.known(),
+    }
 }
 
 fn addresses(config: &Config) -> Addresses {
     let url = format!("http://{}", config.listen);
-    Addresses { provisioner: url.clone(), aggregators: vec![url] }
+    Addresses {
+        provisioner: url.clone(),
+        aggregators: vec![url],
+    }
 }
 
 fn sites(config: &Config, installation: &str) -> Result<BTreeMap<SiteName, Arc<dyn Iaas>>, Error> {
-    let program = std::env::current_exe().map_err(|source| Error::File { path: "the program itself".into(), source })?;
+    let program = std::env::current_exe().map_err(|source| Error::File {
+        path: "the program itself".into(),
+        source,
+    })?;
     let mut sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::new();
     for (name, site) in &config.sites {
         let Site { local } = site;
-        let agent = AgentProgram { program: program.clone(), arguments: vec!["agent".to_owned()] };
+        let agent = AgentProgram {
+            program: program.clone(),
+            arguments: vec!["agent".to_owned()],
+        };
         let driver = Local::new(installation, &config.data_dir, agent, local.clone().unwrap_or_default());
         sites.insert(name.clone(), Arc::new(driver));
     }
@@ -259,7 +312,10 @@ fn sites(config: &Config, installation: &str) -> Result<BTreeMap<SiteName, Arc<d
 
 /// The secret in a file that only its owner can read, made when there is none.
 fn secret_in(path: &Path) -> Result<String, Error> {
-    let failed = |source| Error::File { path: path.to_owned(), source };
+    let failed = |source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
     match std::fs::read_to_string(path) {
         Ok(text) => {
             let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
@@ -271,7 +327,13 @@ fn secret_in(path: &Path) -> Result<String, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let secret = fresh_secret()?;
             let draft = path.with_extension("new");
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(failed)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&draft)
+                .map_err(failed)?;
             file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
             std::fs::rename(&draft, path).map_err(failed)?;
             Ok(secret)
@@ -281,9 +343,9 @@ fn secret_in(path: &Path) -> Result<String, Error> {
 }
 
 /// Every metric of the program, made in one place: what is served, and what the reference is generated from.
-pub struct AllMetrics {
+pub(crate) struct AllMetrics {
     /// Where they are read.
-    pub registry: prometheus::Registry,
+    pub(crate) registry: prometheus::Registry,
     store: epu_store::Metrics,
     bus: http::Metrics,
     provisioner: epu_provisioner::Metrics,
@@ -296,7 +358,7 @@ impl AllMetrics {
     ///
     /// # Errors
     /// Only when two have the same name.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
         let metrics = Self {
             registry: prometheus::Registry::new(),
             store: epu_store::Metrics::new()?,
@@ -308,20 +370,33 @@ impl AllMetrics {
         for collector in metrics.all() {
             metrics.registry.register(collector)?;
         }
-        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        metrics
+            .registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)
     }
 
     /// Every collector of ours.
     #[must_use]
-    pub fn all(&self) -> Vec<Box<dyn Collector>> {
-        [self.controller.all(), self.provisioner.all(), self.aggregator.all(), self.store.all(), self.bus.all()].into_iter().flatten().collect()
+    pub(crate) fn all(&self) -> Vec<Box<dyn Collector>> {
+        [
+            self.controller.all(),
+            self.provisioner.all(),
+            self.aggregator.all(),
+            self.store.all(),
+            self.bus.all(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 
 fn render(registry: &prometheus::Registry) -> Result<String, Fault> {
     let mut text = Vec::new();
     let failed = |why: String| Fault::new("internal", format!("write the metrics: {why}"));
-    TextEncoder::new().encode(&registry.gather(), &mut text).map_err(|e| failed(e.to_string()))?;
+    TextEncoder::new()
+        .encode(&registry.gather(), &mut text)
+        .map_err(|e| failed(e.to_string()))?;
     String::from_utf8(text).map_err(|e| failed(e.to_string()))
 }

@@ -4,7 +4,6 @@
 
 mod events;
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
@@ -16,7 +15,7 @@ use epu_core::{Reason, Span, State, Timestamp};
 
 use crate::commands::Style;
 
-pub use events::{event, events};
+pub(crate) use events::{event, events};
 
 /// How much of a foreign text stands in a table's cell, in characters.
 const CELL_MAX: usize = 80;
@@ -43,7 +42,8 @@ fn table(style: Style, columns: &[&str]) -> Table {
 fn lines(table: &Table) -> String {
     let mut text = String::new();
     for line in table.to_string().lines() {
-        text.push_str(line.trim_end());
+        // The table sets its first column apart from a border that it does not have.
+        text.push_str(line.strip_prefix(' ').unwrap_or(line).trim_end());
         text.push('\n');
     }
     text
@@ -51,8 +51,10 @@ fn lines(table: &Table) -> String {
 
 /// A text without control characters, but for line ends and tabs.
 #[must_use]
-pub fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// A text as one short line.
@@ -67,7 +69,7 @@ fn brief(text: &str) -> String {
 
 /// A length of time with one or two units: `45s`, `12m`, `3h 5m`, `9d`.
 #[must_use]
-pub fn age(length: Duration) -> String {
+pub(crate) fn age(length: Duration) -> String {
     let seconds = length.as_secs();
     match (seconds / 86_400, seconds / 3_600, seconds / 60) {
         (0, 0, 0) => format!("{seconds}s"),
@@ -88,25 +90,45 @@ fn target(target: Option<u32>) -> String {
 
 /// What a pause keeps a pool from, as the end of a sentence about it.
 #[must_use]
-pub fn paused(paused: &Paused) -> String {
-    let what: Vec<&str> = [(paused.grow, "grow"), (paused.shrink, "shrink"), (paused.replace, "replace failed workers")]
-        .into_iter()
-        .filter_map(|(on, what)| on.then_some(what))
-        .collect();
+pub(crate) fn paused(paused: &Paused) -> String {
+    let what: Vec<&str> = [
+        (paused.grow, "grow"),
+        (paused.shrink, "shrink"),
+        (paused.replace, "replace failed workers"),
+    ]
+    .into_iter()
+    .filter_map(|(on, what)| on.then_some(what))
+    .collect();
     if what.is_empty() {
         return "does everything".to_owned();
     }
-    let why = if paused.why.is_empty() { String::new() } else { format!(": {}", brief(&paused.why)) };
+    let why = if paused.why.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", brief(&paused.why))
+    };
     format!("does not {}{why}", what.join(", "))
 }
 
 /// Every pool, a line each.
 #[must_use]
-pub fn pools(pools: &[PoolView], style: Style) -> String {
+pub(crate) fn pools(pools: &[PoolView], style: Style) -> String {
     if pools.is_empty() {
         return "there are no pools; add some with `epumgmt pool add -f FILE`\n".to_owned();
     }
-    let columns = ["POOL", "ENGINE", "TARGET", "BOUNDS", "RUNNING", "BUSY", "BOOTING", "DRAINING", "UNHEALTHY", "SETTINGS", "NOTE"];
+    let columns = [
+        "POOL",
+        "ENGINE",
+        "TARGET",
+        "BOUNDS",
+        "RUNNING",
+        "BUSY",
+        "BOOTING",
+        "DRAINING",
+        "UNHEALTHY",
+        "SETTINGS",
+        "NOTE",
+    ];
     let mut table = table(style, &columns);
     for view in pools {
         let spec = &view.pool.spec;
@@ -144,13 +166,21 @@ fn unhealthy(n: u32) -> Cell {
 
 /// One pool: what it is to be, what it is, and why.
 #[must_use]
-pub fn pool(view: &PoolView, now: Timestamp, style: Style) -> String {
+pub(crate) fn pool(view: &PoolView, now: Timestamp, style: Style) -> String {
     let pool = &view.pool;
     let mut text = format!("pool {}\n", pool.name);
-    let mut fact = |name: &str, value: String| drop(writeln!(text, "  {name:<12} {value}"));
-    let engine: Vec<String> = pool.spec.engine.iter().map(|(name, settings)| format!("{name} {settings}")).collect();
+    let mut fact = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
+    let engine: Vec<String> = pool
+        .spec
+        .engine
+        .iter()
+        .map(|(name, settings)| format!("{name} {settings}"))
+        .collect();
     fact("engine", engine.join(", "));
-    fact("size", format!("target {} within {}..{}", target(view.target), pool.spec.min, pool.spec.max));
+    fact(
+        "size",
+        format!("target {} within {}..{}", target(view.target), pool.spec.min, pool.spec.max),
+    );
     let counts = &view.counts;
     fact(
         "instances",
@@ -170,12 +200,18 @@ pub fn pool(view: &PoolView, now: Timestamp, style: Style) -> String {
         })
         .collect();
     fact("placements", sites.join(", then "));
-    fact("settings", match &pool.origin {
-        Origin::File { path, line } => format!("revision {}, from {path}, line {line}", pool.revision),
-        Origin::Operator => format!("revision {}, an operator's", pool.revision),
-    });
+    fact(
+        "settings",
+        match &pool.origin {
+            Origin::File { path, line } => format!("revision {}, from {path}, line {line}", pool.revision),
+            Origin::Operator => format!("revision {}, an operator's", pool.revision),
+        },
+    );
     if let Some(boot) = view.boot_ms {
-        fact("boot", format!("{} from launch to ready, lately", Span::millis(u64::try_from(boot).unwrap_or(0))));
+        fact(
+            "boot",
+            format!("{} from launch to ready, lately", Span::millis(u64::try_from(boot).unwrap_or(0))),
+        );
     }
     if pool.removed {
         fact("removed", "it is forgotten when its last instance is gone".to_owned());
@@ -197,27 +233,31 @@ fn decision(view: &PoolView, now: Timestamp, text: &mut String) {
     };
     let ago = age(now.since(decided.at));
     let (engine, desired, target) = (&decided.engine, decided.desired, decided.target);
-    drop(write!(text, "\nlast decision, {ago} ago: {engine} wants {desired}"));
+    text.push_str(&format!("\nlast decision, {ago} ago: {engine} wants {desired}"));
     if desired == target {
         text.push('\n');
     } else {
-        drop(writeln!(text, ", guardrails leave {target}"));
+        text.push_str(&format!(", guardrails leave {target}\n"));
     }
     for why in &decided.reasons {
-        drop(writeln!(text, "  because     {}", reason(why)));
+        text.push_str(&format!("  because     {}\n", reason(why)));
     }
     for why in &decided.suppressed {
-        drop(writeln!(text, "  held back   {}", reason(why)));
+        text.push_str(&format!("  held back   {}\n", reason(why)));
     }
     for action in &decided.actions {
-        drop(writeln!(text, "  done        {}", events::action(action)));
+        text.push_str(&format!("  done        {}\n", events::action(action)));
     }
 }
 
 /// A reason with its code and the numbers it came from.
 fn reason(reason: &Reason) -> String {
     let numbers: Vec<String> = reason.numbers.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    let numbers = if numbers.is_empty() { String::new() } else { format!("; {}", numbers.join(", ")) };
+    let numbers = if numbers.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", numbers.join(", "))
+    };
     format!("{} ({}{numbers})", brief(&reason.text), reason.code)
 }
 
@@ -234,13 +274,21 @@ fn readings(view: &PoolView, now: Timestamp, style: Style, text: &mut String) {
             Status::Stale { value, .. } => format!("was {value}"),
             Status::Missing | Status::Invalid { .. } => "-".to_owned(),
         };
-        let reported = if reading.of > 0 { format!(", {} of {} report", reading.reported, reading.of) } else { String::new() };
+        let reported = if reading.of > 0 {
+            format!(", {} of {} report", reading.reported, reading.of)
+        } else {
+            String::new()
+        };
         let status = Cell::new(format!("{}{reported}", seen.status.word()));
         table.add_row(vec![
             Cell::new(name),
             Cell::new(says),
             Cell::new(reading.taken_at.map_or_else(|| "never".to_owned(), |at| age(now.since(at)))),
-            if seen.status.fresh().is_some() { status } else { status.fg(Color::Yellow) },
+            if seen.status.fresh().is_some() {
+                status
+            } else {
+                status.fg(Color::Yellow)
+            },
             Cell::new(brief(&reading.source)),
             Cell::new(reading.fault.as_ref().map_or_else(String::new, |fault| brief(&fault.to_string()))),
         ]);
@@ -266,17 +314,20 @@ fn concerns(concerns: &[String], style: Style, text: &mut String) {
         text.push_str("\nconcerns\n");
     }
     for concern in concerns {
-        drop(writeln!(text, "  {yellow}{}{plain}", harmless(concern).replace('\n', "\n  ")));
+        text.push_str(&format!("  {yellow}{}{plain}\n", harmless(concern).replace('\n', "\n  ")));
     }
 }
 
 /// Instances, a line each.
 #[must_use]
-pub fn instances(instances: &[InstanceView], now: Timestamp, style: Style) -> String {
+pub(crate) fn instances(instances: &[InstanceView], now: Timestamp, style: Style) -> String {
     if instances.is_empty() {
         return "there are no instances\n".to_owned();
     }
-    let mut table = table(style, &["INSTANCE", "POOL", "STATE", "HEALTH", "WORK", "SITE", "AGE", "HEARD", "NOTE"]);
+    let mut table = table(
+        style,
+        &["INSTANCE", "POOL", "STATE", "HEALTH", "WORK", "SITE", "AGE", "HEARD", "NOTE"],
+    );
     for view in instances {
         let instance = &view.instance;
         let health = Cell::new(view.health);
@@ -323,23 +374,37 @@ fn note(view: &InstanceView, now: Timestamp) -> String {
 
 /// One instance, whole.
 #[must_use]
-pub fn instance(view: &InstanceView, now: Timestamp, _style: Style) -> String {
+pub(crate) fn instance(view: &InstanceView, now: Timestamp, _style: Style) -> String {
     let instance = &view.instance;
     let mut text = format!("instance {}\n", instance.id);
-    let mut fact = |name: &str, value: String| drop(writeln!(text, "  {name:<12} {value}"));
+    let mut fact = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
     let ago = |at: Timestamp| format!("{at} ({} ago)", age(now.since(at)));
     fact("pool", instance.pool.to_string());
     fact("state", format!("{} since {}", instance.state, ago(instance.state_since)));
     if let Some(deadline) = instance.deadline {
         fact("deadline", format!("{deadline}, when this state is given up"));
     }
-    fact("health", format!("{}, {}", view.health, view.heard_at.map_or_else(|| "never heard from".to_owned(), |at| format!("heard {}", ago(at)))));
+    fact(
+        "health",
+        format!(
+            "{}, {}",
+            view.health,
+            view.heard_at
+                .map_or_else(|| "never heard from".to_owned(), |at| format!("heard {}", ago(at)))
+        ),
+    );
     fact("work", view.work.word().to_owned());
     fact("created", ago(instance.created_at));
     if let Some(ready) = instance.ready_at {
-        fact("ready", format!("{}, {} after it was decided on", ago(ready), age(ready.since(instance.created_at))));
+        fact(
+            "ready",
+            format!("{}, {} after it was decided on", ago(ready), age(ready.since(instance.created_at))),
+        );
     }
-    fact("site", format!("{}, launch {} index {}", instance.site, instance.launch, instance.index));
+    fact(
+        "site",
+        format!("{}, launch {} index {}", instance.site, instance.launch, instance.index),
+    );
     if let Some(machine) = &instance.machine {
         fact("machine", brief(machine));
     }
@@ -354,12 +419,25 @@ pub fn instance(view: &InstanceView, now: Timestamp, _style: Style) -> String {
         fact("protected", "not chosen when the pool shrinks".to_owned());
     }
     if let Some(drain) = &instance.drain {
-        fact("draining", format!("{} since {}, until {} at the latest", events::cause(drain.why), ago(drain.since), drain.deadline));
+        fact(
+            "draining",
+            format!(
+                "{} since {}, until {} at the latest",
+                events::cause(drain.why),
+                ago(drain.since),
+                drain.deadline
+            ),
+        );
     }
     if let Some(ending) = &instance.ending {
-        let first = ending.drained_for.map_or_else(String::new, |why| format!(", drained: {}", events::cause(why)));
+        let first = ending
+            .drained_for
+            .map_or_else(String::new, |why| format!(", drained: {}", events::cause(why)));
         let (why, since) = (events::cause(ending.why), ago(ending.since));
-        fact("ended", format!("{why} since {since}, its worker then {}{first}", ending.work.word()));
+        fact(
+            "ended",
+            format!("{why} since {since}, its worker then {}{first}", ending.work.word()),
+        );
     }
     if let Some(fault) = &instance.fault {
         fact("fault", harmless(&fault.to_string()).replace('\n', "\n               "));
@@ -377,14 +455,35 @@ pub fn instance(view: &InstanceView, now: Timestamp, _style: Style) -> String {
 
 /// The whole, on one screen.
 #[must_use]
-pub fn status(status: &StatusView, sites: &[SiteStatus], style: Style) -> String {
-    let closed = if status.closed { ", CLOSED by teardown (`epumgmt open` opens it)" } else { "" };
+pub(crate) fn status(status: &StatusView, sites: &[SiteStatus], style: Style) -> String {
+    let closed = if status.closed {
+        ", CLOSED by teardown (`epumgmt open` opens it)"
+    } else {
+        ""
+    };
     let up = age(status.now.since(status.since));
-    let mut text = format!("installation {}, release {}, up {up}{closed}\n\n", status.installation, status.version);
+    let mut text = format!(
+        "installation {}, release {}, up {up}{closed}\n\n",
+        status.installation, status.version
+    );
     if status.pools.is_empty() {
         text.push_str("no pools\n");
     } else {
-        let mut table = table(style, &["POOL", "ENGINE", "IS", "TARGET", "RUNNING", "BUSY", "BOOTING", "DRAINING", "UNHEALTHY", "WHY"]);
+        let mut table = table(
+            style,
+            &[
+                "POOL",
+                "ENGINE",
+                "IS",
+                "TARGET",
+                "RUNNING",
+                "BUSY",
+                "BOOTING",
+                "DRAINING",
+                "UNHEALTHY",
+                "WHY",
+            ],
+        );
         for pool in &status.pools {
             let condition = Cell::new(&pool.condition);
             table.add_row(vec![
@@ -409,7 +508,9 @@ pub fn status(status: &StatusView, sites: &[SiteStatus], style: Style) -> String
     text.push('\n');
     let mut table = table(style, &["SITE", "DRIVER", "LIVE", "LISTED", "FAULT"]);
     for site in sites {
-        let listed = site.listed_at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(status.now.since(at))));
+        let listed = site
+            .listed_at
+            .map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(status.now.since(at))));
         table.add_row([
             site.site.to_string(),
             site.driver.clone(),
@@ -424,4 +525,4 @@ pub fn status(status: &StatusView, sites: &[SiteStatus], style: Style) -> String
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -205,6 +205,8 @@ impl Service {
             .book
             .open_launches()
             .filter(|known| !known.calling && known.next_at <= now && self.is_wanted(known, now))
+            // What this turn already worked out about a launch, such as its outcome, is not overwritten.
+            .filter(|known| !self.turn.launches.contains_key(&known.launch.id))
             .map(|known| known.launch.clone())
             .collect();
         for mut launch in due {

@@ -114,7 +114,7 @@ pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
 #[derive(Default)]
 pub(crate) struct Turn {
     instances: BTreeMap<InstanceId, Arc<Instance>>,
-    launches: BTreeMap<LaunchId, Launch>,
+    pub(crate) launches: BTreeMap<LaunchId, Launch>,
     pub(crate) journal: Vec<Entry>,
     after: Vec<After>,
     answers: Vec<(Answering, Result<Answer, Fault>)>,

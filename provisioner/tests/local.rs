@@ -12,7 +12,7 @@ use epu_core::random::Random;
 use epu_core::time::{Clock, SystemClock, Timestamp};
 use epu_provisioner::iaas::local::{AgentProgram, Local, LocalSettings};
 use epu_provisioner::iaas::{Class, Iaas, IaasLaunch, LaunchToken, Machine, MachineState, contract};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// A stand-in for the agent: it writes a line, starts a worker, and ends when it is told to, with its worker.
 const AGENT: &str = r#"#!/bin/sh
@@ -228,9 +228,8 @@ async fn a_frozen_machine_counts_as_running_and_can_be_ended() {
     let driver = site.driver();
     let machines = ids(&driver.launch(&site.request(1, "300s")).await.unwrap());
     eventually("it has its children", async || site.processes().len() >= 3).await;
-    for pid in site.processes() {
-        signal(pid, Signal::STOP);
-    }
+    let agent = site.processes().into_iter().find(|pid| session(*pid) == Some(*pid)).unwrap();
+    kill_process_group(Pid::from_raw(agent).unwrap(), Signal::STOP).unwrap();
     eventually("it is listed as running", async || {
         state(&driver, &machines[0]).await == Some(MachineState::Running)
     })

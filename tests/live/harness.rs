@@ -46,13 +46,19 @@ async fn a_killed_broker_keeps_its_durable_queue_and_leaves_no_process() {
     rabbit.kill9();
     assert!(!broker.is_alive() && rabbit.pid().is_none());
     assert!(rabbit.connect().await.is_err());
-    eventually(SOON, "what the broker had started is gone too", async || !below.iter().any(|proc| proc.is_alive())).await;
+    eventually(SOON, "what the broker had started is gone too", async || {
+        !below.iter().any(|proc| proc.is_alive())
+    })
+    .await;
 
     rabbit.restart().await.unwrap();
     assert_eq!(rabbit.ready("kept").await.unwrap(), 3);
 
     let everything: BTreeSet<Proc> = Proc::descendants_of(std::process::id());
-    let ours: Vec<Proc> = everything.into_iter().filter(|proc| proc.variable("HOME") == rabbit_home(&rabbit)).collect();
+    let ours: Vec<Proc> = everything
+        .into_iter()
+        .filter(|proc| proc.variable("HOME") == rabbit_home(&rabbit))
+        .collect();
     assert!(ours.len() >= 2, "the broker and its port mapper: {ours:?}");
     drop(rabbit);
     eventually(SOON, "nothing of it is left", async || !ours.iter().any(|proc| proc.is_alive())).await;
@@ -78,7 +84,10 @@ fn promtool_passes_a_good_page_and_refuses_bad_ones() {
     let bad_name = prometheus::check("# HELP epu_x X.\n# TYPE epu_x counter\nepu_x 3\n").unwrap_err();
     assert!(bad_name.0.contains("_total"), "{bad_name}");
     let no_syntax = prometheus::check("epu_x{pool=} 3\n").unwrap_err();
-    assert!(no_syntax.0.contains("error while linting") || no_syntax.0.contains("parsing"), "{no_syntax}");
+    assert!(
+        no_syntax.0.contains("error while linting") || no_syntax.0.contains("parsing"),
+        "{no_syntax}"
+    );
 }
 
 /// Answers every request with one page, for as long as it is not dropped.
@@ -89,7 +98,10 @@ async fn page_server(page: &'static str) -> (String, tokio::task::JoinHandle<()>
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4096];
             if stream.read(&mut request).await.is_ok() {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    page.len()
+                );
                 stream.write_all(format!("{head}{page}").as_bytes()).await.ok();
             }
         }
@@ -109,7 +121,10 @@ async fn prometheus_scrapes_a_page_and_answers_questions_about_it() {
 
     serving.abort();
     drop(serving.await);
-    eventually(SOON, "Prometheus sees the page gone", async || prometheus.query("up").await.unwrap()[0].value == 0.0).await;
+    eventually(SOON, "Prometheus sees the page gone", async || {
+        prometheus.query("up").await.unwrap()[0].value == 0.0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -159,7 +174,11 @@ async fn a_kept_program_ends_when_its_starter_is_killed_and_not_when_a_thread_of
     command.args(["-c", "setpriv --pdeathsig KILL -- sleep 300 & wait"]);
     let mut starter = Kept::start(command).unwrap();
     let pid = starter.pid();
-    let sleeps = async || Proc::descendants_of(pid).iter().any(|proc| proc.command_line().starts_with("sleep"));
+    let sleeps = async || {
+        Proc::descendants_of(pid)
+            .iter()
+            .any(|proc| proc.command_line().starts_with("sleep"))
+    };
     eventually(SOON, "it has started its own", sleeps).await;
     let below = Proc::descendants_of(pid);
     starter.kill_alone();

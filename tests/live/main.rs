@@ -1,6 +1,8 @@
 //! Live tests: a real broker, a real monitor, real processes. `tests/run` installs what they need. One that cannot run fails and says
 //! what is missing.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says why")]
+
 mod harness;
 mod queue_probe;
 mod systemd;

@@ -143,7 +143,10 @@ async fn a_user_without_rights_is_refused_and_not_told_a_number() {
     let rabbit = Rabbit::shared().await.unwrap();
     rabbit.declare("private").await.unwrap();
     rabbit.publish("private", 1).await.unwrap();
-    let made = rabbit.management("PUT", "/api/users/reader", r#"{"password":"reader","tags":""}"#).await.unwrap();
+    let made = rabbit
+        .management("PUT", "/api/users/reader", r#"{"password":"reader","tags":""}"#)
+        .await
+        .unwrap();
     assert!([201, 204].contains(&made.status), "{made:?}");
 
     // No right on the vhost at all: the connection is refused.

@@ -43,7 +43,11 @@ fn built(name: &str, variable: &str) -> Result<PathBuf> {
 /// When the program cannot be started, or does not end in time; an exit code other than 0 is an answer.
 pub fn run(arguments: &[&str], set: impl FnOnce(&mut Command)) -> Result<Output> {
     let mut command = Command::new("timeout");
-    command.args(["-k", "5", COMMAND]).arg(program()?).args(arguments).stdin(Stdio::null());
+    command
+        .args(["-k", "5", COMMAND])
+        .arg(program()?)
+        .args(arguments)
+        .stdin(Stdio::null());
     set(&mut command);
     let shown = format!("epumgmt {}", arguments.join(" "));
     let output = command.output().map_err(|e| Trouble::new(&shown, e))?;
@@ -75,7 +79,10 @@ impl Running {
         let (out, err) = files.map_err(|e| Trouble::new(format!("open {}", output.display()), e))?;
         command.stdout(out).stderr(err);
         set(&mut command);
-        Ok(Self { process: Kept::start(command)?, output: output.to_owned() })
+        Ok(Self {
+            process: Kept::start(command)?,
+            output: output.to_owned(),
+        })
     }
 
     /// Waits until `ready` says so.

@@ -45,7 +45,10 @@ impl Proc {
     /// The process that has this id now, also when it has ended and waits to be reaped.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        stat(pid).map(|stat| Self { pid, started: stat.started })
+        stat(pid).map(|stat| Self {
+            pid,
+            started: stat.started,
+        })
     }
 
     /// Every process.

@@ -86,7 +86,11 @@ impl Prometheus {
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err);
-        let mut prometheus = Self { server: Kept::start(command)?, dir, port };
+        let mut prometheus = Self {
+            server: Kept::start(command)?,
+            dir,
+            port,
+        };
         let ready = wait::until(START, "Prometheus is ready", async || prometheus.look().await).await;
         match ready {
             Ok(Ok(())) => Ok(prometheus),
@@ -100,11 +104,19 @@ impl Prometheus {
 
     async fn look(&mut self) -> Result<Result<()>> {
         if let Some(status) = self.server.ended() {
-            let why = if status.code() == Some(127) { MISSING.to_owned() } else { format!("it ended with {status}") };
+            let why = if status.code() == Some(127) {
+                MISSING.to_owned()
+            } else {
+                format!("it ended with {status}")
+            };
             return Ok(Err(Trouble::new("start Prometheus", why)));
         }
         let page = web::get(&format!("{}/-/ready", self.url()), None).await?;
-        if page.status == 200 { Ok(Ok(())) } else { Err(Trouble::new("not ready", page.body)) }
+        if page.status == 200 {
+            Ok(Ok(()))
+        } else {
+            Err(Trouble::new("not ready", page.body))
+        }
     }
 
     /// Its address.
@@ -121,7 +133,10 @@ impl Prometheus {
         let url = format!("{}/api/v1/query?query={}", self.url(), web::escape(expression));
         let answer = web::get(&url, None).await?.json()?;
         let unexpected = || Trouble::new(format!("ask Prometheus for {expression}"), &answer);
-        let lines = answer.pointer("/data/result").and_then(|lines| lines.as_array()).ok_or_else(unexpected)?;
+        let lines = answer
+            .pointer("/data/result")
+            .and_then(|lines| lines.as_array())
+            .ok_or_else(unexpected)?;
         let read = |line: &serde_json::Value| {
             let labels = serde_json::from_value(line.get("metric")?.clone()).ok()?;
             let value = line.pointer("/value/1")?.as_str()?.parse().ok()?;

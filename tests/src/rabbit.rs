@@ -72,7 +72,11 @@ impl Held {
     /// # Errors
     /// When the broker does not take part.
     pub async fn give_back(self) -> Result<()> {
-        bounded("close the connection that holds messages", self.connection.close(200, "test ends".into())).await
+        bounded(
+            "close the connection that holds messages",
+            self.connection.close(200, "test ends".into()),
+        )
+        .await
     }
 }
 
@@ -145,7 +149,12 @@ impl Rabbit {
         epmd.args(["-address", "127.0.0.1", "-port", &ports.epmd.to_string()]);
         epmd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let epmd = Kept::start(epmd)?;
-        let mut rabbit = Self { broker: None, epmd, dir, ports };
+        let mut rabbit = Self {
+            broker: None,
+            epmd,
+            dir,
+            ports,
+        };
         rabbit.run().await?;
         Ok(rabbit)
     }
@@ -177,7 +186,10 @@ impl Rabbit {
             .env("RABBITMQ_LOG_BASE", dir.join("log"))
             .env("RABBITMQ_PID_FILE", dir.join("pid"))
             // One scheduler is plenty for tests and leaves the machine to them; and nothing listens beyond loopback.
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}")
+            .env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+                "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            )
             .stdin(Stdio::null());
         let output = fs::File::create(dir.join("output.log")).and_then(|out| Ok((out.try_clone()?, out)));
         let (out, err) = output.map_err(|e| Trouble::new("make RabbitMQ's output file", e))?;
@@ -351,7 +363,11 @@ impl Rabbit {
             let got = bounded(&doing, channel.basic_get(queue.into(), BasicGetOptions::default())).await?;
             got.ok_or_else(|| Trouble::new(&doing, "the queue is empty"))?;
         }
-        Ok(Held { connection, _channel: channel, count })
+        Ok(Held {
+            connection,
+            _channel: channel,
+            count,
+        })
     }
 
     /// How many messages are ready in a queue, by passive declaration.
@@ -360,7 +376,10 @@ impl Rabbit {
     /// When there is no such queue.
     pub async fn ready(&self, queue: &str) -> Result<u32> {
         let (_connection, channel) = self.channel().await?;
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
         let doing = format!("look at queue {queue}");
         let found = bounded(&doing, channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
         Ok(found.message_count())
@@ -386,7 +405,7 @@ fn write_files(dir: &Path, ports: Ports) -> std::io::Result<()> {
         ),
     )?;
     let cookie = dir.join(".erlang.cookie");
-    let letters: String = std::iter::repeat_with(|| fastrand::alphanumeric()).take(24).collect();
+    let letters: String = std::iter::repeat_with(fastrand::alphanumeric).take(24).collect();
     fs::write(&cookie, letters)?;
     fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))
 }

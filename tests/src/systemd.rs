@@ -50,7 +50,11 @@ impl UnitFile {
         let mut file = Self::default();
         let mut section = None;
         let text = text.replace("\\\n", " ");
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';'])) {
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
+        {
             if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 section = Some(name.to_owned());
                 file.0.entry(name.to_owned()).or_default();
@@ -95,7 +99,9 @@ impl UnitFile {
     pub fn timeout_stop(&self) -> Result<Duration> {
         let written = self.value("Service", "TimeoutStopSec").unwrap_or("90");
         let seconds = written.trim_end_matches('s').parse();
-        seconds.map(Duration::from_secs).map_err(|e| Trouble::new(format!("read TimeoutStopSec={written}"), e))
+        seconds
+            .map(Duration::from_secs)
+            .map_err(|e| Trouble::new(format!("read TimeoutStopSec={written}"), e))
     }
 }
 
@@ -116,7 +122,11 @@ impl Unit {
     pub fn start(mut command: Command) -> Result<Self> {
         let name: String = std::iter::repeat_with(fastrand::alphanumeric).take(16).collect();
         command.env(GROUP, &name);
-        Ok(Self { main: Kept::start(command)?, group: EndsTagged::new(GROUP, name), also: Vec::new() })
+        Ok(Self {
+            main: Kept::start(command)?,
+            group: EndsTagged::new(GROUP, name),
+            also: Vec::new(),
+        })
     }
 
     /// Counts processes whose variable starts with `prefix` as the unit's, for programs that start others with an empty environment.

@@ -66,7 +66,10 @@ pub async fn ask(method: Method, url: &str, authorization: Option<&str>, body: S
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
         let body = body.map_err(|e| Trouble::new(&doing, e))?.to_bytes();
-        Ok(Page { status, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Page {
+            status,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     };
     let answered = tokio::time::timeout(MAX_TIME, exchange).await;
     answered.unwrap_or_else(|_| Err(Trouble::new(&doing, format!("no answer within {}", epu_core::Span(MAX_TIME)))))
@@ -94,7 +97,11 @@ pub fn basic(user: &str, password: &str) -> String {
         let at = |i: usize| usize::from(group.get(i).copied().unwrap_or(0));
         let bits = (at(0) << 16) | (at(1) << 8) | at(2);
         for (i, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            out.push(if i <= group.len() { char::from(LETTERS[(bits >> shift) & 63]) } else { '=' });
+            out.push(if i <= group.len() {
+                char::from(LETTERS[(bits >> shift) & 63])
+            } else {
+                '='
+            });
         }
     }
     out

@@ -56,10 +56,17 @@ fn graph(with_tests: bool) -> Graph {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Metadata = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
     let names = |package: &Package| {
-        let wanted = package.dependencies.iter().filter(|dependency| with_tests || dependency.kind.is_none());
+        let wanted = package
+            .dependencies
+            .iter()
+            .filter(|dependency| with_tests || dependency.kind.is_none());
         wanted.map(|dependency| dependency.name.clone()).collect()
     };
-    metadata.packages.iter().map(|package| (package.name.clone(), names(package))).collect()
+    metadata
+        .packages
+        .iter()
+        .map(|package| (package.name.clone(), names(package)))
+        .collect()
 }
 
 fn step(name: &str) -> Option<usize> {
@@ -127,8 +134,14 @@ fn a_wrong_direction_and_a_wrong_name_are_found() {
     let with = |from: &str, to: &str| Graph::from([(from.to_owned(), BTreeSet::from([to.to_owned()]))]);
     assert_eq!(wrong_directions(&with("epu-core", "epu-bus")), ["epu-core -> epu-bus"]);
     assert_eq!(wrong_directions(&with("epu-bus", "epu-store")), ["epu-bus -> epu-store"]);
-    assert_eq!(wrong_directions(&with("epu-agent", "epu-provisioner")), ["epu-agent -> epu-provisioner"]);
+    assert_eq!(
+        wrong_directions(&with("epu-agent", "epu-provisioner")),
+        ["epu-agent -> epu-provisioner"]
+    );
     assert!(wrong_directions(&with("epu-controller", "epu-decision-engines")).is_empty());
-    assert_eq!(wrong_names(&with("epumgmt", "sqlx")), ["epumgmt names sqlx, which only epu-store may"]);
+    assert_eq!(
+        wrong_names(&with("epumgmt", "sqlx")),
+        ["epumgmt names sqlx, which only epu-store may"]
+    );
     assert!(wrong_names(&with("epu-bus", "lapin")).is_empty() && wrong_names(&with("epu-tests", "lapin")).is_empty());
 }

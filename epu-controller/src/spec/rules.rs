@@ -244,7 +244,7 @@ impl<'a> Rules<'a> {
         self.rabbit(&at.inside(["rabbitmq"]), flaws);
         for key in ["directory/path", "directory/in-progress"] {
             let path = at.text(key).map(PathBuf::from);
-            drop(self.path(at, key, path, flaws));
+            let _absolute = self.path(at, key, path, flaws);
         }
         self.no_faster_than_a_tick(at, "every", Span::secs(5), flaws);
         let every = at.span("every").unwrap_or(Span::secs(5));
@@ -296,7 +296,8 @@ impl<'a> Rules<'a> {
     fn placements(&self, at: &Spot<'_>, min: u64, flaws: &mut Vec<Flaw>) {
         let sites: Vec<&str> = self.known.sites.iter().map(|site| site.as_str()).collect();
         let Some(list) = at.value("placements").and_then(Value::as_array).filter(|list| !list.is_empty()) else {
-            if sites.len() != 1 {
+            // No site at all is the fault of whoever names them.
+            if sites.len() > 1 {
                 let flaw = self
                     .tree
                     .flaw_at_key(&at.pointer, format!("`placements` is missing, and there are {} sites", sites.len()));

@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn completions(shell: Shell, to: &mut dyn Write) -> Result<Exit, Failure> {
+pub(crate) fn completions(shell: Shell, to: &mut dyn Write) -> Result<Exit, Failure> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "epumgmt", &mut text);
     to.write_all(&text)?;

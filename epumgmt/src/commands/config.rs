@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 ///
 /// # Errors
 /// Every fault of the file.
-pub fn config(screen: &mut Screen, command: &ConfigCommand) -> Result<Exit, Failure> {
+pub(crate) fn config(screen: &mut Screen, command: &ConfigCommand) -> Result<Exit, Failure> {
     match command {
         ConfigCommand::Check { file } => {
             let text = config::text_of(file).map_err(|flaws| Failure::Flaws {
@@ -29,7 +29,11 @@ pub fn config(screen: &mut Screen, command: &ConfigCommand) -> Result<Exit, Fail
             screen.answer(&counts, |_| {
                 let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
                 let (sites, templates) = (count(config.sites.len(), "site"), count(config.templates.len(), "template"));
-                format!("{}: no faults; {sites}, {templates}, {}\n", file.display(), count(config.pools.len(), "pool"))
+                format!(
+                    "{}: no faults; {sites}, {templates}, {}\n",
+                    file.display(),
+                    count(config.pools.len(), "pool")
+                )
             })?;
         }
         ConfigCommand::Schema => {

@@ -55,7 +55,10 @@ async fn find(session: &Session, written: &str) -> Result<InstanceId, Failure> {
         several => {
             let some: Vec<String> = several.iter().take(NAMED_MAX).map(ToString::to_string).collect();
             let count = several.len();
-            Err(Failure::Usage(format!("{count} instances end with {written:?}, write more of it: {}", some.join(", "))))
+            Err(Failure::Usage(format!(
+                "{count} instances end with {written:?}, write more of it: {}",
+                some.join(", ")
+            )))
         }
     }
 }
@@ -104,7 +107,9 @@ async fn drain(session: &mut Session, written: &str, within: Option<Span>) -> Re
     };
     let answer: Value = session.ask(&doing, Request::Drain(order)).await?;
     let id = view.instance.id;
-    session.screen.answer(&answer, |_| format!("instance {id} finishes its work and ends, in {within} at the latest\n"))?;
+    session.screen.answer(&answer, |_| {
+        format!("instance {id} finishes its work and ends, in {within} at the latest\n")
+    })?;
     Ok(Exit::Done)
 }
 
@@ -130,6 +135,8 @@ async fn kill(session: &mut Session, written: &str) -> Result<Exit, Failure> {
         epoch: 0,
     };
     let answer: Value = session.ask(&doing, Request::Terminate(order)).await?;
-    session.screen.answer(&answer, |_| format!("instance {id} is being ended; its worker was {}\n", view.work.word()))?;
+    session.screen.answer(&answer, |_| {
+        format!("instance {id} is being ended; its worker was {}\n", view.work.word())
+    })?;
     Ok(Exit::Done)
 }

@@ -56,11 +56,17 @@ async fn add(session: &mut Session, file: &Path) -> Result<Exit, Failure> {
         text: String::new(),
     })?;
     // The whole path, so that relative paths in the file mean the same to the service.
-    let whole = if file == Path::new("-") { "standard input".into() } else { std::path::absolute(file)? };
+    let whole = if file == Path::new("-") {
+        "standard input".into()
+    } else {
+        std::path::absolute(file)?
+    };
     let doing = format!("add the pools of {}", file.display());
     let file = whole.display().to_string();
     let names: Vec<PoolName> = session.ask(&doing, Request::PoolAdd(PoolFile { file, text })).await?;
-    session.screen.answer(&names, |_| names.iter().map(|name| format!("pool {name} added\n")).collect())?;
+    session
+        .screen
+        .answer(&names, |_| names.iter().map(|name| format!("pool {name} added\n")).collect())?;
     Ok(Exit::Done)
 }
 
@@ -87,7 +93,9 @@ async fn change(session: &mut Session, change: PoolChange) -> Result<Exit, Failu
     let doing = format!("change pool {pool}");
     let revision: u64 = session.ask(&doing, Request::PoolReconfigure(change)).await?;
     let answer = json!({ "pool": pool, "revision": revision });
-    session.screen.answer(&answer, |_| format!("pool {pool} is now at revision {revision}\n"))?;
+    session
+        .screen
+        .answer(&answer, |_| format!("pool {pool} is now at revision {revision}\n"))?;
     Ok(Exit::Done)
 }
 
@@ -98,8 +106,11 @@ async fn resize(session: &mut Session, pool: PoolName, n: Option<u32>, min: Opti
     let view = view(session, pool.clone()).await?;
     if let Origin::File { path, line } = &view.pool.origin {
         // The service would refuse it; this says where to go.
-        let text = format!("the settings of pool {pool} belong to the config file: edit {path}, line {line}, then reload with SIGHUP");
-        return Err(Failure::while_doing(format!("resize pool {pool}"), epu_core::Fault::new("from-file", text)));
+        let text = format!("the settings of pool {pool} belong to {path}, line {line}");
+        return Err(Failure::while_doing(
+            format!("resize pool {pool}"),
+            epu_core::Fault::new("from-file", text),
+        ));
     }
     let mut set = std::collections::BTreeMap::new();
     for (key, value) in [("min", min), ("max", max)] {
@@ -122,7 +133,10 @@ async fn resize(session: &mut Session, pool: PoolName, n: Option<u32>, min: Opti
 async fn pause(session: &mut Session, pool: PoolName, paused: Paused) -> Result<Exit, Failure> {
     let doing = format!("pause pool {pool}");
     let what = show::paused(&paused);
-    let request = Request::PoolPause(PoolPause { pool: pool.clone(), paused });
+    let request = Request::PoolPause(PoolPause {
+        pool: pool.clone(),
+        paused,
+    });
     let answer: Value = session.ask(&doing, request).await?;
     session.screen.answer(&answer, |_| format!("pool {pool} {what}\n"))?;
     Ok(Exit::Done)

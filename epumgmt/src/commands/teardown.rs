@@ -27,20 +27,30 @@ pub(super) async fn run(session: &mut Session, how: &Teardown) -> Result<Exit, F
     let count: u64 = session.ask("tear down", Request::Teardown(order)).await?;
     if how.no_wait {
         let answer = json!({ "closed": true, "live": count });
-        session.screen.answer(&answer, |_| format!("closed; {count} instances are still live\n"))?;
+        session
+            .screen
+            .answer(&answer, |_| format!("closed; {count} instances are still live\n"))?;
         return Ok(Exit::Done);
     }
     wait(session, how).await?;
     let answer = json!({ "closed": true, "live": 0 });
-    session.screen.answer(&answer, |_| "closed; no live instance is left\n".to_owned())?;
+    session
+        .screen
+        .answer(&answer, |_| "closed; no live instance is left\n".to_owned())?;
     Ok(Exit::Done)
 }
 
 fn confirm(session: &Session, how: &Teardown, live: usize) -> Result<(), Failure> {
     let Some(ask) = session.confirm else {
-        return Err(Failure::Usage("teardown ends every worker; nobody is there to confirm it, so pass --yes".to_owned()));
+        return Err(Failure::Usage(
+            "teardown ends every worker; nobody is there to confirm it, so pass --yes".to_owned(),
+        ));
     };
-    let instances = if live == 1 { "instance".to_owned() } else { format!("{live} instances") };
+    let instances = if live == 1 {
+        "instance".to_owned()
+    } else {
+        format!("{live} instances")
+    };
     let what = match (live, how.force) {
         (0, _) => "This closes the installation; it has no live instance.".to_owned(),
         (_, true) => format!("This closes the installation and ends its {instances} AT ONCE: work in progress is lost or done again."),
@@ -85,7 +95,10 @@ async fn wait(session: &mut Session, how: &Teardown) -> Result<(), Failure> {
 
 fn progress(live: &[InstanceView]) -> String {
     let ending = live.iter().filter(|view| view.instance.state == State::Terminating).count();
-    let draining = live.iter().filter(|view| view.instance.drain.is_some() && view.instance.state != State::Terminating).count();
+    let draining = live
+        .iter()
+        .filter(|view| view.instance.drain.is_some() && view.instance.state != State::Terminating)
+        .count();
     format!("{} live: {draining} draining, {ending} ending", live.len())
 }
 

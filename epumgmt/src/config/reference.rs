@@ -1,7 +1,5 @@
 //! `docs/configuration.md`, made from the schema: what is checked is what is documented.
 
-use std::fmt::Write as _;
-
 use epu_core::id::NAME_PATTERN;
 use epu_core::input::SPAN_FORMAT;
 use epu_decision_engines::Registry;
@@ -21,7 +19,7 @@ quotes. Relative paths count from the directory the file is in. Passwords never 
 
 /// The whole document.
 #[must_use]
-pub fn document(engines: &Registry) -> String {
+pub(crate) fn document(engines: &Registry) -> String {
     let mut text = HEAD.to_owned();
     section(&mut text, "", &super::schema(engines), engines);
     text
@@ -32,27 +30,37 @@ fn section(text: &mut String, path: &str, schema: &Value, engines: &Registry) {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
         return;
     };
-    let title = if path.is_empty() { "The file".to_owned() } else { format!("`{path}`") };
-    // Writing to a text cannot fail.
-    drop(write!(text, "\n## {title}\n\n"));
+    let title = if path.is_empty() {
+        "The file".to_owned()
+    } else {
+        format!("`{path}`")
+    };
+    text.push_str(&format!("\n## {title}\n\n"));
     if !path.is_empty() {
-        drop(write!(text, "{}\n\n", meaning(schema)));
+        text.push_str(&format!("{}\n\n", meaning(schema)));
     }
     if schema.get("maxProperties") == Some(&1.into()) {
         text.push_str("Exactly one of these keys is given.\n\n");
     }
     text.push_str("| key | value | default | meaning |\n|---|---|---|---|\n");
-    let required: Vec<&str> = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let chosen: Vec<(&String, &Value)> = properties.iter().filter(|(key, _)| !is_alias(path, key, engines)).collect();
     for (key, value) in &chosen {
         let default = match value.get("default") {
+            Some(Value::Object(map)) if map.is_empty() => "none".to_owned(),
             Some(Value::Object(map)) if map.values().any(Value::is_object) => inline(value.get("default")),
             Some(Value::Object(_)) => "see below".to_owned(),
             Some(_) => inline(value.get("default")),
             None if required.contains(&key.as_str()) => "required".to_owned(),
             None => "none".to_owned(),
         };
-        drop(writeln!(text, "| `{key}` | {} | {default} | {} |", kind(value), cell(&meaning(value))));
+        text.push_str(&format!("| `{key}` | {} | {default} | {} |\n", kind(value), cell(&meaning(value))));
     }
     for (key, value) in chosen {
         let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -72,7 +80,10 @@ fn inner(text: &mut String, path: &str, schema: &Value, engines: &Registry) {
 
 /// What every value of a mapping with free keys looks like.
 fn entries(schema: &Value) -> Option<&Value> {
-    let by_pattern = schema.get("patternProperties").and_then(Value::as_object).and_then(|map| map.values().next());
+    let by_pattern = schema
+        .get("patternProperties")
+        .and_then(Value::as_object)
+        .and_then(|map| map.values().next());
     by_pattern.or_else(|| schema.get("additionalProperties").filter(|of| of.is_object()))
 }
 
@@ -115,7 +126,11 @@ fn words_of(schema: &Value) -> Vec<String> {
 
 fn bounds(schema: &Value) -> String {
     // The bounds of the type itself tell nobody anything.
-    let shown = |key: &str| schema.get(key).filter(|bound| bound.as_u64().is_none_or(|bound| bound < u64::from(u32::MAX)));
+    let shown = |key: &str| {
+        schema
+            .get(key)
+            .filter(|bound| bound.as_u64().is_none_or(|bound| bound < u64::from(u32::MAX)))
+    };
     match (shown("minimum"), shown("maximum")) {
         (Some(low), Some(high)) => format!(", {low} to {high}"),
         (Some(low), None) if low.as_u64() != Some(0) => format!(", at least {low}"),

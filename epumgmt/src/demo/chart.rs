@@ -31,15 +31,26 @@ pub(crate) struct Mark {
 
 /// Draws it.
 pub(crate) fn draw(samples: &[Sample], marks: &[Mark]) -> String {
-    let end = samples.last().map_or(Duration::from_secs(1), |s| s.at).max(Duration::from_millis(1));
-    let column = |at: Duration| ((at.as_secs_f64() / end.as_secs_f64()) * (WIDTH - 1) as f64).round().clamp(0.0, (WIDTH - 1) as f64);
+    let end = samples
+        .last()
+        .map_or(Duration::from_secs(1), |s| s.at)
+        .max(Duration::from_millis(1));
+    let column = |at: Duration| {
+        ((at.as_secs_f64() / end.as_secs_f64()) * (WIDTH - 1) as f64)
+            .round()
+            .clamp(0.0, (WIDTH - 1) as f64)
+    };
     let mut queue = [0_usize; WIDTH];
     let mut workers = [0_usize; WIDTH];
     let mut known = [false; WIDTH];
     for sample in samples {
         let at = index(column(sample.at));
         queue[at] = queue[at].max(sample.queue);
-        workers[at] = if known[at] { workers[at].max(sample.workers) } else { sample.workers };
+        workers[at] = if known[at] {
+            workers[at].max(sample.workers)
+        } else {
+            sample.workers
+        };
         known[at] = true;
     }
     for at in 1..WIDTH {
@@ -69,7 +80,10 @@ fn graph(picture: &mut String, name: &str, values: &[usize; WIDTH], rows: usize)
     let top = values.iter().copied().max().unwrap_or(0).max(1);
     for row in (0..rows).rev() {
         let label = if row + 1 == rows { format!("{name} {top}") } else { String::new() };
-        let line: String = values.iter().map(|value| EIGHTHS[(value * rows * 8).div_ceil(top).saturating_sub(row * 8).min(8)]).collect();
+        let line: String = values
+            .iter()
+            .map(|value| EIGHTHS[(value * rows * 8).div_ceil(top).saturating_sub(row * 8).min(8)])
+            .collect();
         let _: Result<(), _> = writeln!(picture, "{label:>10} {line}");
     }
 }
@@ -87,8 +101,18 @@ mod tests {
     fn the_picture_shows_the_highest_and_the_marks() {
         let at = |s| Duration::from_secs(s);
         let samples = [(0, 0, 1), (5, 40, 3), (10, 0, 1)].map(|(s, queue, workers)| Sample { at: at(s), queue, workers });
-        let picture = draw(&samples, &[Mark { at: at(5), letter: 'K', meaning: "killed" }]);
-        assert!(picture.contains("queue 40") && picture.contains("workers 3") && picture.contains("K killed"), "{picture}");
+        let picture = draw(
+            &samples,
+            &[Mark {
+                at: at(5),
+                letter: 'K',
+                meaning: "killed",
+            }],
+        );
+        assert!(
+            picture.contains("queue 40") && picture.contains("workers 3") && picture.contains("K killed"),
+            "{picture}"
+        );
         assert!(picture.lines().all(|line| line.chars().count() <= 90));
     }
 }

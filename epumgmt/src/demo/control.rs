@@ -34,7 +34,12 @@ impl Control {
         let port = tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
         std::fs::write(directory.join("epu.yaml"), config(&program, directory, port, max))?;
         let child = spawn(&program, directory)?;
-        Ok(Self { program, directory: directory.to_owned(), url: format!("http://127.0.0.1:{port}"), child })
+        Ok(Self {
+            program,
+            directory: directory.to_owned(),
+            url: format!("http://127.0.0.1:{port}"),
+            child,
+        })
     }
 
     /// Starts it again after it was killed.
@@ -83,7 +88,10 @@ impl Control {
 
     pub(crate) async fn pool(&self) -> Result<PoolBrief, Fault> {
         let pools = self.status().await?.pools;
-        pools.into_iter().find(|p| p.name.as_str() == POOL).ok_or_else(|| Fault::new("no-such-pool", "the demo's pool is not there yet"))
+        pools
+            .into_iter()
+            .find(|p| p.name.as_str() == POOL)
+            .ok_or_else(|| Fault::new("no-such-pool", "the demo's pool is not there yet"))
     }
 
     pub(crate) async fn instances(&self) -> Result<Vec<InstanceView>, Fault> {

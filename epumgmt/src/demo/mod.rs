@@ -10,7 +10,7 @@ mod control;
 mod spool;
 mod story;
 mod table;
-pub mod worker;
+pub(crate) mod worker;
 
 use crate::cli;
 use crate::exit::{Exit, Failure};
@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 ///
 /// # Errors
 /// When it cannot be told to its end.
-pub fn run(args: &cli::Demo) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &cli::Demo) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(story::tell(args)) {
         Ok(true) => Ok(Exit::Done),

@@ -55,7 +55,11 @@ impl Spool {
             match std::fs::rename(self.waiting().join(&job), &path) {
                 Ok(()) => {
                     let takes = std::fs::read_to_string(&path)?.trim().parse().map_err(io::Error::other)?;
-                    return Ok(Some(Claim { job, path, takes: Duration::from_millis(takes) }));
+                    return Ok(Some(Claim {
+                        job,
+                        path,
+                        takes: Duration::from_millis(takes),
+                    }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -94,7 +98,10 @@ impl Spool {
     /// Workers that hold a claim.
     pub(crate) fn claimants(&self) -> io::Result<Vec<String>> {
         let workers = names(&self.claimed())?;
-        Ok(workers.into_iter().filter(|w| names(&self.claimed().join(w)).is_ok_and(|jobs| !jobs.is_empty())).collect())
+        Ok(workers
+            .into_iter()
+            .filter(|w| names(&self.claimed().join(w)).is_ok_and(|jobs| !jobs.is_empty()))
+            .collect())
     }
 
     /// How often each job was done.
@@ -129,7 +136,10 @@ mod tests {
         let claim = spool.claim("a").unwrap().unwrap();
         assert!(spool.claim("b").unwrap().is_none());
         assert_eq!(spool.depth().unwrap(), (0, 1));
-        assert_eq!((spool.claimants().unwrap(), spool.give_back("a").unwrap()), (vec!["a".to_owned()], 1));
+        assert_eq!(
+            (spool.claimants().unwrap(), spool.give_back("a").unwrap()),
+            (vec!["a".to_owned()], 1)
+        );
         assert!(spool.done(&claim, "a").is_err(), "what was given back is no longer a's to finish");
         let claim = spool.claim("b").unwrap().unwrap();
         spool.done(&claim, "b").unwrap();

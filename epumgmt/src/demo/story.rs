@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use epu_core::health::Health;
 use epu_core::instance::{Cause, Work};
+use epu_core::journal::{Entry, Event};
 use epu_core::life::State;
-use epu_core::request::{InstanceView, Request, Teardown};
+use epu_core::request::{EventsAfter, InstanceView, Request, Teardown};
 use epu_core::time::{Clock, SystemClock, Timestamp};
 use rustix::process::Signal;
 
@@ -50,10 +52,13 @@ pub(crate) async fn tell(args: &cli::Demo) -> Result<bool, String> {
         Some(path) => path.clone(),
         None => std::env::temp_dir().join(format!("epu-demo-{}", std::process::id())),
     };
-    let spool = Spool::open(&directory.join("spool")).map_err(|e| format!("make {}: {e}; is there room and permission?", directory.display()))?;
+    let spool =
+        Spool::open(&directory.join("spool")).map_err(|e| format!("make {}: {e}; is there room and permission?", directory.display()))?;
     let directory = directory.canonicalize().map_err(|e| format!("find {}: {e}", directory.display()))?;
     println!("A pool of sleeping workers, a queue of jobs, and what can happen to both. Everything here is a real process.\n");
-    let control = Control::start(&directory, MAX).await.map_err(|e| format!("start the control process: {e}"))?;
+    let control = Control::start(&directory, MAX)
+        .await
+        .map_err(|e| format!("start the control process: {e}"))?;
     let began = clock.now();
     let mut story = Story {
         clock,
@@ -96,11 +101,14 @@ impl Story {
         for n in 0..JOBS {
             // Between 0.4 and 1.2 s, the same in every run.
             let takes = Duration::from_millis(400 + u64::from(n) * 7_919 % 800);
-            self.spool.submit(&format!("job-{n:04}"), takes).map_err(|e| format!("submit a job: {e}"))?;
+            self.spool
+                .submit(&format!("job-{n:04}"), takes)
+                .map_err(|e| format!("submit a job: {e}"))?;
         }
         self.until("the pool has grown by its own decision", |s| s.live > 1).await?;
         let react = self.clock.now().since(submitted_at);
-        self.until("the pool is near its maximum and at work", |s| s.busy + 1 >= max).await?;
+        self.until("the pool is near its maximum and at work", |s| s.busy + 1 >= max)
+            .await?;
 
         self.say("3. a busy worker is killed, and the whole process group of another busy one is frozen");
         let [killed, frozen] = self.two_busy(&installation).await?;
@@ -120,7 +128,9 @@ impl Story {
         self.watch_alone(Duration::from_millis(1_500), &installation).await;
         let done_alone = self.spool.finished().map_err(|e| e.to_string())?.len() - done_before;
         self.promise(done_alone > 0, "workers kept working without the control process");
-        self.control.restart().map_err(|e| format!("start the control process again: {e}"))?;
+        self.control
+            .restart()
+            .map_err(|e| format!("start the control process again: {e}"))?;
         self.mark('R', "started again");
         self.say(&format!("   {done_alone} jobs were done meanwhile; it is started again"));
         self.until("it has found its workers again", |s| s.running > 0).await?;
@@ -132,17 +142,32 @@ impl Story {
 
         self.say("5. the queue drains and the pool shrinks to its minimum");
         let jobs = usize::try_from(JOBS).unwrap_or(usize::MAX);
-        self.until("every job is done and one worker is left", |s| s.done == jobs && s.live == 1).await?;
+        self.until("every job is done and one worker is left", |s| s.done == jobs && s.live == 1)
+            .await?;
 
         self.say("6. teardown");
         self.mark('T', "teardown");
-        let closed: Result<u32, _> = self.control.ask(Request::Teardown(Teardown { force: false, within: None })).await;
+        let closed: Result<u32, _> = self
+            .control
+            .ask(Request::Teardown(Teardown {
+                force: false,
+                within: None,
+            }))
+            .await;
         closed.map_err(|f| format!("tear down: {f}"))?;
         self.until("nothing lives", |s| s.live == 0).await?;
         let instances = self.instances().await?;
         let stopped = self.control.stop().await.map_err(|e| format!("stop the control process: {e}"))?;
         self.promise(stopped, "the control process stopped cleanly when asked to");
-        self.tell_end(&installation, &instances, Figures { react, killed_after, frozen_after })
+        self.tell_end(
+            &installation,
+            &instances,
+            Figures {
+                react,
+                killed_after,
+                frozen_after,
+            },
+        )
     }
 
     fn tell_end(&mut self, installation: &str, instances: &[InstanceView], figures: Figures) -> Result<bool, String> {
@@ -164,8 +189,14 @@ impl Story {
             ("lost", lost.to_string()),
             ("done twice", twice.to_string()),
             ("time to react to the burst", seconds(figures.react)),
-            ("killed worker: noticed, replaced after", format!("{}, {}", seconds(figures.killed_after.0), seconds(figures.killed_after.1))),
-            ("frozen worker: noticed, replaced after", format!("{}, {}", seconds(figures.frozen_after.0), seconds(figures.frozen_after.1))),
+            (
+                "killed worker: noticed, replaced after",
+                format!("{}, {}", seconds(figures.killed_after.0), seconds(figures.killed_after.1)),
+            ),
+            (
+                "frozen worker: noticed, replaced after",
+                format!("{}, {}", seconds(figures.frozen_after.0), seconds(figures.frozen_after.1)),
+            ),
             ("instances launched in all", instances.len().to_string()),
             ("busy workers killed by us", busy_killed.to_string()),
             ("processes leaked", leaked.to_string()),
@@ -208,7 +239,12 @@ impl Story {
         let (waiting, claimed) = self.spool.depth().map_err(|e| e.to_string())?;
         let done = self.spool.finished().map_err(|e| e.to_string())?.len();
         let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-        let seen = Seen { running: size(brief.counts.running), live: size(brief.counts.live), busy: size(brief.counts.busy), done };
+        let seen = Seen {
+            running: size(brief.counts.running),
+            live: size(brief.counts.live),
+            busy: size(brief.counts.busy),
+            done,
+        };
         self.sample(waiting + claimed, seen.running);
         let line = format!(
             "   queue {:>3}   done {done:>3}   {} run, {} come, {} drain, {} go   {}: {}",
@@ -220,7 +256,16 @@ impl Story {
             brief.condition,
             brief.why
         );
-        let gist = format!("{:?}{}", (brief.counts.running, brief.counts.booting, brief.counts.draining, brief.counts.unhealthy), brief.condition);
+        let gist = format!(
+            "{:?}{}",
+            (
+                brief.counts.running,
+                brief.counts.booting,
+                brief.counts.draining,
+                brief.counts.unhealthy
+            ),
+            brief.condition
+        );
         if gist != self.last_line {
             self.last_line = gist;
             self.say(&line);
@@ -233,8 +278,13 @@ impl Story {
         if claimants.is_empty() {
             return Ok(());
         }
-        let gone: BTreeMap<String, State> =
-            self.instances().await?.into_iter().filter(|i| i.instance.state.is_end()).map(|i| (i.instance.id.to_string(), i.instance.state)).collect();
+        let gone: BTreeMap<String, State> = self
+            .instances()
+            .await?
+            .into_iter()
+            .filter(|i| i.instance.state.is_end())
+            .map(|i| (i.instance.id.to_string(), i.instance.state))
+            .collect();
         for worker in claimants.iter().filter(|w| gone.contains_key(*w)) {
             let jobs = self.spool.give_back(worker).map_err(|e| e.to_string())?;
             if self.returned.insert(worker.clone()) {
@@ -244,28 +294,41 @@ impl Story {
         Ok(())
     }
 
-    /// Waits until an instance is gone and the pool has as many running workers as it wants. Gives when that was noticed, and
-    /// when a replacement ran, both from `hurt_at`.
+    /// Waits until an instance that was hurt is being ended and another runs in its place. Gives when the first was noticed and
+    /// when the second ran, both from `hurt_at`.
     async fn replaced(&mut self, instance: &str, hurt_at: Timestamp, what: &str) -> Result<(Duration, Duration), String> {
-        let mut noticed = None;
+        let mut noticed: Option<Duration> = None;
+        let mut told = 0;
         loop {
             self.look().await?;
-            let instances = self.instances().await?;
-            let one = instances.iter().find(|i| i.instance.id.to_string() == instance);
-            let is_noticed = one.is_none_or(|i| !i.health.is_good() || i.instance.state >= State::Terminating);
-            if is_noticed && noticed.is_none() {
-                noticed = Some(self.clock.now().since(hurt_at));
-                let health = one.map_or("gone", |i| i.health.code());
-                self.say(&format!("   {what} is noticed ({health})"));
+            let since_hurt = self.clock.now().since(hurt_at);
+            for (health, why) in self.health_of(instance).await?.into_iter().skip(told) {
+                told += 1;
+                self.say(&format!("   {what}: {health}, {why}"));
+                noticed = noticed.or(Some(since_hurt));
             }
-            let gone = one.is_none_or(|i| i.instance.state >= State::Terminating);
+            let instances = self.instances().await?;
+            let gone = instances.iter().any(|i| i.instance.id.to_string() == instance && i.instance.state >= State::Terminating);
             let heir = instances.iter().any(|i| i.instance.created_at > hurt_at && i.instance.state == State::Running);
             if gone && heir {
                 self.say(&format!("   {what} is replaced"));
-                return Ok((noticed.unwrap_or_default(), self.clock.now().since(hurt_at)));
+                return Ok((noticed.unwrap_or(since_hurt), since_hurt));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// What was believed of an instance's health, in order, from the journal.
+    async fn health_of(&self, instance: &str) -> Result<Vec<(Health, String)>, String> {
+        let asked = EventsAfter { after: None, pool: None, limit: Some(500) };
+        let entries: Vec<Entry> = self.control.ask(Request::Events(asked)).await.map_err(|f| format!("read the journal: {f}"))?;
+        let about = entries.into_iter().filter(|e| e.instance.is_some_and(|id| id.to_string() == instance));
+        Ok(about
+            .filter_map(|entry| match entry.event {
+                Event::HealthChanged { to, why, .. } if to != Health::Ok => Some((to, why)),
+                _ => None,
+            })
+            .collect())
     }
 
     /// Two workers that are busy and not the same.
@@ -306,11 +369,19 @@ impl Story {
     }
 
     fn sample(&mut self, queue: usize, workers: usize) {
-        self.samples.push(Sample { at: self.clock.now().since(self.began), queue, workers });
+        self.samples.push(Sample {
+            at: self.clock.now().since(self.began),
+            queue,
+            workers,
+        });
     }
 
     fn mark(&mut self, letter: char, meaning: &'static str) {
-        self.marks.push(Mark { at: self.clock.now().since(self.began), letter, meaning });
+        self.marks.push(Mark {
+            at: self.clock.now().since(self.began),
+            letter,
+            meaning,
+        });
     }
 
     fn promise(&mut self, kept: bool, what: &str) {

@@ -34,7 +34,9 @@ pub(crate) fn processes(installation: &str) -> Vec<Process> {
 fn process(pid: i32, installation: &str) -> Option<Process> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |name: &str| {
-        let line = environment.split(|b| *b == 0).find_map(|line| line.strip_prefix(format!("{name}=").as_bytes()))?;
+        let line = environment
+            .split(|b| *b == 0)
+            .find_map(|line| line.strip_prefix(format!("{name}=").as_bytes()))?;
         String::from_utf8(line.to_vec()).ok()
     };
     if value("EPU_INSTALLATION")? != installation {
@@ -49,7 +51,12 @@ fn process(pid: i32, installation: &str) -> Option<Process> {
     let group = after.nth(1)?.parse().ok()?;
     let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let is_worker = words.split(|b| *b == 0).any(|word| word == b"demo-worker");
-    Some(Process { pid, group, instance: value("EPU_INSTANCE").unwrap_or_default(), is_worker })
+    Some(Process {
+        pid,
+        group,
+        instance: value("EPU_INSTANCE").unwrap_or_default(),
+        is_worker,
+    })
 }
 
 /// Agents by instance: more than one for an instance means that it was launched twice.
@@ -64,13 +71,14 @@ pub(crate) fn agents(installation: &str) -> BTreeMap<String, Vec<i32>> {
 /// Sends a signal to one process, by id.
 pub(crate) fn send(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
-        drop(rustix::process::kill_process(pid, signal));
+        // One that ended meanwhile needs no signal.
+        rustix::process::kill_process(pid, signal).ok();
     }
 }
 
 /// Sends a signal to a whole process group.
 pub(crate) fn send_group(group: i32, signal: Signal) {
     if let Some(group) = Pid::from_raw(group) {
-        drop(rustix::process::kill_process_group(group, signal));
+        rustix::process::kill_process_group(group, signal).ok();
     }
 }

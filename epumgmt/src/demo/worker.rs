@@ -16,12 +16,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When it was not started by the demo, or its directories are gone.
-pub fn run() -> io::Result<()> {
+pub(crate) fn run() -> io::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work())
 }
 
 async fn work() -> io::Result<()> {
-    let variable = |name: &str| std::env::var(name).map_err(|_| io::Error::other(format!("{name} is not set; the demo starts this worker by itself")));
+    let variable =
+        |name: &str| std::env::var(name).map_err(|_| io::Error::other(format!("{name} is not set; the demo starts this worker by itself")));
     let spool = Spool::open(Path::new(&variable("DEMO_SPOOL")?))?;
     let status = PathBuf::from(variable("EPU_DIR")?).join("status");
     let me = variable("EPU_INSTANCE")?;

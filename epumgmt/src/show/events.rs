@@ -8,7 +8,7 @@ use crate::commands::Style;
 
 /// Entries, a line each.
 #[must_use]
-pub fn events(entries: &[Entry], style: Style) -> String {
+pub(crate) fn events(entries: &[Entry], style: Style) -> String {
     if entries.is_empty() {
         return "nothing has happened\n".to_owned();
     }
@@ -17,13 +17,16 @@ pub fn events(entries: &[Entry], style: Style) -> String {
 
 /// One entry as a line: when, its number, whose, which instance, what.
 #[must_use]
-pub fn event(entry: &Entry, colour: bool) -> String {
+pub(crate) fn event(entry: &Entry, colour: bool) -> String {
     let (dim, plain) = if colour { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
     let pool = entry.pool.as_ref().map_or("-", |pool| pool.as_str());
     let instance = entry.instance.map_or_else(|| "-".to_owned(), |id| id.short());
     let what = sentence(&entry.event);
     let who = brief(&entry.who);
-    format!("{dim}{} #{:<6}{plain} {pool:<12} {instance:<12} {what} {dim}[{who}]{plain}", entry.at, entry.sequence)
+    format!(
+        "{dim}{} #{:<6}{plain} {pool:<12} {instance:<12} {what} {dim}[{who}]{plain}",
+        entry.at, entry.sequence
+    )
 }
 
 fn sentence(event: &Event) -> String {
@@ -45,7 +48,11 @@ fn sentence(event: &Event) -> String {
         Event::Decided(decided) => {
             let why: Vec<String> = decided.reasons.iter().map(reason).collect();
             let done: Vec<String> = decided.actions.iter().map(action).collect();
-            let done = if done.is_empty() { String::new() } else { format!("; {}", done.join(", ")) };
+            let done = if done.is_empty() {
+                String::new()
+            } else {
+                format!("; {}", done.join(", "))
+            };
             format!("target {}: {}{done}", decided.target, why.join(", "))
         }
         Event::LaunchRecorded { launch, site, instances } => format!("launch {launch} of {instances} on {site}"),
@@ -63,7 +70,9 @@ fn sentence(event: &Event) -> String {
         Event::BreakerOpened { breaker, reason: why } => format!("{} breaker opened: {}", brief(breaker), reason(why)),
         Event::BreakerClosed { breaker } => format!("{} breaker closed", brief(breaker)),
         Event::SweepAdopted { machine } => format!("found machine {} and took it in", brief(machine)),
-        Event::SweepTerminated { machine, site } => format!("found machine {} on {site}, which nothing explains, and ended it", brief(machine)),
+        Event::SweepTerminated { machine, site } => {
+            format!("found machine {} on {site}, which nothing explains, and ended it", brief(machine))
+        }
         Event::ClaimRefused { launch, index } => format!("a second claim to launch {launch} index {index} was refused"),
         Event::InvariantViolated { invariant, what } => format!("INVARIANT {} VIOLATED: {}", brief(invariant), brief(what)),
         Event::MemoryDropped { why } => format!("what the engine remembered was dropped: {}", brief(why)),

@@ -67,7 +67,7 @@ pub(super) fn begin(inner: &Arc<Inner>, ids: &[InstanceId]) -> Result<(), IaasEr
 fn tell(inner: &Inner, group: &Group) -> Duration {
     let Some(agent) = group.agent() else { return Duration::ZERO };
     send(group.tag.instance, signal(agent, Signal::TERM));
-    if agent.frozen {
+    if group.is_frozen() {
         return FROZEN_GRACE;
     }
     let stop_grace = start::stop_grace(&inner.directory(group.tag.instance)).unwrap_or(Duration::from_secs(10));
@@ -121,7 +121,7 @@ fn pass(inner: &Arc<Inner>, now: Instant) -> bool {
             Due::At(at) => at,
         };
         // Frozen it can do nothing in good order: it is woken and has little time.
-        if group.agent().is_some_and(|agent| agent.frozen) {
+        if group.is_frozen() {
             for process in &group.processes {
                 send(*id, signal(process, Signal::CONT));
             }

@@ -37,6 +37,8 @@ pub(super) struct Process {
     pub(super) started: u64,
     /// Stopped by a signal.
     pub(super) frozen: bool,
+    /// In a wait that no signal ends, such as a parent's for its child between vfork and exec.
+    pub(super) waiting: bool,
 }
 
 /// All processes of one instance, oldest first.
@@ -53,6 +55,14 @@ impl Group {
             .iter()
             .find(|p| p.pid == p.session)
             .or_else(|| self.processes.first())
+    }
+
+    /// Whether its agent can do nothing: it is frozen, or it waits while the rest of its session is frozen.
+    pub(super) fn is_frozen(&self) -> bool {
+        let Some(agent) = self.agent() else { return false };
+        let mut session = self.processes.iter().filter(|process| process.session == agent.session);
+        let all_still = session.clone().all(|process| process.frozen || process.waiting);
+        agent.frozen || all_still && session.any(|process| process.frozen)
     }
 }
 
@@ -185,6 +195,7 @@ fn parse_stat(pid: u32, text: &[u8]) -> Option<(Process, bool)> {
         session,
         started,
         frozen: matches!(state, "T" | "t"),
+        waiting: state == "D",
     };
     Some((process, matches!(state, "Z" | "X" | "x")))
 }
@@ -230,6 +241,7 @@ mod tests {
             session,
             started,
             frozen: false,
+            waiting: false,
         }
     }
 
@@ -249,6 +261,28 @@ mod tests {
         assert_eq!((tag.instance.to_string().as_str(), tag.index, tag.launch), (id, Some(2), None));
         assert!(tag_in(environment.as_bytes(), "our").is_none());
         assert!(tag_in(b"EPU_INSTALLATION=ours\0", "ours").is_none());
+    }
+
+    #[test]
+    fn a_group_is_frozen_when_its_agent_can_do_nothing() {
+        let tag = Tag {
+            instance: "0198f000-0000-7000-8000-000000000001".parse().unwrap(),
+            launch: None,
+            index: None,
+        };
+        let group = |agent: (bool, bool), worker: bool| {
+            let mut processes = vec![process(10, 10, 1), process(11, 10, 2)];
+            (processes[0].frozen, processes[0].waiting) = agent;
+            processes[1].frozen = worker;
+            Group { tag, processes }
+        };
+        assert!(group((true, false), false).is_frozen());
+        assert!(group((false, true), true).is_frozen());
+        assert!(
+            !group((false, false), true).is_frozen(),
+            "an agent that runs deals with a frozen worker itself"
+        );
+        assert!(!group((false, true), false).is_frozen());
     }
 
     #[test]
