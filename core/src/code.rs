@@ -177,11 +177,6 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "see `epumgmt instance logs`; raise the template's `ready-within`",
     ),
     (
-        "pool-not-empty",
-        "the pool still has instances",
-        "they are being drained; repeat, or use --force",
-    ),
-    (
         "queue-missing",
         "the broker has no such queue",
         "declare it, or correct the sensor's `queue`",

@@ -81,6 +81,12 @@ pub(crate) enum Command {
     /// Work as a worker of the demo, with settings from the environment.
     #[command(hide = true)]
     DemoWorker,
+    /// Write the generated references into a directory.
+    #[command(hide = true)]
+    Docs {
+        /// Which.
+        directory: PathBuf,
+    },
     /// Print completions for a shell.
     Completions {
         /// Which shell.

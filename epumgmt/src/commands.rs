@@ -149,6 +149,7 @@ impl Session {
             | Command::Demo(_)
             | Command::DemoWorker
             | Command::Agent
+            | Command::Docs { .. }
             | Command::Completions { .. } => Err(Failure::Usage("this command asks no service".to_owned())),
         }
     }

@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod demo;
+mod docs;
 mod exit;
 mod serve;
 mod show;
@@ -53,6 +54,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             Ok(Exit::Done.into())
         }
         Command::Agent => Ok(epu_agent::start()),
+        Command::Docs { directory } => docs::write(&directory).map(Into::into),
         Command::Completions { shell } => commands::completions(shell, &mut screen.to).map(Into::into),
         Command::Config(command) => commands::config(&mut screen, &command).map(Into::into),
         command @ (Command::Pool(_)

@@ -19,7 +19,8 @@ use epu_core::time::Span;
 use ring::digest::{SHA256, digest};
 
 use crate::lifecycle::{Happening, instance_at};
-use crate::service::{Service, Unhappened, store_failed};
+use crate::service::Service;
+use crate::turn::{Unhappened, store_failed};
 use crate::variables::programs;
 
 /// The longest nonce.

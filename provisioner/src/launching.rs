@@ -21,8 +21,9 @@ use serde_json::Value;
 use crate::book::Launching;
 use crate::iaas::{Class, IaasError, IaasLaunch, LaunchToken, Machine, MachineState};
 use crate::lifecycle::{Happening, instance_at};
-use crate::service::{After, Service, store_failed};
+use crate::service::Service;
 use crate::site::Done;
+use crate::turn::{After, store_failed};
 
 /// Most instances of one launch.
 const INSTANCES_MAX: usize = 1_000;

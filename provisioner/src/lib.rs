@@ -4,7 +4,7 @@
 //! store what it was about to do, and does it again, which every call allows. [`lifecycle`] says what may happen to an instance and
 //! what follows; the loop around it gathers, writes and acts; drivers ([`iaas`]) make calls and know nothing else.
 //!
-//! Reading order: [`lifecycle`], [`iaas`], then `service`, `launching`, `watching`, `sweeping`, `agents`, `orders`.
+//! Reading order: [`lifecycle`], [`iaas`], then `service`, `turn`, `launching`, `watching`, `sweeping`, `agents`, `orders`.
 
 mod agents;
 mod book;
@@ -19,6 +19,7 @@ mod service;
 mod site;
 mod sweeping;
 mod telling;
+mod turn;
 pub mod variables;
 mod watching;
 

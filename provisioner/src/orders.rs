@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use crate::iaas::MachineState;
 use crate::lifecycle::Happening;
-use crate::service::{Service, store_failed};
+use crate::service::Service;
 use crate::site::Done;
+use crate::turn::store_failed;
 
 /// Most lines of output in one answer.
 const LINES_MAX: u32 = 10_000;
@@ -57,7 +58,7 @@ impl Service {
                 }
                 Some(_) => {
                     if let Err(why) = self.happen(id, happening, &who) {
-                        return Err(Fault::new("conflict", format!("instance {id}: {why:?}")));
+                        return Err(Fault::new("conflict", format!("instance {id}: {why}")));
                     }
                 }
                 None if matches!(caller, Caller::Operator(_)) => {
@@ -106,7 +107,7 @@ impl Service {
         }
         for id in &protect.instances {
             let happened = self.happen(*id, Happening::Protect(protect.on), &caller.name());
-            happened.map_err(|why| Fault::new("conflict", format!("instance {id}: {why:?}")))?;
+            happened.map_err(|why| Fault::new("conflict", format!("instance {id}: {why}")))?;
         }
         Ok(NOTHING)
     }

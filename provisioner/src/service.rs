@@ -15,19 +15,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epu_bus::token::Keyring;
-use epu_bus::{Answering, Bus, Call, Calls, Facts};
+use epu_bus::{Bus, Call, Calls, Facts};
 use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::fact::Kind;
-use epu_core::id::{InstanceId, LaunchId, SiteName};
-use epu_core::instance::{Cause, Instance};
-use epu_core::journal::{Entry, Event as Remembered};
-use epu_core::launch::Launch;
-use epu_core::life::{Illegal, State};
+use epu_core::id::{InstanceId, SiteName};
+use epu_core::life::State;
 use epu_core::random::Random;
-use epu_core::request::{Answer, Request, Service as Role};
+use epu_core::request::{Request, Service as Role};
 use epu_core::time::{Clock, Timestamp};
-use epu_store::{ProvisionCommit, Store};
+use epu_store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -36,10 +33,11 @@ use crate::book::Book;
 use crate::config::{Addresses, Config};
 use crate::error::Error;
 use crate::iaas::Iaas;
-use crate::lifecycle::{self, Deadlines, Effect, Happening};
+use crate::lifecycle::Happening;
 use crate::metrics::Metrics;
 use crate::site::{Done, Driver, Site};
 use crate::telling::Telling;
+use crate::turn::{STORE_RETRY, Turn};
 
 /// Requests and results that one turn takes at the most. Too low: a write for each. Too high: the first waits for the last.
 const TURN_MOST: usize = 256;
@@ -47,12 +45,6 @@ const TURN_MOST: usize = 256;
 const OVERDUE_MOST: usize = 500;
 /// Ended records and journal entries that one retirement forgets at the most.
 const RETIRE_MOST: u32 = 2_000;
-/// Wait before the book is read anew after the store failed.
-const STORE_RETRY: Duration = Duration::from_secs(1);
-
-/// The same after a conflict: somebody else wrote, and the store is well.
-const CONFLICT_RETRY: Duration = Duration::from_millis(50);
-
 /// Everything a provisioner needs.
 pub struct Parts {
     /// The installation's id: the tag that makes machines ours.
@@ -108,26 +100,6 @@ pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
         }
         service.take_more(&mut calls).await;
     }
-}
-
-/// What one turn has worked out and not yet written.
-#[derive(Default)]
-pub(crate) struct Turn {
-    instances: BTreeMap<InstanceId, Arc<Instance>>,
-    pub(crate) launches: BTreeMap<LaunchId, Launch>,
-    pub(crate) journal: Vec<Entry>,
-    after: Vec<After>,
-    answers: Vec<(Answering, Result<Answer, Fault>)>,
-}
-
-/// What is done once a turn is written.
-#[derive(Debug)]
-pub(crate) enum After {
-    EndMachine(SiteName, String),
-    Launch(LaunchId),
-    DeadlinePassed(State),
-    DrainCutShort,
-    LookSoon(SiteName),
 }
 
 pub(crate) struct Service {
@@ -350,202 +322,5 @@ impl Service {
             | Request::Events(_)) => Err(Fault::new("bad-request", format!("the provisioner does not answer {}", other.op()))),
         };
         self.turn.answers.push((answering, answer));
-    }
-
-    // ---- what a turn works out
-
-    /// The instance as this turn has left it so far.
-    pub(crate) fn instance(&self, id: InstanceId) -> Option<&Arc<Instance>> {
-        self.turn.instances.get(&id).or_else(|| self.book.get(id))
-    }
-
-    pub(crate) fn limits(&self, launch: LaunchId) -> Deadlines {
-        let ready_within = self
-            .book
-            .launch(launch)
-            .map_or(Duration::from_secs(600), |known| *known.launch.request.template.ready_within);
-        Deadlines {
-            launch_window: *self.config.launch_window,
-            ready_within,
-            failed_grace: *self.config.failed_grace,
-            terminate_within: *self.config.terminate_within,
-        }
-    }
-
-    /// Something happened to an instance. Answers how it is then.
-    pub(crate) fn happen(&mut self, id: InstanceId, happening: Happening, who: &str) -> Result<Arc<Instance>, Unhappened> {
-        let was = self.instance(id).cloned().ok_or(Unhappened::Unknown)?;
-        let now = self.clock.now();
-        let (mut next, effects) = lifecycle::step(&was, happening, now, &self.limits(was.launch)).map_err(Unhappened::Illegal)?;
-        for effect in effects {
-            self.turn.after.push(match effect {
-                Effect::EndMachine(machine) => After::EndMachine(was.site.clone(), machine),
-                Effect::DeadlinePassed(state) => After::DeadlinePassed(state),
-                Effect::DrainCutShort => After::DrainCutShort,
-            });
-        }
-        if next.version == was.version {
-            return Ok(was);
-        }
-        remember(&mut self.turn.journal, &was, &next, now, who);
-        // However much happened to it in one turn, it is one version above what is stored.
-        next.version = self.book.get(id).map_or(0, |stored| stored.version) + 1;
-        if next.state != was.state {
-            self.turn.after.push(After::LookSoon(was.site.clone()));
-        }
-        let next = Arc::new(next);
-        self.turn.instances.insert(id, next.clone());
-        Ok(next)
-    }
-
-    /// Something happened by itself; when it cannot have, that is logged and nothing changes.
-    pub(crate) fn happen_quietly(&mut self, id: InstanceId, happening: Happening) {
-        if let Err(Unhappened::Illegal(illegal)) = self.happen(id, happening, "provisioner") {
-            warn!(instance = %id, %illegal, "left as it is");
-        }
-    }
-
-    pub(crate) fn note_launch(&mut self, launch: Launch) {
-        self.turn.launches.insert(launch.id, launch);
-    }
-
-    pub(crate) fn later(&mut self, after: After) {
-        self.turn.after.push(after);
-    }
-
-    // ---- writing
-
-    /// Writes what this turn worked out, then does what follows from it. False when it could not be written.
-    pub(crate) async fn flush(&mut self) -> bool {
-        let turn = std::mem::take(&mut self.turn);
-        let commit = ProvisionCommit {
-            instances: turn.instances.values().cloned().collect(),
-            launches: turn.launches.values().cloned().collect(),
-            journal: turn.journal,
-        };
-        let nothing = commit.instances.is_empty() && commit.launches.is_empty() && commit.journal.is_empty();
-        let written = if nothing {
-            Ok(())
-        } else {
-            self.store.commit_provision(commit).await
-        };
-        if let Err(error) = written {
-            self.not_written(&error);
-            for (answering, answer) in turn.answers {
-                answering.answer(answer.and_then(|_| Err(store_failed(&error))));
-            }
-            return false;
-        }
-        let now = self.clock.now();
-        for launch in turn.launches.into_values() {
-            let id = launch.id;
-            self.book.put_launch(launch, now);
-            self.book.forget_if_over(id);
-        }
-        for instance in turn.instances.values() {
-            self.count(instance);
-            self.book.put(instance.clone(), now);
-        }
-        self.tell(turn.instances.into_values().collect());
-        self.tell_all_if_asked();
-        for after in turn.after {
-            self.follow(after, now);
-        }
-        for (answering, answer) in turn.answers {
-            answering.answer(answer);
-        }
-        true
-    }
-
-    /// What is in memory may differ from the store now: it is read anew before anything else is done.
-    pub(crate) fn not_written(&mut self, error: &epu_store::Error) {
-        self.metrics.store_failures.inc();
-        error!(error = %Chain(error), "the records were not written; reading them anew");
-        let now = self.clock.now();
-        self.reload_at = Some(match error {
-            epu_store::Error::Conflict(_) => now + CONFLICT_RETRY,
-            epu_store::Error::Exists(_)
-            | epu_store::Error::Closed
-            | epu_store::Error::InUse { .. }
-            | epu_store::Error::Database { .. }
-            | epu_store::Error::Corrupt { .. } => now + STORE_RETRY,
-        });
-        self.book.retry_launches(now + STORE_RETRY);
-        for site in self.sites.values_mut() {
-            site.next_look = site.next_look.min(now + STORE_RETRY);
-        }
-    }
-
-    fn follow(&mut self, after: After, now: Timestamp) {
-        match after {
-            After::EndMachine(site, machine) => {
-                if let Some(site) = self.sites.get_mut(&site) {
-                    site.to_end.insert(machine);
-                }
-            }
-            After::Launch(id) => self.call_launch(id),
-            After::DeadlinePassed(state) => self.metrics.deadlines.with_label_values(&[state.code()]).inc(),
-            After::DrainCutShort => self.metrics.drains_cut_short.inc(),
-            After::LookSoon(site) => self.look_soon(&site, now),
-        }
-    }
-
-    fn count(&self, instance: &Instance) {
-        if let Some(was) = self.book.get(instance.id).filter(|was| was.is_live()) {
-            self.metrics.instances.with_label_values(&[was.state.code()]).dec();
-        }
-        if instance.is_live() {
-            self.metrics.instances.with_label_values(&[instance.state.code()]).inc();
-        }
-    }
-}
-
-/// Why nothing happened to an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unhappened {
-    /// It is not known, or ended a while ago.
-    Unknown,
-    /// It cannot happen to it now.
-    Illegal(Illegal),
-}
-
-/// As an asker hears it.
-pub(crate) fn store_failed(error: &epu_store::Error) -> Fault {
-    Fault::new("store-failed", format!("record it: {}", Chain(error)))
-}
-
-fn remember(journal: &mut Vec<Entry>, was: &Instance, next: &Instance, now: Timestamp, who: &str) {
-    let mut note = |event: Remembered| journal.push(Entry::new(now, who.to_owned(), event).of(&was.pool).on(was.id));
-    if next.state != was.state {
-        let why: Option<Cause> = next
-            .ending
-            .as_ref()
-            .filter(|_| next.state >= State::Terminating)
-            .map(|ending| ending.why);
-        note(Remembered::Moved {
-            from: was.state,
-            to: next.state,
-            why,
-            fault: next.fault.clone().filter(|_| next.fault != was.fault),
-        });
-    } else if next.fault != was.fault && next.exit != was.exit {
-        // The worker ended and its instance stays for its pool to replace: the fault is remembered with the state unchanged.
-        note(Remembered::Moved {
-            from: was.state,
-            to: next.state,
-            why: None,
-            fault: next.fault.clone(),
-        });
-    }
-    match (&was.drain, &next.drain) {
-        (before, Some(drain)) if before.as_ref() != Some(drain) => note(Remembered::DrainOrdered {
-            why: drain.why,
-            deadline: drain.deadline,
-        }),
-        (Some(_), None) => note(Remembered::DrainWithdrawn),
-        (None | Some(_), None | Some(_)) => {}
-    }
-    if was.protected != next.protected {
-        note(Remembered::Protected { on: next.protected });
     }
 }

@@ -11,8 +11,9 @@ use tracing::warn;
 
 use crate::iaas::{Machine, MachineState};
 use crate::lifecycle::instance_at;
-use crate::service::{After, Service};
+use crate::service::Service;
 use crate::site::Stray;
+use crate::turn::After;
 
 impl Service {
     pub(crate) async fn sweep(&mut self, site: &SiteName, strays: Vec<Machine>, now: Timestamp) {

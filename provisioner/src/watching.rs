@@ -12,6 +12,7 @@ use epu_core::life::State;
 use epu_core::time::Timestamp;
 use tracing::{info, warn};
 
+use crate::book::Launching;
 use crate::iaas::{Class, IaasError, Machine, MachineState};
 use crate::lifecycle::{Happening, instance_at, nothing_there};
 use crate::service::Service;
@@ -148,7 +149,9 @@ impl Service {
 
     fn seen(&mut self, id: InstanceId, machine: &Machine) {
         let Some(instance) = self.instance(id).cloned() else { return };
-        let adopted = instance.machine.is_none() && self.book.launch(instance.launch).is_some_and(|known| !known.calling);
+        // While its first call is under way, a machine that is listed before the answer is nothing remarkable.
+        let unasked = |known: &Launching| !known.calling || known.launch.attempts > 1;
+        let adopted = instance.machine.is_none() && self.book.launch(instance.launch).is_some_and(unasked);
         if adopted {
             info!(instance = %id, machine = %machine.id, "a machine without a record belongs to a recorded launch");
             self.metrics.swept.with_label_values(&[instance.site.as_str(), "adopted"]).inc();
@@ -195,6 +198,7 @@ impl Service {
             .book
             .open_launches()
             .filter(|known| known.launch.request.site == *site && !known.calling)
+            .filter(|known| !self.turn.launches.contains_key(&known.launch.id))
             .filter(|known| !self.is_wanted(known, began) && began >= known.quiet_since + grace)
             .map(|known| known.launch.clone())
             .collect();

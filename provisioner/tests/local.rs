@@ -365,7 +365,7 @@ async fn looking_at_a_hundred_machines_is_cheap() {
         assert_eq!(driver.list().await.unwrap().len(), 100);
     }
     let each = cpu().saturating_sub(before) / passes;
-    println!("one look at 100 machines: {each:?} of CPU");
+    eprintln!("one look at 100 machines: {each:?} of CPU");
     // At one look in 5 s this is under a thousandth of a core, with room for a slow machine and for the processes of other tests.
     assert!(each < Duration::from_millis(40), "one look took {each:?}");
     end_all(&driver, &machines).await;
@@ -377,4 +377,22 @@ fn cpu() -> Duration {
     let fields: Vec<&str> = text.rsplit(") ").next().unwrap().split(' ').collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     Duration::from_millis(ticks * 10)
+}
+
+#[tokio::test]
+async fn nothing_ties_a_machine_to_the_process_that_started_it() {
+    let site = Site::with(AGENT);
+    let driver = site.driver();
+    let machines = ids(&driver.launch(&site.request(1, "1s")).await.unwrap());
+    eventually("the agent has its worker", async || site.processes().len() == 2).await;
+    let ours = session(i32::try_from(std::process::id()).unwrap());
+    for pid in site.processes() {
+        assert!(session(pid).is_some() && session(pid) != ours, "it lives in our session");
+        for number in 0..3 {
+            let target = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+            let allowed = target == Path::new("/dev/null") || target.starts_with(site.home.path());
+            assert!(allowed, "its output {number} is {}", target.display());
+        }
+    }
+    end_all(&driver, &machines).await;
 }

@@ -3,6 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why")]
 
+mod draining;
+mod failing;
 mod harness;
+mod launching;
+mod pools;
 mod queue_probe;
+mod slots;
+mod staying;
 mod systemd;

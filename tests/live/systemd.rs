@@ -184,7 +184,7 @@ impl Installation {
     fn workers(unit: &Unit) -> Vec<Proc> {
         unit.others()
             .into_iter()
-            .filter(|proc| proc.command_line() == "sleep 300")
+            .filter(|proc| proc.command_line().ends_with("sleep 300"))
             .collect()
     }
 

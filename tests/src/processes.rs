@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Longest environment that is read, which is above what Linux allows a process to start with by default (a quarter of the stack).
 const MAX_ENVIRONMENT: u64 = 4 << 20;
@@ -129,6 +129,15 @@ impl Proc {
         found
     }
 
+    /// Children of a process, not theirs.
+    #[must_use]
+    pub fn children_of(pid: u32) -> BTreeSet<Self> {
+        Self::all()
+            .into_iter()
+            .filter(|proc| stat(proc.pid).is_some_and(|stat| stat.parent == pid))
+            .collect()
+    }
+
     /// Sends a signal; a process that is gone, or another one that took its id, is left alone.
     pub fn signal(self, signal: Signal) {
         let same = stat(self.pid).is_some_and(|stat| stat.started == self.started);
@@ -136,6 +145,15 @@ impl Proc {
             return;
         };
         kill_process(pid, signal).ok();
+    }
+
+    /// Sends a signal to the process group that it leads; one that is gone is left alone.
+    pub fn signal_group(self, signal: Signal) {
+        let same = stat(self.pid).is_some_and(|stat| stat.started == self.started);
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw).filter(|_| same) else {
+            return;
+        };
+        kill_process_group(pid, signal).ok();
     }
 }
 

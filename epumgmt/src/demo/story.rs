@@ -308,8 +308,12 @@ impl Story {
                 noticed = noticed.or(Some(since_hurt));
             }
             let instances = self.instances().await?;
-            let gone = instances.iter().any(|i| i.instance.id.to_string() == instance && i.instance.state >= State::Terminating);
-            let heir = instances.iter().any(|i| i.instance.created_at > hurt_at && i.instance.state == State::Running);
+            let gone = instances
+                .iter()
+                .any(|i| i.instance.id.to_string() == instance && i.instance.state >= State::Terminating);
+            let heir = instances
+                .iter()
+                .any(|i| i.instance.created_at > hurt_at && i.instance.state == State::Running);
             if gone && heir {
                 self.say(&format!("   {what} is replaced"));
                 return Ok((noticed.unwrap_or(since_hurt), since_hurt));
@@ -320,9 +324,19 @@ impl Story {
 
     /// What was believed of an instance's health, in order, from the journal.
     async fn health_of(&self, instance: &str) -> Result<Vec<(Health, String)>, String> {
-        let asked = EventsAfter { after: None, pool: None, limit: Some(500) };
-        let entries: Vec<Entry> = self.control.ask(Request::Events(asked)).await.map_err(|f| format!("read the journal: {f}"))?;
-        let about = entries.into_iter().filter(|e| e.instance.is_some_and(|id| id.to_string() == instance));
+        let asked = EventsAfter {
+            after: None,
+            pool: None,
+            limit: Some(500),
+        };
+        let entries: Vec<Entry> = self
+            .control
+            .ask(Request::Events(asked))
+            .await
+            .map_err(|f| format!("read the journal: {f}"))?;
+        let about = entries
+            .into_iter()
+            .filter(|e| e.instance.is_some_and(|id| id.to_string() == instance));
         Ok(about
             .filter_map(|entry| match entry.event {
                 Event::HealthChanged { to, why, .. } if to != Health::Ok => Some((to, why)),

@@ -1,0 +1,260 @@
+use epu_bus::Bus;
+use epu_core::fact::{Fact, Listener};
+use epu_core::instance::{Cause, Work};
+use epu_core::journal::Event;
+use epu_core::life::State;
+use epu_core::request::{Caller, Happened, Ids, Logs, Nothing, Protect, Request, SiteStatus, SiteWord, Teardown, Terminate};
+use epu_core::time::Span;
+use epu_core::{InstanceId, Timestamp};
+use epu_store::Store;
+
+use crate::world::{CONTROLLER, Does, World, exit};
+
+fn operator() -> Caller {
+    Caller::Operator("ann".to_owned())
+}
+
+fn teardown(force: bool, within: Option<u64>) -> Request {
+    Request::Teardown(Teardown {
+        force,
+        within: within.map(Span::secs),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn ending_is_confirmed_before_it_is_recorded_and_says_what_was_interrupted() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    world.site.look().ignores_terminate = true;
+    world.terminate(id).await.unwrap();
+    world.terminate(id).await.unwrap();
+    world.elapse(10).await;
+    assert_eq!(world.state(id).await, State::Terminating);
+    world.site.vanish("m-1");
+    world.elapse(2).await;
+    let ending = world.instance(id).await.ending.unwrap();
+    assert_eq!(
+        (world.state(id).await, ending.why, ending.work),
+        (State::Terminated, Cause::Unhealthy, Work::Busy)
+    );
+    let moves = world
+        .journal(|event| {
+            matches!(
+                event,
+                Event::Moved {
+                    to: State::Terminating,
+                    ..
+                }
+            )
+        })
+        .await;
+    assert_eq!((moves.len(), moves[0].who.as_ref()), (1, "controller"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_nobody_knows_is_an_operators_mistake_and_a_services_old_news() {
+    let world = World::new().await;
+    let stranger = world.request(1).instances[0].id;
+    let order = Request::Terminate(Terminate {
+        instances: vec![(stranger, Work::Unknown)],
+        why: Cause::Operator,
+        epoch: 0,
+    });
+    assert!(world.ask(CONTROLLER, order.clone()).await.is_ok());
+    assert_eq!(world.ask(operator(), order).await.unwrap_err().code, "no-such-instance");
+    let protect = Request::Protect(Protect {
+        instances: vec![stranger],
+        on: true,
+    });
+    assert_eq!(world.ask(operator(), protect).await.unwrap_err().code, "no-such-instance");
+}
+
+#[tokio::test(start_paused = true)]
+async fn teardown_drains_what_works_and_ends_the_rest() {
+    let mut world = World::new().await;
+    let working = world.running_one().await;
+    let booting = world.launch(&world.request(1)).await[0];
+    world.elapse(1).await;
+    assert_eq!(
+        world.ask(operator(), teardown(false, None)).await.unwrap().read::<u32>().unwrap(),
+        2
+    );
+    world.elapse(30).await;
+    assert_eq!(
+        (world.state(working).await, world.state(booting).await),
+        (State::Running, State::Terminated)
+    );
+
+    let refused = world.request(2);
+    let fault = world.ask(CONTROLLER, Request::Launch(Box::new(refused.clone()))).await.unwrap_err();
+    assert_eq!(fault.code, "closed");
+    assert!(world.store.launch(refused.launch).await.unwrap().is_none());
+    let told = world.told();
+    let rejected = told
+        .iter()
+        .flat_map(|fact| &fact.changed)
+        .filter(|i| i.state == State::Rejected)
+        .count();
+    assert_eq!((rejected, told.last().unwrap().closed), (2, true));
+
+    world.report(working, Happened::Drained { exit: exit(0) }).await.unwrap();
+    world.elapse(5).await;
+    assert_eq!((world.state(working).await, world.site.running()), (State::Terminated, 0));
+    assert_eq!(
+        world.ask(operator(), teardown(false, None)).await.unwrap().read::<u32>().unwrap(),
+        0
+    );
+
+    world.crash().await;
+    world.start().await;
+    let still = world
+        .ask(CONTROLLER, Request::Launch(Box::new(world.request(1))))
+        .await
+        .unwrap_err();
+    assert_eq!(still.code, "closed");
+    world.ask(operator(), Request::Open(Nothing {})).await.unwrap();
+    world.launch(&world.request(1)).await;
+    world.elapse(2).await;
+    assert_eq!(world.site.running(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_teardown_ends_everything_also_what_is_still_being_launched() {
+    let world = World::new().await;
+    world.running_one().await;
+    world
+        .site
+        .look()
+        .script
+        .push_back(Does::AllAfter(std::time::Duration::from_secs(20)));
+    world.launch(&world.request(3)).await;
+    world.ask(operator(), teardown(true, None)).await.unwrap();
+    world.elapse(60).await;
+    let live = world.store.instances(true).await.unwrap();
+    assert_eq!((live.len(), world.site.running()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_teardown_has_an_end() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    world.drain(id, 3_000).await.unwrap();
+    world.ask(operator(), teardown(false, Some(60))).await.unwrap();
+    world.elapse(70).await;
+    let ending = world.instance(id).await.ending.unwrap();
+    assert_eq!((ending.why, ending.drained_for), (Cause::DrainDeadline, Some(Cause::Teardown)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_opinion_is_the_sites() {
+    let world = World::new().await;
+    let (up, gone) = (world.running_one().await, world.running_one().await);
+    world.site.look().script.push_back(Does::Hangs);
+    let coming = world.launch(&world.request(1)).await[0];
+    let ended = world.running_one().await;
+    world.terminate(ended).await.unwrap();
+    world.elapse(5).await;
+    world.site.look().list_fails = true;
+    world.site.vanish("m-2");
+    let stranger = world.request(1).instances[0].id;
+    let ids = Ids {
+        instances: vec![up, gone, coming, ended, stranger, up],
+        epoch: 0,
+    };
+    let words: Vec<(InstanceId, SiteWord)> = world.ask(CONTROLLER, Request::Look(ids)).await.unwrap().read().unwrap();
+    let expected = [
+        (up, SiteWord::Running),
+        (gone, SiteWord::Gone),
+        (coming, SiteWord::NoAnswer),
+        (ended, SiteWord::Gone),
+        (stranger, SiteWord::NoAnswer),
+    ];
+    assert_eq!(words, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn protection_output_and_sites_are_for_operators() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    let protect = |on| Request::Protect(Protect { instances: vec![id], on });
+    world.ask(operator(), protect(true)).await.unwrap();
+    assert!(world.instance(id).await.protected);
+    world.ask(operator(), protect(false)).await.unwrap();
+    assert!(!world.instance(id).await.protected);
+    let noted = world.journal(|event| matches!(event, Event::Protected { .. })).await;
+    assert_eq!((noted.len(), noted[0].who.as_ref()), (2, "ann"));
+
+    let logs = Request::Logs(Logs { instance: id, lines: 7 });
+    let text: String = world.ask(operator(), logs).await.unwrap().read().unwrap();
+    assert_eq!(text, format!("7 lines of {id} on m-1"));
+
+    let sites: Vec<SiteStatus> = world.ask(operator(), Request::Sites(Nothing {})).await.unwrap().read().unwrap();
+    assert_eq!(
+        (sites[0].driver.as_str(), sites[0].live, sites[0].fault.clone()),
+        ("scripted", 1, None)
+    );
+    assert!(sites[0].listed_at > Some(Timestamp::START));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_listen_is_told_everything_and_a_lost_fact_is_told_again() {
+    let mut world = World::new().await;
+    for _ in 0..3 {
+        world.launch(&world.request(200)).await;
+    }
+    world.elapse(5).await;
+    let first = world.store.instances(true).await.unwrap()[0].id;
+    world.terminate(first).await.unwrap();
+    world.elapse(5).await;
+    world.told();
+    world.bus.tell(Fact::Listening(Listener::Controller));
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    let told = world.told();
+    assert_eq!(told.iter().map(|fact| fact.changed.len()).collect::<Vec<_>>(), [500, 100]);
+    assert_eq!(told.iter().map(|fact| fact.complete).collect::<Vec<_>>(), [false, true]);
+    let end = told.iter().flat_map(|fact| &fact.changed).find(|instance| instance.id == first);
+    assert_eq!(end.unwrap().state, State::Terminated);
+
+    // Slowly, without being asked: no page of several claims to be everything.
+    world.elapse(25).await;
+    let pages = world.told();
+    assert!(pages.len() >= 2 && pages.iter().all(|page| !page.complete && page.changed.len() <= 501));
+    let named: usize = pages.iter().map(|page| page.changed.len()).sum();
+    assert!(named >= 599, "{named} instances in {} pages", pages.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_change_is_told_with_a_growing_version() {
+    let mut world = World::new().await;
+    let id = world.running_one().await;
+    world.terminate(id).await.unwrap();
+    world.elapse(5).await;
+    let mut last = 0;
+    let mut states = Vec::new();
+    for fact in world.told() {
+        for instance in fact.changed.iter().filter(|instance| instance.id == id) {
+            assert!(instance.version >= last);
+            if instance.version > last {
+                states.push(instance.state);
+            }
+            last = instance.version;
+        }
+    }
+    states.dedup();
+    assert_eq!(states.first(), Some(&State::Requested));
+    assert_eq!(states.last(), Some(&State::Terminated));
+    assert!(states.is_sorted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_records_go() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    world.terminate(id).await.unwrap();
+    world.elapse(5).await;
+    let site = &world.site;
+    site.look().list_fails = true;
+    world.elapse(8 * 86_400).await;
+    assert!(world.store.instance(id).await.unwrap().is_none());
+    assert!(world.metrics.retired.get() > 0);
+}

@@ -1,0 +1,214 @@
+use std::time::Duration;
+
+use epu_core::instance::Cause;
+use epu_core::journal::Event;
+use epu_core::life::State;
+use epu_core::random::Random;
+use epu_core::time::Span;
+use epu_provisioner::iaas::{Capabilities, Iaas};
+
+use crate::world::{Does, World};
+
+#[tokio::test(start_paused = true)]
+async fn one_that_vanished_is_recorded_gone_only_after_it_was_asked_for() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    world.site.look().hidden.push("m-1".to_owned());
+    world.elapse(30).await;
+    assert_eq!(world.state(id).await, State::Running, "absence from a list condemned it");
+    assert!(world.site.look().describes > 0);
+    world.site.look().hidden.clear();
+    world.site.look().list_fails = true;
+    world.site.vanish("m-1");
+    world.elapse(60).await;
+    assert_eq!(world.state(id).await, State::Running, "a failed list condemned it");
+    world.site.look().list_fails = false;
+    world.elapse(80).await;
+    assert_eq!((world.state(id).await, world.cause(id).await), (State::Terminated, Cause::Vanished));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_lists_lag_absence_means_nothing_for_a_while_and_gone_is_heard_twice() {
+    let world = World::on(Capabilities {
+        driver: "lagging",
+        consistency_grace: Span::secs(60),
+        gone_confirmations: 2,
+        look_fast: Span::secs(5),
+        look_steady: Span::secs(5),
+        sweep_grace: Span::secs(60),
+    })
+    .await;
+    world.site.look().hidden.push("m-1".to_owned());
+    let ids = world.launch(&world.request(1)).await;
+    world.elapse(50).await;
+    assert_eq!((world.state(ids[0]).await, world.site.look().describes), (State::Started, 0));
+    world.site.vanish("m-1");
+    let described = async |times: u32| {
+        while world.site.look().describes < times {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    described(1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.state(ids[0]).await, State::Started, "gone was believed at the first word");
+    described(2).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.state(ids[0]).await, State::Terminated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_whose_launch_was_not_answered_is_taken_in() {
+    let world = World::new().await;
+    world.site.look().script.push_back(Does::LaunchesAndHangs);
+    let ids = world.launch(&world.request(1)).await;
+    world.elapse(2).await;
+    assert_eq!((world.state(ids[0]).await, world.site.calls()), (State::Started, 1));
+    assert_eq!(world.instance(ids[0]).await.machine.as_deref(), Some("m-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_a_machine_of_a_recorded_launch_is_adopted_even_when_calls_fail() {
+    let mut world = World::new().await;
+    world.site.look().script.push_back(Does::LaunchesAndHangs);
+    world.site.look().always = Some(Does::Fails(epu_provisioner::iaas::Class::Retryable));
+    let ids = world.launch(&world.request(1)).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    world.crash().await;
+    world.start().await;
+    world.elapse(5).await;
+    assert_eq!(world.state(ids[0]).await, State::Started);
+    assert_eq!(world.journal(|event| matches!(event, Event::SweepAdopted { .. })).await.len(), 1);
+    assert_eq!(world.metrics.swept.with_label_values(&["here", "adopted"]).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_nothing_explains_is_ended_after_a_grace() {
+    let world = World::new().await;
+    let random = Random::seeded(99);
+    let now = world.clock.now();
+    world.site.put("stray", Some((random.launch(now), 0)), Some(random.instance(now)));
+    world.elapse(9).await;
+    assert_eq!(world.site.running(), 1, "it had no grace");
+    world.elapse(10).await;
+    assert_eq!(world.site.running(), 0);
+    let swept = world.journal(|event| matches!(event, Event::SweepTerminated { .. })).await;
+    assert_eq!(swept.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_machine_for_one_instance_is_ended_and_the_first_stays() {
+    let world = World::new().await;
+    let request = world.request(1);
+    world.launch(&request).await;
+    world.elapse(2).await;
+    world.site.put("double", Some((request.launch, 0)), Some(request.instances[0].id));
+    world.elapse(30).await;
+    let inside = world.site.look();
+    assert_eq!(inside.terminates, [vec!["double".to_owned()]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_came_back_after_its_end_is_ended() {
+    let world = World::new().await;
+    let request = world.request(1);
+    let id = world.launch(&request).await[0];
+    world.elapse(2).await;
+    world.terminate(id).await.unwrap();
+    world.elapse(5).await;
+    assert_eq!(world.state(id).await, State::Terminated);
+    world.site.put("m-1", Some((request.launch, 0)), None);
+    world.elapse(30).await;
+    assert_eq!((world.site.running(), world.state(id).await), (0, State::Terminated));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweep_ends_only_a_few_at_a_time() {
+    let world = World::new().await;
+    for number in 0..25 {
+        world.site.put(&format!("stray-{number}"), None, None);
+    }
+    world.elapse(30).await;
+    let inside = world.site.look();
+    assert!(inside.terminates.iter().all(|ended| ended.len() <= 10), "{:?}", inside.terminates);
+    let ended: usize = inside.terminates.iter().map(Vec::len).sum();
+    assert_eq!(ended, 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_of_a_launch_that_failed_is_found_and_ended() {
+    let world = World::new().await;
+    world
+        .site
+        .look()
+        .script
+        .extend([Does::LosesAnswer, Does::Fails(epu_provisioner::iaas::Class::Permanent)]);
+    world.site.look().list_fails = true;
+    let ids = world.launch(&world.request(1)).await;
+    world.elapse(5).await;
+    assert_eq!((world.state(ids[0]).await, world.site.running()), (State::Failed, 1));
+    world.site.look().list_fails = false;
+    world.elapse(120).await;
+    assert_eq!(world.site.running(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ending_is_repeated_until_the_site_confirms() {
+    let mut world = World::new().await;
+    let id = world.running_one().await;
+    world.site.look().ignores_terminate = true;
+    world.terminate(id).await.unwrap();
+    world.elapse(200).await;
+    assert_eq!(world.state(id).await, State::Terminating);
+    let asked = world.site.look().terminates.len();
+    assert!((3..=5).contains(&asked), "asked {asked} times in 200 s");
+    assert_eq!(world.metrics.deadlines.with_label_values(&["700-TERMINATING"]).get(), 3);
+    world.crash().await;
+    world.site.look().ignores_terminate = false;
+    world.start().await;
+    world.elapse(2).await;
+    assert_eq!(
+        (world.state(id).await, world.cause(id).await),
+        (State::Terminated, Cause::Unhealthy)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_ending_fails_it_is_tried_again_more_slowly() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    world.site.look().terminate_fails = true;
+    world.terminate(id).await.unwrap();
+    world.elapse(60).await;
+    let tried = world.site.look().terminates.len();
+    assert!((4..10).contains(&tried), "tried {tried} times in a minute");
+    let sites = world
+        .ask(
+            crate::world::CONTROLLER,
+            epu_core::request::Request::Sites(epu_core::request::Nothing {}),
+        )
+        .await;
+    let sites: Vec<epu_core::request::SiteStatus> = sites.unwrap().read().unwrap();
+    assert_eq!(sites[0].fault.as_ref().unwrap().text, "not now");
+    world.site.look().terminate_fails = false;
+    world.elapse(70).await;
+    assert_eq!(world.state(id).await, State::Terminated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_steady_site_is_looked_at_seldom_and_a_changing_one_often() {
+    let world = World::new().await;
+    world.running_one().await;
+    world.elapse(10).await;
+    let steady = world.site.look().lists;
+    world.elapse(100).await;
+    let steady = world.site.look().lists - steady;
+    assert!((19..=21).contains(&steady), "{steady} looks in 100 s");
+    world.site.look().ignores_terminate = true;
+    world.launch(&world.request(1)).await;
+    world.site.look().always = Some(Does::Hangs);
+    world.launch(&world.request(1)).await;
+    let changing = world.site.look().lists;
+    world.elapse(10).await;
+    assert!(world.site.look().lists - changing >= 18);
+    assert_eq!(world.site.capabilities().driver, "scripted");
+}
