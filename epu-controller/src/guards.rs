@@ -52,6 +52,8 @@ pub struct Breaker {
     pub failures: u32,
     /// What `failures` was before the last success: a success that does not last takes nothing back.
     pub failures_before: u32,
+    /// When a worker last came of one.
+    pub last_out_at: Option<Timestamp>,
     /// The launch that failed last; its other instances' failures are the same one.
     pub last_failed: Option<LaunchId>,
     /// The launch that succeeded last; likewise.
@@ -119,12 +121,14 @@ impl Breaker {
         match outcome.what {
             Turned::Out if self.last_out == Some(outcome.launch) => return,
             Turned::Out => {
-                if self.failures == 0 {
-                    // The success before this one lasted.
+                // Launches may overlap, so a success wipes out nothing before the one before it has lasted.
+                let lasted = self.last_out_at.is_none_or(|before| outcome.at.since(before) >= EARLY_EXIT);
+                if self.failures == 0 && lasted {
                     self.opened = 0;
                 }
-                self.failures_before = self.failures;
+                self.failures_before = self.failures.max(if lasted { 0 } else { self.failures_before });
                 self.failures = 0;
+                self.last_out_at = Some(outcome.at);
                 self.last_out = Some(outcome.launch);
                 self.open_until = None;
                 self.probing = false;
@@ -234,6 +238,30 @@ mod tests {
             guards.outcome(&outcome(n, 10 + i64::try_from(n).unwrap(), Turned::Short), &limits());
         }
         assert!(matches!(guards.launching[&here].gate(Timestamp(13_000)), Gate::Open(_)));
+    }
+
+    /// As in a pool of two whose workers end two seconds after they were ready: the successes come in pairs, then the failures.
+    #[test]
+    fn overlapping_launches_of_workers_that_end_soon_open_the_breaker_and_the_pause_doubles() {
+        let mut guards = Guards::default();
+        let here = SiteName::new("here").unwrap();
+        guards.outcome(&outcome(0, 0, Turned::Short), &limits());
+        let pair = |guards: &mut Guards, n: u128, at: i64| {
+            for (what, at) in [(Turned::Out, at), (Turned::Short, at + 2)] {
+                for launch in [n, n + 1] {
+                    guards.outcome(&outcome(launch, at, what), &limits());
+                }
+            }
+        };
+        pair(&mut guards, 1, 1);
+        assert_eq!(guards.launching[&here].gate(Timestamp(3_000)), Gate::Open(Timestamp(33_000)));
+        pair(&mut guards, 3, 34);
+        assert_eq!(guards.launching[&here].gate(Timestamp(36_000)), Gate::Open(Timestamp(96_000)));
+        // One that lasts makes the next failure the first one.
+        guards.outcome(&outcome(5, 100, Turned::Out), &limits());
+        guards.outcome(&outcome(6, 200, Turned::Out), &limits());
+        guards.outcome(&outcome(6, 202, Turned::Short), &limits());
+        assert_eq!((guards.launching[&here].failures, guards.launching[&here].gate(Timestamp(202_000))), (1, Gate::Closed));
     }
 
     #[test]

@@ -183,6 +183,20 @@ pub struct View {
     /// Its record.
     pub pool: Arc<Pool>,
     members: BTreeMap<InstanceId, Member>,
+    index: Index,
+    /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
+    waiting: BTreeSet<InstanceId>,
+    listening: BTreeMap<String, Listening>,
+    /// What they come to together.
+    listened: Option<Listening>,
+    heard_all: bool,
+    readings: Readings,
+    boots: Vec<Duration>,
+}
+
+/// What is kept of the members as they change, so that nothing has to be counted or searched.
+#[derive(Debug, Default)]
+struct Index {
     counts: Counts,
     ending: u32,
     victims: BTreeSet<VictimKey>,
@@ -191,12 +205,6 @@ pub struct View {
     slots: BTreeMap<SlotLabel, BTreeSet<InstanceId>>,
     on_site: BTreeMap<SiteName, u32>,
     due: BTreeSet<(Timestamp, InstanceId)>,
-    /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
-    waiting: BTreeSet<InstanceId>,
-    listening: BTreeMap<String, Listening>,
-    heard_all: bool,
-    readings: Readings,
-    boots: Vec<Duration>,
 }
 
 impl View {
@@ -206,16 +214,10 @@ impl View {
         let mut view = Self {
             pool: pool.clone(),
             members: BTreeMap::new(),
-            counts: Counts::default(),
-            ending: 0,
-            victims: BTreeSet::new(),
-            unhealthy: BTreeSet::new(),
-            draining: BTreeSet::new(),
-            slots: BTreeMap::new(),
-            on_site: BTreeMap::new(),
-            due: BTreeSet::new(),
+            index: Index::default(),
             waiting: BTreeSet::new(),
             listening: BTreeMap::new(),
+            listened: None,
             heard_all: false,
             readings: Readings::new(),
             boots: Vec::new(),
@@ -257,12 +259,16 @@ impl View {
                 }
             }
         }
-        let mut member = self.take_out(id).unwrap_or_else(|| Member::new(instance.clone()));
-        if member.ordered.is_some_and(|(_, version, _)| instance.version > version) {
-            member.ordered = None;
+        if let Some(member) = self.members.get_mut(&id) {
+            self.index.change(member, |member| {
+                if member.ordered.is_some_and(|(_, version, _)| instance.version > version) {
+                    member.ordered = None;
+                }
+                member.instance = instance;
+            });
+        } else {
+            self.put_in(Member::new(instance));
         }
-        member.instance = instance;
-        self.put_in(member);
         changed.absorb(self.judge(id, now));
         changed
     }
@@ -276,32 +282,36 @@ impl View {
 
     /// Notes what was ordered, until the provisioner's record says so itself.
     pub fn ordered(&mut self, id: InstanceId, what: Ordered, now: Timestamp) {
-        if let Some(mut member) = self.take_out(id) {
-            member.ordered = Some((what, member.instance.version, now + ORDER_LASTS));
-            let due = member.due.map_or(now + ORDER_LASTS, |due| due.min(now + ORDER_LASTS));
-            self.put_in(member);
-            self.set_due(id, Some(due));
+        if let Some(member) = self.members.get_mut(&id) {
+            let until = now + ORDER_LASTS;
+            self.index.change(member, |member| member.ordered = Some((what, member.instance.version, until)));
+            let due = member.due.map_or(until, |due| due.min(until));
+            self.index.set_due(member, Some(due));
         }
     }
 
     /// Drops the note: the provisioner did not do it.
     pub fn not_ordered(&mut self, id: InstanceId) {
-        if let Some(mut member) = self.take_out(id) {
-            member.ordered = None;
-            self.put_in(member);
+        if let Some(member) = self.members.get_mut(&id) {
+            self.index.change(member, |member| member.ordered = None);
         }
     }
 
     /// Takes in that an aggregator has been listening, from whatever snapshot, and looks again at those that waited for it.
     pub fn listened(&mut self, snapshot: &Snapshot, now: Timestamp) -> Changed {
         let since = Timestamp(now.0.saturating_sub(snapshot.listening_for_ms.max(0)));
-        let entry = self.listening.entry(snapshot.aggregator.clone()).or_insert(Listening { since, until: now });
-        // The same term may look a little shorter or longer by the way the message took; a new one is much shorter.
-        if since > entry.until {
-            entry.since = since;
+        match self.listening.get_mut(&snapshot.aggregator) {
+            Some(term) => {
+                // The same term may look a little shorter or longer by the way the message took; a new one is much shorter.
+                if since > term.until {
+                    term.since = since;
+                }
+                term.until = now;
+            }
+            None => drop(self.listening.insert(snapshot.aggregator.clone(), Listening { since, until: now })),
         }
-        entry.until = now;
         self.listening.retain(|_, l| now.since(l.until) < Duration::from_secs(300));
+        self.listened = together(&self.listening);
         self.heard_all |= snapshot.complete;
         let waiting = std::mem::take(&mut self.waiting);
         let mut changed = Changed::default();
@@ -326,15 +336,15 @@ impl View {
             known.heard_at = Some(at);
             return Changed::default();
         }
-        let Some(mut member) = self.take_out(id) else { return Changed::default() };
-        member.heard_at = Some(at);
-        member.condition.clone_from(&heard.condition);
-        if member.work != heard.work || member.work_since > now {
-            member.work_since = Timestamp(now.0.saturating_sub(heard.work_for_ms.max(0)));
-        }
-        member.work = heard.work;
-        member.told_to_drain = heard.draining;
-        self.put_in(member);
+        self.index.change(known, |member| {
+            member.heard_at = Some(at);
+            member.condition.clone_from(&heard.condition);
+            if member.work != heard.work || member.work_since > now {
+                member.work_since = Timestamp(now.0.saturating_sub(heard.work_for_ms.max(0)));
+            }
+            member.work = heard.work;
+            member.told_to_drain = heard.draining;
+        });
         let mut changed = Changed { decision: true, ..Changed::default() };
         changed.absorb(self.judge(id, now));
         changed
@@ -370,21 +380,20 @@ impl View {
     /// Looks at every member whose time has come.
     pub fn look(&mut self, now: Timestamp) -> Changed {
         let mut changed = Changed::default();
-        while let Some((at, id)) = self.due.first().copied() {
+        while let Some((at, id)) = self.index.due.first().copied() {
             if at > now {
                 break;
             }
-            self.set_due(id, None);
-            if let Some(member) = self.members.get(&id) {
-                if member.instance.state.is_end() && !lingers(&member.instance, now) {
-                    self.take_out(id);
-                    self.members.remove(&id);
-                    continue;
-                }
-                if member.ordered.is_some_and(|(_, _, until)| until <= now) {
-                    self.not_ordered(id);
-                    changed.decision = true;
-                }
+            self.index.due.pop_first();
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            member.due = None;
+            if member.instance.state.is_end() && !lingers(&member.instance, now) {
+                self.take_out(id);
+                continue;
+            }
+            if member.ordered.is_some_and(|(_, _, until)| until <= now) {
+                self.not_ordered(id);
+                changed.decision = true;
             }
             changed.absorb(self.judge(id, now));
         }
@@ -395,7 +404,7 @@ impl View {
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         let readings = self.readings.values().filter_map(|r| r.changes_at(now)).min();
-        [self.due.first().map(|(at, _)| *at), readings].into_iter().flatten().min()
+        [self.index.due.first().map(|(at, _)| *at), readings].into_iter().flatten().min()
     }
 
     /// What an engine is shown.
@@ -406,8 +415,8 @@ impl View {
             now,
             min: self.pool.spec.min,
             max: self.pool.spec.max,
-            target: target.unwrap_or(self.counts.capacity),
-            counts: self.counts,
+            target: target.unwrap_or(self.index.counts.capacity),
+            counts: self.index.counts,
             readings: self.readings.iter().map(|(name, reading)| (name.clone(), seen(reading))).collect(),
             slots: self.filled_slots().map(|(label, id)| (label.clone(), id)).collect(),
             boot: self.boot(),
@@ -417,27 +426,27 @@ impl View {
 
     /// Slots with the member that holds each: of several the one that came first.
     pub fn filled_slots(&self) -> impl Iterator<Item = (&SlotLabel, InstanceId)> {
-        self.slots.iter().filter_map(|(label, members)| members.first().map(|id| (label, *id)))
+        self.index.slots.iter().filter_map(|(label, members)| members.first().map(|id| (label, *id)))
     }
 
     /// Every member of a slot, first come first.
     pub fn slot_members(&self) -> impl Iterator<Item = (&SlotLabel, &BTreeSet<InstanceId>)> {
-        self.slots.iter()
+        self.index.slots.iter()
     }
 
     /// Capacity in the order in which it is given up.
     pub fn victims(&self) -> impl Iterator<Item = &Member> {
-        self.victims.iter().filter_map(|(_, _, _, id)| self.members.get(id))
+        self.index.victims.iter().filter_map(|(_, _, _, id)| self.members.get(id))
     }
 
     /// Live members in bad health.
     pub fn unhealthy(&self) -> impl Iterator<Item = &Member> {
-        self.unhealthy.iter().filter_map(|id| self.members.get(id))
+        self.index.unhealthy.iter().filter_map(|id| self.members.get(id))
     }
 
     /// Members that were told to drain.
     pub fn draining(&self) -> impl Iterator<Item = &Member> {
-        self.draining.iter().filter_map(|id| self.members.get(id))
+        self.index.draining.iter().filter_map(|id| self.members.get(id))
     }
 
     /// Every member, ended ones that are still watched among them.
@@ -454,19 +463,19 @@ impl View {
     /// Counts for a decision.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counts
+        self.index.counts
     }
 
     /// Live members that are not leaving, on one site.
     #[must_use]
     pub fn staying_on(&self, site: &SiteName) -> u32 {
-        self.on_site.get(site).copied().unwrap_or(0)
+        self.index.on_site.get(site).copied().unwrap_or(0)
     }
 
     /// Live members, whatever their condition.
     #[must_use]
     pub fn live(&self) -> u32 {
-        self.counts.capacity + self.counts.unhealthy + self.counts.draining + self.ending
+        self.index.counts.capacity + self.index.counts.unhealthy + self.index.counts.draining + self.index.ending
     }
 
     /// Counts for people.
@@ -474,13 +483,13 @@ impl View {
     pub fn pool_counts(&self) -> PoolCounts {
         PoolCounts {
             live: self.live(),
-            running: self.counts.capacity - self.counts.pending,
-            booting: self.counts.pending,
-            draining: self.counts.draining,
-            ending: self.ending,
-            unhealthy: self.counts.unhealthy,
-            busy: self.counts.busy,
-            idle: self.counts.idle,
+            running: self.index.counts.capacity - self.index.counts.pending,
+            booting: self.index.counts.pending,
+            draining: self.index.counts.draining,
+            ending: self.index.ending,
+            unhealthy: self.index.counts.unhealthy,
+            busy: self.index.counts.busy,
+            idle: self.index.counts.idle,
         }
     }
 
@@ -506,21 +515,11 @@ impl View {
     /// Since when, and until when, aggregators have listened without a gap.
     #[must_use]
     pub fn listening(&self) -> Option<Listening> {
-        let mut terms: Vec<Listening> = self.listening.values().copied().collect();
-        terms.sort_by_key(|l| std::cmp::Reverse(l.until));
-        let mut terms = terms.into_iter();
-        let mut whole = terms.next()?;
-        for term in terms {
-            if term.until >= whole.since {
-                whole.since = whole.since.min(term.since);
-            }
-        }
-        Some(whole)
+        self.listened
     }
 
     fn judge(&mut self, id: InstanceId, now: Timestamp) -> Changed {
-        let listening = self.listening();
-        let Some(member) = self.members.get(&id) else { return Changed::default() };
+        let Some(member) = self.members.get_mut(&id) else { return Changed::default() };
         let verdict = health::judge(
             &health::Seen {
                 state: member.instance.state,
@@ -531,16 +530,14 @@ impl View {
                 condition: &member.condition,
                 out_since: member.out_since,
                 site: member.site,
-                listening,
+                listening: self.listened,
             },
             &self.pool.spec.health,
         );
         let from = member.health;
-        let ended = member.instance.state.is_end().then(|| member.instance.state_since + *self.pool.spec.health.zombie + ENDED_LASTS);
-        let order_ends = member.ordered.map(|(_, _, until)| until);
         let mut changed = Changed::default();
         if verdict.health != from {
-            if let Some(mut member) = self.take_out(id) {
+            self.index.change(member, |member| {
                 member.health = verdict.health;
                 match verdict.health {
                     Health::OutOfContact => member.out_since = Some(now),
@@ -550,8 +547,7 @@ impl View {
                         member.site = None;
                     }
                 }
-                self.put_in(member);
-            }
+            });
             changed.decision = true;
             // The end of an instance is told by its state; that its health is no longer known needs no telling.
             if verdict.health != Health::Unknown {
@@ -569,57 +565,73 @@ impl View {
             self.waiting.insert(id);
         }
         let look_at = verdict.look_at.filter(|_| !overdue);
-        self.set_due(id, [look_at, ended, order_ends].into_iter().flatten().min());
+        let ended = member.instance.state.is_end().then(|| member.instance.state_since + *self.pool.spec.health.zombie + ENDED_LASTS);
+        let order_ends = member.ordered.map(|(_, _, until)| until);
+        self.index.set_due(member, [look_at, ended, order_ends].into_iter().flatten().min());
         changed
     }
 
-    fn set_due(&mut self, id: InstanceId, at: Option<Timestamp>) {
-        let Some(member) = self.members.get_mut(&id) else {
-            return;
-        };
-        if let Some(before) = member.due {
-            self.due.remove(&(before, id));
+    fn take_out(&mut self, id: InstanceId) {
+        if let Some(member) = self.members.remove(&id) {
+            self.index.remove(&member);
         }
-        member.due = at;
-        if let Some(at) = at {
-            self.due.insert((at, id));
-        }
-    }
-
-    /// Takes a member out of every count and index, to be changed and put in again.
-    fn take_out(&mut self, id: InstanceId) -> Option<Member> {
-        let member = self.members.remove(&id)?;
-        self.count(&member, false);
-        if let Some(due) = member.due {
-            self.due.remove(&(due, id));
-        }
-        if let Some(key) = &member.key {
-            self.victims.remove(key);
-        }
-        self.unhealthy.remove(&id);
-        self.draining.remove(&id);
-        if let Some(label) = member.instance.slot.as_ref() {
-            if let Some(holders) = self.slots.get_mut(label) {
-                holders.remove(&id);
-                if holders.is_empty() {
-                    self.slots.remove(label);
-                }
-            }
-        }
-        Some(member)
     }
 
     fn put_in(&mut self, mut member: Member) {
-        let id = member.instance.id;
+        self.index.add(&mut member);
+        self.members.insert(member.instance.id, member);
+    }
+
+    /// Counts everything anew: what the kept counts must equal.
+    #[must_use]
+    pub fn recount(&self) -> (Counts, u32) {
+        let mut fresh = Self::new(self.pool.clone(), Timestamp::START);
+        for member in self.members.values() {
+            fresh.put_in(Member { due: None, ..member.clone() });
+        }
+        (fresh.index.counts, fresh.index.ending)
+    }
+}
+
+impl Index {
+    /// Changes a member and everything that follows from what it is; its deadline stays.
+    fn change(&mut self, member: &mut Member, change: impl FnOnce(&mut Member)) {
+        self.count(member, false);
+        let (class, key) = (member.class, member.key);
+        // Which slot an instance fills never changes, but nothing here depends on that.
+        let slot = member.instance.slot.clone();
+        change(member);
         member.class = member.classify();
         member.key = member.victim_key();
-        self.count(&member, true);
-        if let Some(due) = member.due {
-            self.due.insert((due, id));
+        self.count(member, true);
+        if key != member.key {
+            key.map(|key| self.victims.remove(&key));
+            member.key.map(|key| self.victims.insert(key));
         }
-        if let Some(key) = member.key {
-            self.victims.insert(key);
+        if class != member.class || slot != member.instance.slot {
+            self.leave(class, slot.as_ref(), member.instance.id);
+            self.enter(member);
         }
+    }
+
+    fn add(&mut self, member: &mut Member) {
+        member.class = member.classify();
+        member.key = member.victim_key();
+        self.count(member, true);
+        member.due.map(|due| self.due.insert((due, member.instance.id)));
+        member.key.map(|key| self.victims.insert(key));
+        self.enter(member);
+    }
+
+    fn remove(&mut self, member: &Member) {
+        self.count(member, false);
+        member.due.map(|due| self.due.remove(&(due, member.instance.id)));
+        member.key.map(|key| self.victims.remove(&key));
+        self.leave(member.class, member.instance.slot.as_ref(), member.instance.id);
+    }
+
+    fn enter(&mut self, member: &Member) {
+        let id = member.instance.id;
         match member.class {
             Class::Unhealthy => {
                 self.unhealthy.insert(id);
@@ -634,7 +646,36 @@ impl View {
             }
             Class::Ending | Class::Ended => {}
         }
-        self.members.insert(id, member);
+    }
+
+    fn leave(&mut self, class: Class, slot: Option<&SlotLabel>, id: InstanceId) {
+        match class {
+            Class::Unhealthy => {
+                self.unhealthy.remove(&id);
+            }
+            Class::Draining => {
+                self.draining.remove(&id);
+            }
+            Class::Pending | Class::Running => {
+                if let Some((label, holders)) = slot.and_then(|label| Some((label, self.slots.get_mut(label)?))) {
+                    holders.remove(&id);
+                    if holders.is_empty() {
+                        self.slots.remove(label);
+                    }
+                }
+            }
+            Class::Ending | Class::Ended => {}
+        }
+    }
+
+    fn set_due(&mut self, member: &mut Member, at: Option<Timestamp>) {
+        if member.due == at {
+            return;
+        }
+        let id = member.instance.id;
+        member.due.map(|before| self.due.remove(&(before, id)));
+        member.due = at;
+        at.map(|at| self.due.insert((at, id)));
     }
 
     fn count(&mut self, member: &Member, there: bool) {
@@ -659,19 +700,26 @@ impl View {
             Class::Ended => {}
         }
         if matches!(member.class, Class::Pending | Class::Running | Class::Unhealthy) {
-            change(self.on_site.entry(member.instance.site.clone()).or_default());
+            match self.on_site.get_mut(&member.instance.site) {
+                Some(n) => change(n),
+                None => change(self.on_site.entry(member.instance.site.clone()).or_default()),
+            }
         }
     }
+}
 
-    /// Counts everything anew: what the kept counts must equal.
-    #[must_use]
-    pub fn recount(&self) -> (Counts, u32) {
-        let mut fresh = Self::new(self.pool.clone(), Timestamp::START);
-        for member in self.members.values() {
-            fresh.put_in(Member { due: None, ..member.clone() });
+/// The time without a gap up to the newest word of any of them.
+fn together(listening: &BTreeMap<String, Listening>) -> Option<Listening> {
+    let mut terms: Vec<Listening> = listening.values().copied().collect();
+    terms.sort_by_key(|l| std::cmp::Reverse(l.until));
+    let mut terms = terms.into_iter();
+    let mut whole = terms.next()?;
+    for term in terms {
+        if term.until >= whole.since {
+            whole.since = whole.since.min(term.since);
         }
-        (fresh.counts, fresh.ending)
     }
+    Some(whole)
 }
 
 fn lingers(instance: &Instance, now: Timestamp) -> bool {

@@ -63,6 +63,7 @@ impl Exit {
             "no-contact" | "timeout" => Self::NoContact,
             "unauthorized" | "forbidden" => Self::Denied,
             "unknown-instance" => Self::NotFound,
+            "left-over" => Self::LeftOver,
             "conflict" | "closed" | "from-file" | "pool-not-empty" | "stale-epoch" | "claim-refused" => Self::Refused,
             code if code.starts_with("no-such-") => Self::NotFound,
             _ => Self::Failed,

@@ -1,6 +1,8 @@
 //! The references in `docs/` say what the program does, the table of error codes has every code there is, and what people are shown
 //! (README, examples, dashboard, alert rules) is there and is taken.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -3,12 +3,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why")]
 
+mod closing;
+mod demo;
 mod draining;
 mod failing;
 mod harness;
+mod hearing;
 mod launching;
+mod monitoring;
 mod pools;
 mod queue_probe;
+mod refusing;
 mod slots;
 mod staying;
+mod storing;
 mod systemd;

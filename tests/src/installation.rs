@@ -121,15 +121,15 @@ impl Installation {
     /// # Panics
     /// When it does not become ready, with what it said.
     pub async fn start(&mut self) {
-        self.start_with(|_| {}).await;
+        self.start_through(&[], |_| {}).await;
     }
 
-    /// The same with a changed environment.
+    /// The same through another program that becomes it, see [`Running::start_through`], and with a changed environment.
     ///
     /// # Panics
     /// When it does not become ready, with what it said.
-    pub async fn start_with(&mut self, set: impl FnOnce(&mut Command)) {
-        let mut running = self.spawn(set);
+    pub async fn start_through(&mut self, through: &[&str], set: impl FnOnce(&mut Command)) {
+        let mut running = self.spawn(through, set);
         let ready = self.url("/readyz");
         let outcome = running
             .until_ready(SOON, async || match web::get(&ready, None).await?.status {
@@ -141,10 +141,10 @@ impl Installation {
         outcome.unwrap();
     }
 
-    fn spawn(&self, set: impl FnOnce(&mut Command)) -> Running {
+    fn spawn(&self, through: &[&str], set: impl FnOnce(&mut Command)) -> Running {
         let config = self.config();
         let arguments = ["serve", "all", "--config", config.to_str().expect("a readable path")];
-        Running::start(&arguments, &self.path("serve.log"), |command| {
+        Running::start_through(through, &arguments, &self.path("serve.log"), |command| {
             command.current_dir(self.dir.path()).env_remove("EPU_LOG");
             set(command);
         })
@@ -156,16 +156,16 @@ impl Installation {
     /// # Panics
     /// When it serves nevertheless.
     pub async fn refuses_to_serve(&self) -> Said {
-        self.refuses_to_serve_with(|_| {}).await
+        self.refuses_to_serve_through(&[]).await
     }
 
-    /// The same with a changed environment.
+    /// The same through another program that becomes it, see [`Running::start_through`].
     ///
     /// # Panics
     /// When it serves nevertheless.
-    pub async fn refuses_to_serve_with(&self, set: impl FnOnce(&mut Command)) -> Said {
+    pub async fn refuses_to_serve_through(&self, through: &[&str]) -> Said {
         let before = fs::read(self.path("serve.log")).unwrap_or_default().len();
-        let mut running = self.spawn(set);
+        let mut running = self.spawn(through, |_| {});
         let status = running.process.wait(SOON).await.unwrap();
         let said = fs::read(self.path("serve.log")).unwrap_or_default();
         Said {

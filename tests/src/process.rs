@@ -72,7 +72,23 @@ impl Running {
     /// # Errors
     /// When it is not built or cannot be started.
     pub fn start(arguments: &[&str], output: &Path, set: impl FnOnce(&mut Command)) -> Result<Self> {
-        let mut command = keeper::command(program()?);
+        Self::start_through(&[], arguments, output, set)
+    }
+
+    /// The same through another program that becomes it, such as `prlimit`: its words come first.
+    ///
+    /// # Errors
+    /// When it is not built or cannot be started.
+    pub fn start_through(through: &[&str], arguments: &[&str], output: &Path, set: impl FnOnce(&mut Command)) -> Result<Self> {
+        let program = program()?;
+        let mut command = match through {
+            [] => keeper::command(program),
+            [first, rest @ ..] => {
+                let mut command = keeper::command(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         command.args(arguments).stdin(Stdio::null());
         let file = std::fs::File::options().create(true).append(true).open(output);
         let files = file.and_then(|out| Ok((out.try_clone()?, out)));

@@ -1,0 +1,343 @@
+//! A simulated site: the provisioner's view of the machines, through calls that take time and go wrong.
+//!
+//! A call reaches the site after a while, has its effect there, and answers after another while. A caller that dies in between has had
+//! the effect and does not know it, which is the case that loses machines.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use epu_core::id::{InstanceId, LaunchId, SiteName};
+use epu_core::random::Random;
+use epu_core::time::{Clock, Span, Timestamp};
+use epu_provisioner::iaas::{Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine as Listed, MachineState};
+
+use crate::lock;
+use crate::machines::{Machine, Machines, Order, Power};
+use crate::transcript::Transcript;
+use crate::watch::Watch;
+
+/// A site's calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// Launch.
+    Launch,
+    /// Terminate.
+    Terminate,
+    /// List.
+    List,
+    /// Describe.
+    Describe,
+}
+
+/// What goes wrong with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mishap {
+    /// It is refused, without effect.
+    Refused(Class),
+    /// It has its effect, and its answer is lost.
+    AnswerLost,
+    /// It has no effect and no answer.
+    Nothing,
+}
+
+/// How a site is.
+#[derive(Debug, Clone)]
+struct How {
+    boot: Duration,
+    /// A machine's boot takes between this share less and more of `boot`.
+    boot_spread: f64,
+    /// The next machines never start their agents.
+    stuck: u32,
+    call_takes: Duration,
+    stop_takes: Duration,
+    list_lag: Duration,
+    capacity: Option<u32>,
+    always: BTreeMap<Call, Mishap>,
+    next: BTreeMap<Call, VecDeque<Mishap>>,
+    /// What was asked under each token, and the machines that came.
+    tokens: BTreeMap<LaunchId, (String, Vec<String>)>,
+    calls: BTreeMap<Call, u32>,
+}
+
+/// A site.
+#[derive(Debug)]
+pub struct SimCloud {
+    name: SiteName,
+    installation: String,
+    machines: Arc<Machines>,
+    clock: Arc<dyn Clock>,
+    random: Arc<Random>,
+    transcript: Arc<Transcript>,
+    watch: Arc<Watch>,
+    how: Mutex<How>,
+}
+
+impl SimCloud {
+    /// A site that works.
+    #[must_use]
+    pub fn new(
+        name: SiteName,
+        installation: &str,
+        machines: Arc<Machines>,
+        clock: Arc<dyn Clock>,
+        random: Arc<Random>,
+        transcript: Arc<Transcript>,
+        watch: Arc<Watch>,
+    ) -> Self {
+        Self {
+            name,
+            installation: installation.to_owned(),
+            machines,
+            clock,
+            random,
+            transcript,
+            watch,
+            how: Mutex::new(How {
+                boot: Duration::from_secs(20),
+                boot_spread: 0.2,
+                stuck: 0,
+                call_takes: Duration::from_millis(200),
+                stop_takes: Duration::from_secs(5),
+                list_lag: Duration::from_secs(2),
+                capacity: None,
+                always: BTreeMap::new(),
+                next: BTreeMap::new(),
+                tokens: BTreeMap::new(),
+                calls: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// How long machines take to boot, more or less by this share.
+    pub fn boots_in(&self, boot: Duration, spread: f64) {
+        let mut how = lock(&self.how);
+        (how.boot, how.boot_spread) = (boot, spread);
+    }
+
+    /// So many of the next machines never start their agents.
+    pub fn next_are_stuck(&self, machines: u32) {
+        lock(&self.how).stuck = machines;
+    }
+
+    /// How long each call takes.
+    pub fn calls_take(&self, takes: Duration) {
+        lock(&self.how).call_takes = takes;
+    }
+
+    /// There is room for so many machines.
+    pub fn has_room_for(&self, machines: Option<u32>) {
+        lock(&self.how).capacity = machines;
+    }
+
+    /// This goes wrong with the next such call; those after it in the order in which they were said.
+    pub fn next_call(&self, call: Call, mishap: Mishap) {
+        lock(&self.how).next.entry(call).or_default().push_back(mishap);
+    }
+
+    /// This goes wrong with every such call until none does.
+    pub fn every_call(&self, call: Call, mishap: Option<Mishap>) {
+        let always = &mut lock(&self.how).always;
+        match mishap {
+            Some(mishap) => always.insert(call, mishap),
+            None => always.remove(&call),
+        };
+    }
+
+    /// The site answers nothing, or everything again.
+    pub fn goes_away(&self, away: bool) {
+        for call in [Call::Launch, Call::Terminate, Call::List, Call::Describe] {
+            self.every_call(call, away.then_some(Mishap::Nothing));
+        }
+        self.watch.site_answers(!away, self.clock.now());
+    }
+
+    /// A machine that carries an installation's tag and that nobody asked for.
+    pub fn add_machine_of(&self, installation: &str) -> String {
+        self.machines.launch(Order {
+            site: self.name.clone(),
+            installation: installation.to_owned(),
+            launch: None,
+            index: None,
+            instance: None,
+            token: String::new(),
+            boot: None,
+        })
+    }
+
+    /// How often it was called so.
+    #[must_use]
+    pub fn calls(&self, call: Call) -> u32 {
+        lock(&self.how).calls.get(&call).copied().unwrap_or(0)
+    }
+
+    /// A call on its way to the site. True when its answer will be lost.
+    async fn reach(&self, call: Call) -> Result<bool, IaasError> {
+        let (takes, mishap) = {
+            let mut how = lock(&self.how);
+            *how.calls.entry(call).or_default() += 1;
+            let next = how.next.get_mut(&call).and_then(VecDeque::pop_front);
+            (how.call_takes, next.or_else(|| how.always.get(&call).copied()))
+        };
+        tokio::time::sleep(takes / 2).await;
+        match mishap {
+            None => Ok(false),
+            Some(Mishap::AnswerLost) => Ok(true),
+            Some(Mishap::Refused(class)) => {
+                self.transcript.note(format_args!("{}: {call:?} is refused: {}", self.name, class.word()));
+                Err(IaasError::new(class, format!("{call:?}: {}", class.word())))
+            }
+            Some(Mishap::Nothing) => pending().await,
+        }
+    }
+
+    async fn answer<T>(&self, call: Call, lost: bool, answer: T) -> Result<T, IaasError> {
+        let takes = lock(&self.how).call_takes;
+        tokio::time::sleep(takes / 2).await;
+        if lost {
+            self.transcript.note(format_args!("{}: the answer to {call:?} is lost", self.name));
+            return Err(IaasError::new(Class::Retryable, format!("{call:?}: connection reset")));
+        }
+        Ok(answer)
+    }
+
+    fn launch_here(&self, launch: &IaasLaunch) -> Result<Vec<Listed>, IaasError> {
+        self.watch.called(launch, self.clock.now());
+        let asked = format!("{:?} {} {:?}", launch.instances, launch.min, launch.template);
+        let known = lock(&self.how).tokens.get(&launch.launch).cloned();
+        let ids = match known {
+            Some((before, _)) if before != asked => {
+                self.watch.changed_request(launch.launch);
+                return Err(IaasError::new(Class::Permanent, "the same token with another request"));
+            }
+            Some((_, ids)) => ids,
+            None => {
+                let wanted = launch.instances.len();
+                let came = self.room(wanted);
+                if came < usize::try_from(launch.min).unwrap_or(usize::MAX) {
+                    return Err(IaasError::new(Class::Capacity, format!("no room for {} machines", launch.min)));
+                }
+                let ids: Vec<String> = (0..).zip(&launch.instances).take(came).map(|(index, id)| self.start(launch, index, *id)).collect();
+                lock(&self.how).tokens.insert(launch.launch, (asked, ids.clone()));
+                ids
+            }
+        };
+        Ok(self.machines.look(|all| ids.iter().filter_map(|id| all.get(id)).map(|machine| self.listed(machine)).collect()))
+    }
+
+    fn room(&self, wanted: usize) -> usize {
+        let Some(capacity) = lock(&self.how).capacity else { return wanted };
+        let there = self.machines.look(|all| all.values().filter(|m| m.is_there() && m.site == self.name).count());
+        wanted.min(usize::try_from(capacity).unwrap_or(usize::MAX).saturating_sub(there))
+    }
+
+    fn start(&self, launch: &IaasLaunch, index: u32, instance: InstanceId) -> String {
+        let boot = {
+            let mut how = lock(&self.how);
+            let stuck = how.stuck > 0;
+            how.stuck = how.stuck.saturating_sub(1);
+            (!stuck).then(|| self.random.jitter(how.boot, how.boot_spread))
+        };
+        self.machines.launch(Order {
+            site: self.name.clone(),
+            installation: launch.installation.clone(),
+            launch: Some(launch.launch),
+            index: Some(index),
+            instance: Some(instance),
+            token: launch.launch_token.0.clone(),
+            boot,
+        })
+    }
+
+    fn listed(&self, machine: &Machine) -> Listed {
+        Listed {
+            id: machine.id.clone(),
+            launch: machine.launch,
+            index: machine.index,
+            instance: None,
+            state: state_of(machine),
+            address: None,
+        }
+    }
+
+    fn is_ours(&self, machine: &Machine) -> bool {
+        machine.site == self.name && machine.installation == self.installation
+    }
+}
+
+fn state_of(machine: &Machine) -> MachineState {
+    match machine.power {
+        _ if machine.called_gone => MachineState::Gone,
+        Power::Booting => MachineState::Pending,
+        Power::On => MachineState::Running,
+        Power::Stopping => MachineState::Stopping,
+        Power::Off => MachineState::Gone,
+    }
+}
+
+#[async_trait]
+impl Iaas for SimCloud {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            driver: "simulated",
+            consistency_grace: Span::secs(10),
+            gone_confirmations: 2,
+            look_fast: Span::secs(2),
+            look_steady: Span::secs(20),
+            sweep_grace: Span::secs(60),
+        }
+    }
+
+    async fn launch(&self, launch: &IaasLaunch) -> Result<Vec<Listed>, IaasError> {
+        let lost = self.reach(Call::Launch).await?;
+        let came = self.launch_here(launch)?;
+        self.answer(Call::Launch, lost, came).await
+    }
+
+    async fn terminate(&self, machines: &[String]) -> Result<(), IaasError> {
+        let lost = self.reach(Call::Terminate).await?;
+        let takes = lock(&self.how).stop_takes;
+        for id in machines {
+            let ours = self.machines.look(|all| all.get(id).is_some_and(|machine| self.is_ours(machine)));
+            if ours && self.machines.stopping(id) {
+                self.transcript.note(format_args!("machine {id} is being ended"));
+                let (all, id) = (self.machines.clone(), id.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(takes).await;
+                    all.power_off(&id);
+                });
+            }
+        }
+        self.answer(Call::Terminate, lost, ()).await
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, IaasError> {
+        let lost = self.reach(Call::List).await?;
+        let (now, lag) = (self.clock.now(), lock(&self.how).list_lag);
+        let listed = self.machines.look(|all| {
+            let shown = all.values().filter(|machine| self.is_ours(machine) && now.since(machine.launched_at) >= lag);
+            shown.map(|machine| self.listed(machine)).filter(|machine| machine.state != MachineState::Gone).collect()
+        });
+        self.answer(Call::List, lost, listed).await
+    }
+
+    async fn describe(&self, machines: &[String]) -> Result<Vec<(String, Option<MachineState>)>, IaasError> {
+        let lost = self.reach(Call::Describe).await?;
+        let said = self.machines.look(|all| {
+            let state = |id: &String| all.get(id).filter(|machine| self.is_ours(machine)).map(state_of);
+            machines.iter().map(|id| (id.clone(), state(id))).collect()
+        });
+        self.answer(Call::Describe, lost, said).await
+    }
+
+    async fn output(&self, instance: InstanceId, _: Option<&str>, _: u32) -> Result<Option<String>, IaasError> {
+        let known = self.machines.look(|all| all.values().any(|machine| machine.instance == Some(instance)));
+        Ok(known.then(|| "the worker says nothing".to_owned()))
+    }
+
+    async fn tidy(&self, _: Timestamp) -> Result<u32, IaasError> {
+        Ok(0)
+    }
+}

@@ -1,0 +1,198 @@
+//! The store as the services of a world have it: what they write is shown to the watch and put into the transcript, and it fails when
+//! it is told to.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use epu_core::id::{InstanceId, LaunchId, PoolName};
+use epu_core::instance::Instance;
+use epu_core::journal::{Entry, Event};
+use epu_core::launch::Launch;
+use epu_core::pool::Pool;
+use epu_core::time::Timestamp;
+use epu_store::{DecisionCommit, Error, JournalQuery, MemoryStore, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
+use uuid::Uuid;
+
+use crate::lock;
+use crate::transcript::Transcript;
+use crate::watch::Watch;
+
+/// A store that is watched.
+#[derive(Debug)]
+pub struct Ledger {
+    inner: Arc<MemoryStore>,
+    watch: Arc<Watch>,
+    transcript: Arc<Transcript>,
+    /// So many of the next writes succeed and are said to have failed.
+    replies_lost: Mutex<u32>,
+}
+
+impl Ledger {
+    /// Watches what is written to this store.
+    #[must_use]
+    pub fn new(inner: Arc<MemoryStore>, watch: Arc<Watch>, transcript: Arc<Transcript>) -> Self {
+        Self {
+            inner,
+            watch,
+            transcript,
+            replies_lost: Mutex::default(),
+        }
+    }
+
+    /// So many of the next writes of launches, instances and decisions succeed and are said to have failed.
+    pub fn lose_replies(&self, writes: u32) {
+        *lock(&self.replies_lost) = writes;
+    }
+
+    fn reply<T>(&self, doing: &str, answer: T) -> Result<T, Error> {
+        let mut lost = lock(&self.replies_lost);
+        if *lost == 0 {
+            return Ok(answer);
+        }
+        *lost -= 1;
+        drop(lost);
+        self.transcript.note(format_args!("the store's reply to {doing} is lost"));
+        Err(Error::Database {
+            doing: doing.to_owned(),
+            source: "the connection was lost before the reply".into(),
+        })
+    }
+
+    fn note(&self, journal: &[Entry]) {
+        for entry in journal {
+            self.transcript.note(line(entry));
+        }
+    }
+}
+
+/// A journal entry in one line.
+#[must_use]
+pub fn line(entry: &Entry) -> String {
+    let pool = entry.pool.as_ref().map(|pool| format!(" {pool}")).unwrap_or_default();
+    let instance = entry.instance.map(|id| format!(" {}", short(id))).unwrap_or_default();
+    let what = match &entry.event {
+        Event::Decided(decided) => {
+            let why: Vec<&str> = decided.reasons.iter().chain(&decided.suppressed).map(|reason| reason.text.as_str()).collect();
+            let actions = serde_json::to_string(&decided.actions).unwrap_or_default();
+            format!("{} of {}: {} {actions}", decided.target, decided.desired, why.join("; "))
+        }
+        other => serde_json::to_string(other).unwrap_or_default(),
+    };
+    format!("{}{pool}{instance} {} {what}", entry.who, entry.event.kind())
+}
+
+/// The end of an id, enough to tell instances apart.
+#[must_use]
+pub fn short(id: InstanceId) -> String {
+    let text = id.to_string();
+    text[text.len().saturating_sub(6)..].to_owned()
+}
+
+#[async_trait]
+impl Store for Ledger {
+    async fn keep(&self, key: &str, value: &str) -> Result<String, Error> {
+        self.inner.keep(key, value).await
+    }
+
+    async fn closed(&self) -> Result<bool, Error> {
+        self.inner.closed().await
+    }
+
+    async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.set_closed(closed, journal.clone()).await?;
+        self.note(&journal);
+        Ok(())
+    }
+
+    async fn pools(&self) -> Result<Vec<Pool>, Error> {
+        self.inner.pools().await
+    }
+
+    async fn put_pools(&self, pools: &[Pool], journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.put_pools(pools, journal.clone()).await?;
+        self.watch.pools(pools);
+        self.note(&journal);
+        Ok(())
+    }
+
+    async fn forget_pool(&self, pool: &PoolName, journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.forget_pool(pool, journal.clone()).await?;
+        self.note(&journal);
+        Ok(())
+    }
+
+    async fn memories(&self) -> Result<Vec<(PoolName, PoolMemory)>, Error> {
+        self.inner.memories().await
+    }
+
+    async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error> {
+        let journal = commit.journal.clone();
+        self.inner.commit_decision(pool, commit).await?;
+        self.watch.decision(pool, &journal);
+        self.note(&journal);
+        self.reply("write a decision", ())
+    }
+
+    async fn outbox(&self) -> Result<Vec<Outgoing>, Error> {
+        self.inner.outbox().await
+    }
+
+    async fn accepted(&self, ids: &[Uuid]) -> Result<(), Error> {
+        self.inner.accepted(ids).await
+    }
+
+    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> Result<bool, Error> {
+        let new = self.inner.record_launch(launch, instances, journal.clone()).await?;
+        if new {
+            self.watch.launch(launch, instances);
+            self.note(&journal);
+        }
+        self.reply("record a launch", new)
+    }
+
+    async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error> {
+        let (instances, journal) = (commit.instances.clone(), commit.journal.clone());
+        self.inner.commit_provision(commit).await?;
+        self.watch.instances(&instances);
+        self.note(&journal);
+        self.reply("write changes of instances", ())
+    }
+
+    async fn instances(&self, live_only: bool) -> Result<Vec<Instance>, Error> {
+        self.inner.instances(live_only).await
+    }
+
+    async fn instance(&self, id: InstanceId) -> Result<Option<Instance>, Error> {
+        self.inner.instance(id).await
+    }
+
+    async fn open_launches(&self) -> Result<Vec<Launch>, Error> {
+        self.inner.open_launches().await
+    }
+
+    async fn launch(&self, id: LaunchId) -> Result<Option<Launch>, Error> {
+        self.inner.launch(id).await
+    }
+
+    async fn append(&self, journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.append(journal.clone()).await?;
+        self.note(&journal);
+        Ok(())
+    }
+
+    async fn journal(&self, query: JournalQuery) -> Result<Vec<Entry>, Error> {
+        self.inner.journal(query).await
+    }
+
+    async fn retire(&self, before: Timestamp, limit: u32) -> Result<u64, Error> {
+        self.inner.retire(before, limit).await
+    }
+
+    async fn size(&self) -> Result<Size, Error> {
+        self.inner.size().await
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        self.inner.check().await
+    }
+}

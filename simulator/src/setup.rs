@@ -1,0 +1,96 @@
+//! What a world is to have in it, in the words of the config file.
+
+use serde_json::{Map, Value, json};
+
+use crate::world::World;
+
+/// The sensor that reads the queue, in pools that follow it.
+pub const QUEUE_SENSOR: &str = "jobs";
+
+/// A world to be: one pool with its template, the sites, and the seed.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub(crate) pool: Value,
+    pub(crate) template: Value,
+    pub(crate) sites: Vec<String>,
+    pub(crate) seed: u64,
+}
+
+impl Setup {
+    fn of(engine: &Value) -> Self {
+        Self {
+            pool: json!({ "template": "worker", "max": 10, "engine": engine }),
+            template: json!({ "run": ["worker"], "set-up": ["set-up"] }),
+            sites: vec!["here".to_owned()],
+            seed: 1,
+        }
+    }
+
+    /// One pool that keeps `n` workers.
+    #[must_use]
+    pub fn keeping(n: u32) -> Self {
+        Self::of(&json!({ "keep": { "n": n } })).with("max", n.max(10))
+    }
+
+    /// One pool that follows the queue between these marks.
+    #[must_use]
+    pub fn following_queue(low: u32, high: u32) -> Self {
+        let engine = json!({ "queue-length": { "sensor": QUEUE_SENSOR, "low-water": low, "high-water": high } });
+        let sensor = json!({ "directory": { "path": "/queue" }, "every": "5s" });
+        Self::of(&engine).with(&format!("sensors.{QUEUE_SENSOR}"), sensor)
+    }
+
+    /// Sets one of the pool's settings by its dotted path, such as `limits.drain`.
+    #[must_use]
+    pub fn with(mut self, path: &str, value: impl Into<Value>) -> Self {
+        set(&mut self.pool, path, value.into());
+        self
+    }
+
+    /// Sets one of the template's settings.
+    #[must_use]
+    pub fn template(mut self, path: &str, value: impl Into<Value>) -> Self {
+        set(&mut self.template, path, value.into());
+        self
+    }
+
+    /// No wait between two changes of size.
+    #[must_use]
+    pub fn without_cooldowns(self) -> Self {
+        self.with("limits.cooldown-up", "0s")
+            .with("limits.cooldown-down", "0s")
+            .with("limits.stabilization", "0s")
+    }
+
+    /// These sites, best first.
+    #[must_use]
+    pub fn on(mut self, sites: &[&str]) -> Self {
+        self.sites = sites.iter().map(|site| (*site).to_owned()).collect();
+        let placements: Vec<Value> = sites.iter().map(|site| json!({ "site": site })).collect();
+        self.with("placements", placements)
+    }
+
+    /// Another seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The world.
+    #[must_use]
+    pub fn world(self) -> World {
+        World::new(&self)
+    }
+}
+
+fn set(tree: &mut Value, path: &str, value: Value) {
+    let mut at = tree;
+    for key in path.split('.') {
+        if !at.is_object() {
+            *at = Value::Object(Map::new());
+        }
+        at = &mut at[key];
+    }
+    *at = value;
+}

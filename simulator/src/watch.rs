@@ -1,0 +1,319 @@
+//! Whether everything is as it must always be: the invariants of `core`, checked from outside.
+//!
+//! What services write passes here ([`crate::ledger`]), and every simulated second [`Watch::tick`] looks at the whole. Judged is what is
+//! truly so: which machines have power, which workers are busy, what the store holds. What services believe counts for nothing.
+//!
+//! I6 (a pool reaches its target) is what scenarios assert; I10 (spend) has no budget to be held against; I11 (what is refused changes
+//! nothing) is a scenario of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use epu_core::id::{InstanceId, LaunchId, PoolName};
+use epu_core::instance::{Cause, Instance};
+use epu_core::invariant::{self, Invariant, Violation};
+use epu_core::journal::{Action, Decided, Entry, Event};
+use epu_core::launch::Launch;
+use epu_core::life::State;
+use epu_core::pool::Pool;
+use epu_core::time::Timestamp;
+use epu_decision_engines::{Engine, Observation, Registry};
+use epu_provisioner::iaas::IaasLaunch;
+
+use crate::lock;
+use crate::machines::Machines;
+
+/// How late the action on a deadline may be while everything works.
+const DEADLINE_GRACE: Duration = Duration::from_secs(5);
+/// How long a machine without a record may be there while everything works: the site's sweep grace, two looks of the steady kind, and
+/// the time that ending takes.
+const STRAY_GRACE: Duration = Duration::from_secs(150);
+/// After something did not work, so long until it is expected to have caught up.
+const CATCH_UP: Duration = Duration::from_secs(30);
+/// Violations that are kept; the first is what matters.
+const VIOLATIONS_MAX: usize = 100;
+
+/// Watches a world.
+#[derive(Debug)]
+pub struct Watch {
+    machines: Arc<Machines>,
+    installation: String,
+    engines: Registry,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    violations: Vec<Violation>,
+    records: BTreeMap<InstanceId, Arc<Instance>>,
+    live: BTreeSet<InstanceId>,
+    pools: BTreeMap<PoolName, Known>,
+    launches: BTreeMap<LaunchId, Vec<InstanceId>>,
+    /// What does not work now, and since when all does.
+    broken: BTreeSet<&'static str>,
+    works_since: Timestamp,
+    strays: BTreeMap<String, Timestamp>,
+}
+
+#[derive(Debug)]
+struct Known {
+    pool: Pool,
+    engine: Option<Box<dyn Engine>>,
+    target: Option<u32>,
+    /// When one was replaced, and how many the limit allowed then.
+    replaced: Vec<(Timestamp, u32)>,
+}
+
+impl Seen {
+    fn found(&mut self, violation: Option<Violation>) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.extend(violation);
+        }
+    }
+
+    fn say(&mut self, invariant: Invariant, what: String) {
+        self.found(Some(Violation { invariant, what }));
+    }
+}
+
+impl Watch {
+    /// Watches these machines as far as they carry the installation's tag.
+    #[must_use]
+    pub fn new(machines: Arc<Machines>, installation: &str) -> Self {
+        Self {
+            machines,
+            installation: installation.to_owned(),
+            engines: Registry::standard(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// What was found since this was last asked.
+    #[must_use]
+    pub fn violations(&self) -> Vec<Violation> {
+        std::mem::take(&mut lock(&self.seen).violations)
+    }
+
+    /// The record of an instance, as the store has it.
+    #[must_use]
+    pub fn record(&self, id: InstanceId) -> Option<Arc<Instance>> {
+        lock(&self.seen).records.get(&id).cloned()
+    }
+
+    /// Every record, as the store has them.
+    #[must_use]
+    pub fn records(&self) -> Vec<Arc<Instance>> {
+        lock(&self.seen).records.values().cloned().collect()
+    }
+
+    /// How many live records satisfy this.
+    pub fn count_live(&self, is_so: impl Fn(&Instance) -> bool) -> usize {
+        let seen = lock(&self.seen);
+        seen.live.iter().filter_map(|id| seen.records.get(id)).filter(|record| is_so(record)).count()
+    }
+
+    /// Something works, or not; deadlines and sweeps are not expected of what does not.
+    pub fn works(&self, what: &'static str, works: bool, now: Timestamp) {
+        let mut seen = lock(&self.seen);
+        if works {
+            if seen.broken.remove(what) && seen.broken.is_empty() {
+                seen.works_since = now;
+                seen.strays.clear();
+            }
+        } else {
+            seen.broken.insert(what);
+        }
+    }
+
+    // ---- what the site is asked
+
+    /// I7: a launch is called, which must have been recorded so before.
+    pub fn called(&self, launch: &IaasLaunch, _: Timestamp) {
+        let mut seen = lock(&self.seen);
+        if seen.launches.get(&launch.launch) != Some(&launch.instances) {
+            seen.say(Invariant::I7, format!("launch {} is called and was not recorded so", launch.launch));
+        }
+    }
+
+    /// I7: a repeated launch asks for something else.
+    pub fn changed_request(&self, launch: LaunchId) {
+        lock(&self.seen).say(Invariant::I7, format!("launch {launch} is called again with another request"));
+    }
+
+    // ---- what is written
+
+    /// Pools were written.
+    pub fn pools(&self, pools: &[Pool]) {
+        let mut seen = lock(&self.seen);
+        for pool in pools {
+            let made = pool.spec.engine.iter().next().and_then(|(name, settings)| self.engines.make(name, settings).ok());
+            let before = seen.pools.remove(&pool.name);
+            let (target, replaced) = before.map_or((None, Vec::new()), |known| (known.target, known.replaced));
+            let known = Known {
+                pool: pool.clone(),
+                engine: made,
+                target,
+                replaced,
+            };
+            seen.pools.insert(pool.name.clone(), known);
+        }
+    }
+
+    /// I2: a launch was recorded.
+    pub fn launch(&self, launch: &Launch, instances: &[Arc<Instance>]) {
+        let mut seen = lock(&self.seen);
+        let pool = &launch.request.pool;
+        if let Some(max) = seen.pools.get(pool).map(|known| known.pool.spec.max) {
+            let staying = seen.live.iter().filter_map(|id| seen.records.get(id)).filter(|i| i.pool == *pool && !i.is_leaving());
+            let found = invariant::within_max(count(staying.count()), count(instances.len()), max);
+            seen.found(found);
+        }
+        seen.launches.insert(launch.id, instances.iter().map(|instance| instance.id).collect());
+        for instance in instances {
+            seen.live.insert(instance.id);
+            seen.records.insert(instance.id, instance.clone());
+        }
+    }
+
+    /// I3 and I12: instances were written.
+    pub fn instances(&self, instances: &[Arc<Instance>]) {
+        for instance in instances {
+            let busy = self.machines.body_of(instance.id).is_some_and(|body| body.is_busy());
+            let runs = instance.machine.as_ref().is_some_and(|machine| {
+                self.machines.look(|all| all.get(machine).is_some_and(|m| m.is_there() && !m.called_gone))
+            });
+            let mut seen = lock(&self.seen);
+            let before = seen.records.insert(instance.id, instance.clone());
+            if instance.is_live() {
+                seen.live.insert(instance.id);
+            } else {
+                seen.live.remove(&instance.id);
+            }
+            let Some(before) = before else { continue };
+            seen.found(invariant::moved_legally(&before, instance));
+            if before.ending.is_none() {
+                seen.found(invariant::no_busy_ended(instance));
+                seen.found(chosen_while_busy(instance, busy));
+            }
+            if before.state != State::Terminated && instance.state == State::Terminated && runs {
+                seen.say(Invariant::I12, format!("instance {} is TERMINATED and its machine runs", instance.id));
+            }
+        }
+    }
+
+    /// I4, I8 and I9: a decision was written.
+    pub fn decision(&self, name: &PoolName, journal: &[Entry]) {
+        for entry in journal {
+            if let Event::Decided(decided) = &entry.event {
+                self.decided(name, decided);
+            }
+        }
+    }
+
+    fn decided(&self, name: &PoolName, decided: &Decided) {
+        let mut seen = lock(&self.seen);
+        let Some(mut known) = seen.pools.remove(name) else { return };
+        let observed: Option<Observation> = serde_json::from_value(decided.observed.clone()).ok();
+        if let (Some(engine), Some(observed)) = (&known.engine, &observed) {
+            let again = engine.decide(observed);
+            if (again.desired, &again.reasons) != (decided.desired, &decided.reasons) {
+                seen.say(Invariant::I8, format!("pool {name}: shown the same again, {} became {}", decided.desired, again.desired));
+            }
+            let readable = engine.sensors().iter().all(|sensor| {
+                let reading = observed.readings.get(sensor);
+                reading.is_some_and(|reading| reading.status.fresh().is_some())
+            });
+            let from = known.target.unwrap_or(decided.target);
+            if !known.pool.removed {
+                seen.found(invariant::no_blind_shrink(from, decided.target, known.pool.spec.max, readable));
+            }
+            let limits = &known.pool.spec.limits;
+            let size = (observed.counts.capacity + observed.counts.unhealthy).max(decided.target).max(from);
+            for action in &decided.actions {
+                if let Action::Terminate { instances, why: Cause::Unhealthy } = action {
+                    known.replaced.extend(instances.iter().map(|_| (decided.at, limits.replacements(size))));
+                }
+            }
+            let since = decided.at - *limits.replace_window;
+            known.replaced.retain(|(at, _)| *at > since);
+            let times: Vec<Timestamp> = known.replaced.iter().map(|(at, _)| *at).collect();
+            let most = known.replaced.iter().map(|(_, most)| *most).max().unwrap_or(0);
+            seen.found(invariant::within_replacement_limit(&times, most, *limits.replace_window));
+        } else if known.engine.is_some() {
+            seen.say(Invariant::I8, format!("pool {name}: what was seen cannot be read again"));
+        }
+        known.target = Some(decided.target);
+        seen.pools.insert(name.clone(), known);
+    }
+
+    // ---- what is so
+
+    /// I1 and I5: looks at the whole.
+    pub fn tick(&self, now: Timestamp) {
+        let mut seen = lock(&self.seen);
+        let seen = &mut *seen;
+        let works = seen.broken.is_empty() && now.since(seen.works_since) > CATCH_UP;
+        let mut per_instance: BTreeMap<InstanceId, usize> = BTreeMap::new();
+        let mut strays = BTreeMap::new();
+        self.machines.look(|all| {
+            let ours = all.values().filter(|m| m.is_there() && !m.called_gone && m.installation == self.installation);
+            for machine in ours {
+                if let Some(id) = machine.instance {
+                    *per_instance.entry(id).or_default() += 1;
+                }
+                let record = machine.instance.and_then(|id| seen.records.get(&id)).filter(|record| record.is_live());
+                if record.is_none_or(|record| record.machine.as_ref().is_some_and(|known| *known != machine.id)) {
+                    let since = seen.strays.get(&machine.id).copied().unwrap_or(now);
+                    strays.insert(machine.id.clone(), since);
+                }
+            }
+        });
+        seen.strays = strays;
+        if !seen.broken.is_empty() {
+            seen.strays.clear();
+        }
+        for (id, machines) in per_instance {
+            seen.found(invariant::one_machine(id, machines));
+        }
+        let late = seen.strays.iter().find(|(_, since)| now.since(**since) > STRAY_GRACE);
+        if let Some((machine, since)) = late {
+            let what = format!("machine {machine} has been there without a record since {since}");
+            seen.say(Invariant::I1, what);
+        }
+        if works {
+            let late: Vec<_> = seen
+                .live
+                .iter()
+                .filter_map(|id| seen.records.get(id))
+                .filter_map(|record| invariant::deadline_kept(record, now, DEADLINE_GRACE))
+                .collect();
+            for violation in late {
+                seen.found(Some(violation));
+            }
+        }
+    }
+
+    /// Whether a site answers; see [`Watch::works`].
+    pub(crate) fn site_answers(&self, answers: bool, now: Timestamp) {
+        self.works("site", answers, now);
+    }
+}
+
+/// I3 by the truth: its worker is busy, and it was chosen to go because there are too many.
+fn chosen_while_busy(instance: &Instance, busy: bool) -> Option<Violation> {
+    let ending = instance.ending.as_ref()?;
+    let chosen = |why: Cause| matches!(why, Cause::ScaleIn | Cause::SlotRemoved);
+    let drained = ending.why == Cause::Drained && ending.drained_for.is_some_and(chosen);
+    (busy && (chosen(ending.why) || drained)).then(|| Violation {
+        invariant: Invariant::I3,
+        what: format!("instance {} was ended for {:?} while its worker was busy", instance.id, ending.why),
+    })
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

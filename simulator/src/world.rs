@@ -1,0 +1,336 @@
+//! A world and what can be said to it: arrange, let time pass, look.
+//!
+//! Time passes only in [`World::elapse`] and [`World::until`]. After every simulated second the invariants are checked, and a world in
+//! which one is broken panics with its seed and the end of its transcript. A service that ends by itself is started again, as a
+//! supervisor would; one that panics ends the run.
+
+mod ask;
+mod harm;
+mod look;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use epu_bus::Bus;
+use epu_bus::token::Keyring;
+use epu_controller::service::FileConfig;
+use epu_controller::spec::Known;
+use epu_core::code::Chain;
+use epu_core::id::{PoolName, SiteName};
+use epu_core::random::Random;
+use epu_core::request::{PoolFile, Request, Service};
+use epu_core::time::{Clock, Span, Timestamp};
+use epu_decision_engines::Registry;
+use epu_provisioner::config::Addresses;
+use epu_provisioner::iaas::Iaas;
+use epu_store::{MemoryStore, Store};
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch as told;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cloud::SimCloud;
+use crate::ledger::Ledger;
+use crate::machines::Machines;
+use crate::net::SimNet;
+use crate::pausable::Gate;
+use crate::queue::SimQueue;
+use crate::sensors::SimSources;
+use crate::setup::Setup;
+use crate::time::{SimClock, seconds};
+use crate::transcript::Transcript;
+use crate::watch::Watch;
+
+/// The tag of the world's own machines.
+pub const INSTALLATION: &str = "simulated";
+/// The pool that scenarios speak of.
+pub const POOL: &str = "pool";
+/// How often everything is checked.
+const STEP: Duration = Duration::from_secs(1);
+/// Lines of the transcript that a failure shows.
+const TAIL: usize = 60;
+
+/// What came of a service.
+type Ended = Result<(), String>;
+
+struct Running {
+    task: JoinHandle<Ended>,
+    gate: Gate,
+}
+
+/// A simulated world.
+pub struct World {
+    services: BTreeMap<Service, Running>,
+    /// Those that are to stay away.
+    crashed: BTreeSet<Service>,
+    seed: u64,
+    pool: PoolName,
+    file: told::Sender<Arc<FileConfig>>,
+    clouds: BTreeMap<SiteName, Arc<SimCloud>>,
+    memory: Arc<MemoryStore>,
+    ledger: Arc<Ledger>,
+    net: Arc<SimNet>,
+    queue: Arc<SimQueue>,
+    sources: Arc<SimSources>,
+    machines: Arc<Machines>,
+    watch: Arc<Watch>,
+    transcript: Arc<Transcript>,
+    clock: Arc<SimClock>,
+    random: Arc<Random>,
+    keyring: Arc<Keyring>,
+    /// Dropped last: everything above may have tasks on it.
+    runtime: Runtime,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "World of seed {} at {}", self.seed, self.now())
+    }
+}
+
+impl World {
+    /// One pool that keeps `n` workers.
+    #[must_use]
+    pub fn keeping(n: u32) -> Self {
+        Setup::keeping(n).world()
+    }
+
+    /// One pool that follows the queue between these marks.
+    #[must_use]
+    pub fn following_queue(low: u32, high: u32) -> Self {
+        Setup::following_queue(low, high).world()
+    }
+
+    /// A world from its setup, with all services running and the pool just added.
+    ///
+    /// # Panics
+    /// When the setup has faults.
+    #[must_use]
+    pub fn new(setup: &Setup) -> Self {
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.unwrap_or_else(|error| panic!("a runtime without a single device: {error}"));
+        let clock = Arc::new(SimClock::start(runtime.handle().clone()));
+        let random = Arc::new(Random::seeded(setup.seed));
+        let transcript = Arc::new(Transcript::new(clock.clone()));
+        let keyring = Keyring::new(b"the key of a world that is not there");
+        let keyring = Arc::new(keyring.unwrap_or_else(|error| panic!("the simulated key: {error}")));
+        let net = Arc::new(SimNet::new(transcript.clone()));
+        let queue = Arc::new(SimQueue::default());
+        let machines = Machines::new(net.clone(), queue.clone(), keyring.clone(), clock.clone(), random.clone(), transcript.clone());
+        let watch = Arc::new(Watch::new(machines.clone(), INSTALLATION));
+        let memory = Arc::new(MemoryStore::new());
+        let ledger = Arc::new(Ledger::new(memory.clone(), watch.clone(), transcript.clone()));
+        let sites = setup.sites.iter().filter_map(|name| SiteName::new(name).ok());
+        let clouds: BTreeMap<SiteName, Arc<SimCloud>> = sites
+            .map(|name| {
+                let (machines, watch) = (machines.clone(), watch.clone());
+                let cloud = SimCloud::new(name.clone(), INSTALLATION, machines, clock.clone(), random.clone(), transcript.clone(), watch);
+                (name, Arc::new(cloud))
+            })
+            .collect();
+        let known = Known {
+            engines: Registry::standard(),
+            sites: clouds.keys().cloned().collect(),
+            templates: BTreeMap::new(),
+            tick: Span::secs(1),
+            search: None,
+        };
+        let file = FileConfig {
+            path: String::new(),
+            pools: Vec::new(),
+            known,
+        };
+        let mut world = Self {
+            services: BTreeMap::new(),
+            crashed: BTreeSet::new(),
+            seed: setup.seed,
+            pool: PoolName::new(POOL).unwrap_or_else(|error| panic!("{error}")),
+            file: told::channel(Arc::new(file)).0,
+            clouds,
+            memory,
+            ledger,
+            net,
+            queue: queue.clone(),
+            sources: Arc::new(SimSources::new(queue)),
+            machines,
+            watch,
+            transcript,
+            clock,
+            random,
+            keyring,
+            runtime,
+        };
+        for service in [Service::Provisioner, Service::Aggregator, Service::Controller] {
+            world.begin(service);
+        }
+        world.elapse(crate::time::millis(1));
+        let text = json!({ "templates": { "worker": setup.template }, "pools": { POOL: setup.pool } }).to_string();
+        let add = Request::PoolAdd(PoolFile {
+            file: "world.yaml".to_owned(),
+            text,
+        });
+        if let Err(fault) = world.ask(add) {
+            panic!("the setup has faults: {fault}");
+        }
+        world
+    }
+
+    fn begin(&mut self, service: Service) {
+        let gate = Gate::default();
+        let _inside = self.runtime.enter();
+        let cancel = CancellationToken::new();
+        let task = match service {
+            Service::Provisioner => {
+                let parts = self.provisioner();
+                tokio::spawn(gate.around(async move { epu_provisioner::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }))
+            }
+            Service::Controller => {
+                let parts = self.controller();
+                tokio::spawn(gate.around(async move { epu_controller::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }))
+            }
+            Service::Aggregator => {
+                let parts = self.aggregator();
+                tokio::spawn(gate.around(async move { epu_sensor_aggregator::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }))
+            }
+        };
+        self.transcript.note(format_args!("{service:?} begins"));
+        self.services.insert(service, Running { task, gate });
+        self.watch.works(word(service), true, self.clock.now());
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.ledger.clone()
+    }
+
+    fn provisioner(&self) -> epu_provisioner::Parts {
+        let sites = self.clouds.iter().map(|(name, cloud)| {
+            let driver: Arc<dyn Iaas> = cloud.clone();
+            (name.clone(), driver)
+        });
+        epu_provisioner::Parts {
+            installation: INSTALLATION.to_owned(),
+            config: epu_provisioner::Config::default(),
+            addresses: Addresses {
+                provisioner: "http://simulated".to_owned(),
+                aggregators: Vec::new(),
+            },
+            store: self.store(),
+            bus: self.net.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            keyring: self.keyring.clone(),
+            sites: sites.collect(),
+            metrics: Arc::new(epu_provisioner::Metrics::new().unwrap_or_else(|error| panic!("metrics: {error}"))),
+        }
+    }
+
+    fn controller(&self) -> epu_controller::Parts {
+        epu_controller::Parts {
+            bus: self.net.clone(),
+            store: self.store(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            engines: Arc::new(Registry::standard()),
+            config: epu_controller::Config {
+                installation: INSTALLATION.to_owned(),
+                ..epu_controller::Config::default()
+            },
+            metrics: epu_controller::Metrics::new().unwrap_or_else(|error| panic!("metrics: {error}")),
+            file: self.file.subscribe(),
+        }
+    }
+
+    fn aggregator(&self) -> epu_sensor_aggregator::Parts {
+        epu_sensor_aggregator::Parts {
+            name: "aggregator".to_owned(),
+            bus: self.net.clone(),
+            clock: self.clock.clone(),
+            sources: self.sources.clone(),
+            config: epu_sensor_aggregator::Config::default(),
+            metrics: epu_sensor_aggregator::Metrics::new().unwrap_or_else(|error| panic!("metrics: {error}")),
+        }
+    }
+
+    // ---- time
+
+    /// What time it is.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Lets time pass.
+    ///
+    /// # Panics
+    /// When something that must always be true was not.
+    pub fn elapse(&mut self, length: Duration) -> &mut Self {
+        let end = self.now() + length;
+        while self.now() < end {
+            let step = end.since(self.now()).min(STEP);
+            self.runtime.block_on(tokio::time::sleep(step));
+            self.supervise();
+            self.watch.tick(self.clock.now());
+            self.check();
+        }
+        self
+    }
+
+    /// Lets time pass until something is so.
+    ///
+    /// # Panics
+    /// When it is not so within `limit`, or something that must always be true was not.
+    pub fn until(&mut self, what: &str, limit: Duration, is_so: impl Fn(&Self) -> bool) -> &mut Self {
+        let end = self.now() + limit;
+        while !is_so(self) {
+            assert!(self.now() < end, "{what}: not within {}\n{}", Span(limit), self.story());
+            self.elapse(STEP);
+        }
+        self
+    }
+
+    /// Checks everything that must always be true now.
+    fn check(&self) {
+        if let Some(violation) = self.watch.violations().into_iter().next() {
+            panic!("{violation}\n{}", self.story());
+        }
+    }
+
+    fn story(&self) -> String {
+        format!("seed {}, the end of what happened:\n{}", self.seed, self.transcript.tail(TAIL))
+    }
+
+    /// Starts again what ended by itself.
+    fn supervise(&mut self) {
+        let ended: Vec<Service> = self.services.iter().filter(|(_, running)| running.task.is_finished()).map(|(service, _)| *service).collect();
+        for service in ended {
+            let Some(running) = self.services.remove(&service) else { continue };
+            match self.runtime.block_on(running.task) {
+                Err(error) if error.is_panic() => panic!("{service:?} panicked: {error}\n{}", self.story()),
+                ended => self.transcript.note(format_args!("{service:?} ended by itself: {ended:?}")),
+            }
+            self.watch.works(word(service), false, self.clock.now());
+            self.runtime.block_on(tokio::time::sleep(seconds(1)));
+            self.begin(service);
+        }
+    }
+
+    /// Does something where tasks can be started.
+    fn inside<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _inside = self.runtime.enter();
+        act()
+    }
+
+    fn bus(&self) -> &dyn Bus {
+        self.net.as_ref()
+    }
+}
+
+fn word(service: Service) -> &'static str {
+    match service {
+        Service::Provisioner => "provisioner",
+        Service::Controller => "controller",
+        Service::Aggregator => "aggregator",
+    }
+}

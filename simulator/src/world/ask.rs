@@ -1,0 +1,112 @@
+//! What operators ask.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use epu_core::Fault;
+use epu_core::id::{InstanceId, PoolName};
+use epu_core::instance::{Cause, Work};
+use epu_core::pool::Paused;
+use epu_core::request::{Caller, Nothing, PoolChange, PoolPause, PoolRef, PoolRemove, Protect, Request, Teardown, Terminate};
+use serde_json::Value;
+
+use crate::world::World;
+
+impl World {
+    /// Asks as an operator.
+    ///
+    /// # Errors
+    /// What the service answered.
+    pub fn ask(&mut self, request: Request) -> Result<Value, Fault> {
+        self.transcript.note(format_args!("an operator asks {}", request.op()));
+        self.ask_quietly(request)
+    }
+
+    pub(super) fn ask_quietly(&self, request: Request) -> Result<Value, Fault> {
+        let asking = self.bus().ask(Caller::Operator("operator".to_owned()), request, Duration::from_secs(30));
+        self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+    }
+
+    fn must(&mut self, request: Request) -> &mut Self {
+        let op = request.op();
+        if let Err(fault) = self.ask(request) {
+            panic!("{op}: {fault}\n{}", self.story());
+        }
+        self
+    }
+
+    fn pool_name(&self) -> PoolName {
+        self.pool.clone()
+    }
+
+    /// Asks for one of the pool's settings to be changed, by its dotted path.
+    ///
+    /// # Errors
+    /// What the controller answered.
+    pub fn try_reconfigure(&mut self, path: &str, value: impl Into<Value>) -> Result<Value, Fault> {
+        let pool = self.pool_name();
+        self.ask(Request::PoolReconfigure(PoolChange {
+            pool,
+            set: BTreeMap::from([(path.to_owned(), value.into())]),
+            if_revision: None,
+        }))
+    }
+
+    /// Changes one of the pool's settings, by its dotted path.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn reconfigure(&mut self, path: &str, value: impl Into<Value>) -> &mut Self {
+        if let Err(fault) = self.try_reconfigure(path, value) {
+            panic!("reconfigure {path}: {fault}\n{}", self.story());
+        }
+        self
+    }
+
+    /// Makes the pool keep another number.
+    pub fn keep(&mut self, n: u32) -> &mut Self {
+        self.reconfigure("engine.keep.n", n)
+    }
+
+    /// Keeps the pool from doing something.
+    pub fn pause(&mut self, paused: Paused) -> &mut Self {
+        let pool = self.pool_name();
+        self.must(Request::PoolPause(PoolPause { pool, paused }))
+    }
+
+    /// Lets the pool do everything again.
+    pub fn resume(&mut self) -> &mut Self {
+        let pool = self.pool_name();
+        self.must(Request::PoolResume(PoolRef { pool }))
+    }
+
+    /// Removes the pool.
+    pub fn remove(&mut self, force: bool) -> &mut Self {
+        let pool = self.pool_name();
+        self.must(Request::PoolRemove(PoolRemove { pool, force }))
+    }
+
+    /// Protects an instance from scale-in, or no longer.
+    pub fn protect(&mut self, id: &InstanceId, on: bool) -> &mut Self {
+        self.must(Request::Protect(Protect { instances: vec![*id], on }))
+    }
+
+    /// Ends an instance at once, whatever it does.
+    pub fn kill(&mut self, id: &InstanceId) -> &mut Self {
+        self.must(Request::Terminate(Terminate {
+            instances: vec![(*id, Work::Unknown)],
+            why: Cause::Operator,
+            epoch: 0,
+        }))
+    }
+
+    /// Closes the installation and empties it.
+    pub fn tear_down(&mut self, force: bool) -> &mut Self {
+        self.must(Request::Teardown(Teardown { force, within: None }))
+    }
+
+    /// Opens it again.
+    pub fn open(&mut self) -> &mut Self {
+        self.must(Request::Open(Nothing {}))
+    }
+}

@@ -1,0 +1,215 @@
+//! What can be done to a world: to its work, its machines, its services and what is between them.
+
+use std::time::Duration;
+
+use epu_core::id::{InstanceId, SensorName};
+use epu_core::life::State;
+use epu_core::request::Service;
+use epu_core::time::Clock as _;
+
+use crate::host::{Behaviour, killed};
+use crate::sensors::Mode;
+use crate::setup::QUEUE_SENSOR;
+use crate::world::{World, word};
+
+impl World {
+    // ---- work
+
+    /// So many jobs arrive, which take so long each.
+    pub fn submit(&mut self, jobs: u64, takes: Duration) -> &mut Self {
+        self.transcript.note(format_args!("{jobs} jobs arrive"));
+        self.inside(|| self.queue.submit(jobs, takes));
+        self
+    }
+
+    /// How the queue's sensor behaves from now on.
+    ///
+    /// # Panics
+    /// Never: its name is a name.
+    pub fn sensor(&mut self, mode: Mode) -> &mut Self {
+        let name = SensorName::new(QUEUE_SENSOR).unwrap_or_else(|error| panic!("{error}"));
+        self.transcript.note(format_args!("the sensor is {mode:?}"));
+        self.sources.set(&name, mode);
+        self
+    }
+
+    // ---- workers and machines
+
+    /// How workers behave on machines that come up from now on.
+    pub fn workers(&mut self, change: impl FnOnce(&mut Behaviour)) -> &mut Self {
+        self.machines.behave(change);
+        self
+    }
+
+    /// The first running instance.
+    ///
+    /// # Panics
+    /// When none runs.
+    #[must_use]
+    pub fn any(&self) -> InstanceId {
+        let all = self.all_in(State::Running);
+        all.into_iter().find(|id| !self.record(id).is_leaving()).unwrap_or_else(|| panic!("nothing runs\n{}", self.story()))
+    }
+
+    fn machine(&self, id: &InstanceId) -> String {
+        self.machines.of(*id).unwrap_or_else(|| panic!("instance {id} has no machine\n{}", self.story()))
+    }
+
+    /// One instance's agent reaches nobody any more.
+    pub fn silence_one(&mut self) -> InstanceId {
+        let id = self.any();
+        self.silence(&id);
+        id
+    }
+
+    /// An instance's agent reaches nobody any more.
+    pub fn silence(&mut self, id: &InstanceId) -> &mut Self {
+        self.transcript.note(format_args!("{id} falls silent"));
+        self.net.silence(*id, true);
+        self
+    }
+
+    /// An instance's agent reaches everybody again.
+    pub fn let_speak(&mut self, id: &InstanceId) -> &mut Self {
+        self.transcript.note(format_args!("{id} can speak again"));
+        self.net.silence(*id, false);
+        self
+    }
+
+    /// The worker of an instance is killed with SIGKILL.
+    pub fn kill_worker(&mut self, id: &InstanceId) -> &mut Self {
+        let body = self.body(id);
+        self.transcript.note(format_args!("the worker of {id} is killed"));
+        self.inside(|| body.end_worker(killed(9)));
+        self
+    }
+
+    /// The worker of an instance ends by itself with this exit code.
+    pub fn end_worker(&mut self, id: &InstanceId, code: i32) -> &mut Self {
+        let body = self.body(id);
+        self.inside(|| body.end_worker(crate::host::exited(code)));
+        self
+    }
+
+    /// Gives the worker of an instance something to do that does not end.
+    pub fn occupy(&mut self, id: &InstanceId) -> &mut Self {
+        self.body(id).occupy(true);
+        self
+    }
+
+    /// Lets it finish.
+    pub fn release(&mut self, id: &InstanceId) -> &mut Self {
+        self.body(id).occupy(false);
+        self
+    }
+
+    /// The agent of an instance is killed, and another started in its place.
+    pub fn restart_agent(&mut self, id: &InstanceId) -> &mut Self {
+        let machine = self.machine(id);
+        self.transcript.note(format_args!("the agent of {id} is killed and started again"));
+        self.machines.kill_agent(&machine);
+        self.inside(|| self.machines.start_agent(&machine));
+        self
+    }
+
+    /// Everything on an instance's machine stands still.
+    pub fn freeze(&mut self, id: &InstanceId) -> &mut Self {
+        let machine = self.machine(id);
+        self.transcript.note(format_args!("{id} freezes"));
+        self.machines.freeze(&machine, true);
+        self
+    }
+
+    /// It goes on.
+    pub fn thaw(&mut self, id: &InstanceId) -> &mut Self {
+        let machine = self.machine(id);
+        self.transcript.note(format_args!("{id} thaws"));
+        self.machines.freeze(&machine, false);
+        self
+    }
+
+    /// The site loses an instance's machine.
+    pub fn lose_machine(&mut self, id: &InstanceId) -> &mut Self {
+        let machine = self.machine(id);
+        self.inside(|| self.machines.power_off(&machine));
+        self
+    }
+
+    /// The site calls an instance's machine gone, which runs on.
+    pub fn call_gone(&mut self, id: &InstanceId) -> &mut Self {
+        let machine = self.machine(id);
+        self.transcript.note(format_args!("the site calls {machine} gone"));
+        self.machines.call_gone(&machine);
+        self
+    }
+
+    /// A machine that carries an installation's tag and that nobody asked for.
+    pub fn add_machine_of(&mut self, installation: &str) -> String {
+        self.inside(|| self.cloud().add_machine_of(installation))
+    }
+
+    /// Whether a machine has power.
+    #[must_use]
+    pub fn is_there(&self, machine: &str) -> bool {
+        self.machines.look(|all| all.get(machine).is_some_and(crate::machines::Machine::is_there))
+    }
+
+    // ---- services
+
+    /// Kills a service; it stays away until it is started.
+    pub fn crash(&mut self, service: Service) -> &mut Self {
+        if let Some(running) = self.services.remove(&service) {
+            running.task.abort();
+            // What else is ready may run before it ends; that it ends is waited for.
+            drop(self.runtime.block_on(running.task));
+            self.transcript.note(format_args!("{service:?} is killed"));
+            self.watch.works(word(service), false, self.clock.now());
+            self.crashed.insert(service);
+        }
+        self
+    }
+
+    /// Starts a service that was killed.
+    pub fn start(&mut self, service: Service) -> &mut Self {
+        if self.crashed.remove(&service) {
+            self.begin(service);
+        }
+        self
+    }
+
+    /// Kills a service and starts it at once.
+    pub fn restart(&mut self, service: Service) -> &mut Self {
+        self.crash(service).start(service)
+    }
+
+    /// Holds a service where it is, as a suspended machine or a long pause does, or lets it go on.
+    pub fn suspend(&mut self, service: Service, held: bool) -> &mut Self {
+        if let Some(running) = self.services.get(&service) {
+            self.transcript.note(format_args!("{service:?} {}", if held { "stands still" } else { "goes on" }));
+            if held { running.gate.hold() } else { running.gate.let_go() }
+            self.watch.works(word(service), !held, self.clock.now());
+        }
+        self
+    }
+
+    /// Nobody reaches a service with a request, or everybody does again.
+    pub fn cut_off(&mut self, service: Service, cut: bool) -> &mut Self {
+        self.transcript.note(format_args!("{service:?} {}", if cut { "cannot be reached" } else { "can be reached" }));
+        self.net.cut_off(service, cut);
+        self
+    }
+
+    /// Everything in the store fails for this reason, or works again.
+    pub fn store_fails(&mut self, why: Option<&'static str>) -> &mut Self {
+        self.transcript.note(format_args!("the store: {}", why.unwrap_or("works")));
+        self.memory.fail_with(why);
+        self.watch.works("store", why.is_none(), self.clock.now());
+        self
+    }
+
+    /// So many of the next writes succeed and are said to have failed.
+    pub fn lose_store_replies(&mut self, writes: u32) -> &mut Self {
+        self.ledger.lose_replies(writes);
+        self
+    }
+}

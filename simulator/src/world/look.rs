@@ -1,0 +1,244 @@
+//! What can be seen of a world.
+
+use std::sync::Arc;
+
+use epu_core::health::Health;
+use epu_core::id::{InstanceId, SiteName};
+use epu_core::instance::Instance;
+use epu_core::journal::{Decided, Entry, Event};
+use epu_core::life::State;
+use epu_core::request::{Caller, EventsAfter, InstanceRef, InstanceView, Nothing, PoolRef, PoolView, Request, StatusView};
+use epu_store::{JournalQuery, Store as _};
+
+use crate::cloud::SimCloud;
+use crate::host::Body;
+use crate::machines::Machines;
+use crate::net::SimNet;
+use crate::queue::SimQueue;
+use crate::world::World;
+
+impl World {
+    /// How many instances are in a state.
+    #[must_use]
+    pub fn count(&self, state: State) -> usize {
+        self.watch.records().iter().filter(|record| record.state == state).count()
+    }
+
+    /// How many instances run and are not told to go.
+    #[must_use]
+    pub fn staying(&self) -> usize {
+        self.watch.count_live(|record| record.state == State::Running && !record.is_leaving())
+    }
+
+    /// How many instances are or may be machines.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.watch.count_live(|_| true)
+    }
+
+    /// The instances in a state, first come first.
+    #[must_use]
+    pub fn all_in(&self, state: State) -> Vec<InstanceId> {
+        self.watch.records().iter().filter(|record| record.state == state).map(|record| record.id).collect()
+    }
+
+    /// The instances that run, first come first.
+    #[must_use]
+    pub fn running(&self) -> Vec<InstanceId> {
+        self.all_in(State::Running)
+    }
+
+    /// An instance's record.
+    ///
+    /// # Panics
+    /// When there never was such an instance.
+    #[must_use]
+    pub fn record(&self, id: &InstanceId) -> Arc<Instance> {
+        self.watch.record(*id).unwrap_or_else(|| panic!("no instance {id}"))
+    }
+
+    /// Every record there ever was, first come first.
+    #[must_use]
+    pub fn records(&self) -> Vec<Arc<Instance>> {
+        self.watch.records()
+    }
+
+    /// An instance's state.
+    #[must_use]
+    pub fn state_of(&self, id: &InstanceId) -> State {
+        self.record(id).state
+    }
+
+    /// What the controller believes of an instance's health.
+    ///
+    /// # Panics
+    /// When the controller does not answer.
+    #[must_use]
+    pub fn health_of(&self, id: &InstanceId) -> Health {
+        let show = Request::InstanceShow(InstanceRef { instance: id.to_string() });
+        self.read::<InstanceView>(show).health
+    }
+
+    /// The pool as the controller shows it.
+    ///
+    /// # Panics
+    /// When the controller does not answer.
+    #[must_use]
+    pub fn pool(&self) -> PoolView {
+        let pool = self.pool.clone();
+        self.read(Request::PoolShow(PoolRef { pool }))
+    }
+
+    /// The whole as the controller shows it.
+    ///
+    /// # Panics
+    /// When the controller does not answer.
+    #[must_use]
+    pub fn status(&self) -> StatusView {
+        self.read(Request::Status(Nothing {}))
+    }
+
+    fn read<T: for<'de> serde::Deserialize<'de>>(&self, request: Request) -> T {
+        let op = request.op();
+        match self.ask_quietly(request).map(serde_json::from_value) {
+            Ok(Ok(value)) => value,
+            Ok(Err(error)) => panic!("{op}: {error}"),
+            Err(fault) => panic!("{op}: {fault}\n{}", self.story()),
+        }
+    }
+
+    /// The size that the pool aims at.
+    #[must_use]
+    pub fn target(&self) -> Option<u32> {
+        self.pool().target
+    }
+
+    /// The whole journal.
+    ///
+    /// # Panics
+    /// When the store is failing.
+    #[must_use]
+    pub fn journal(&self) -> Vec<Entry> {
+        let all = JournalQuery {
+            limit: u32::MAX,
+            ..JournalQuery::default()
+        };
+        self.runtime.block_on(self.memory.journal(all)).unwrap_or_else(|error| panic!("read the journal: {error}"))
+    }
+
+    /// Whether something is in the journal.
+    pub fn happened(&self, is_it: impl Fn(&Event) -> bool) -> bool {
+        self.journal().iter().any(|entry| is_it(&entry.event))
+    }
+
+    /// What the journal says of an instance's health, in order.
+    #[must_use]
+    pub fn healths_of(&self, id: &InstanceId) -> Vec<Health> {
+        let of_it = self.journal().into_iter().filter(|entry| entry.instance == Some(*id));
+        of_it
+            .filter_map(|entry| if let Event::HealthChanged { to, .. } = entry.event { Some(to) } else { None })
+            .collect()
+    }
+
+    /// Every decision that was recorded.
+    #[must_use]
+    pub fn decisions(&self) -> Vec<Decided> {
+        let of_it = self.journal().into_iter();
+        of_it.filter_map(|entry| if let Event::Decided(decided) = entry.event { Some(*decided) } else { None }).collect()
+    }
+
+    /// The codes of why the last decision is as it is: the engine's, then what held it back.
+    #[must_use]
+    pub fn why(&self) -> Vec<String> {
+        let decisions = self.decisions();
+        let last = decisions.last();
+        last.map_or_else(Vec::new, |last| last.reasons.iter().chain(&last.suppressed).map(|reason| reason.code.to_string()).collect())
+    }
+
+    /// Whether some decision had this among its reasons.
+    #[must_use]
+    pub fn ever(&self, code: &str) -> bool {
+        let decisions = self.decisions();
+        decisions.iter().any(|d| d.reasons.iter().chain(&d.suppressed).any(|reason| reason.code == code))
+    }
+
+    /// The whole transcript.
+    #[must_use]
+    pub fn transcript(&self) -> String {
+        self.transcript.text()
+    }
+
+    /// The work.
+    #[must_use]
+    pub fn queue(&self) -> &SimQueue {
+        &self.queue
+    }
+
+    /// The way between processes.
+    #[must_use]
+    pub fn net(&self) -> &SimNet {
+        &self.net
+    }
+
+    /// The machines.
+    #[must_use]
+    pub fn machines(&self) -> &Arc<Machines> {
+        &self.machines
+    }
+
+    /// How many machines of ours have power.
+    #[must_use]
+    pub fn machines_there(&self) -> usize {
+        let ours = |m: &&crate::machines::Machine| m.is_there() && m.installation == super::INSTALLATION;
+        self.machines.look(|all| all.values().filter(ours).count())
+    }
+
+    /// How many machines there ever were.
+    #[must_use]
+    pub fn machines_ever(&self) -> usize {
+        self.machines.look(std::collections::BTreeMap::len)
+    }
+
+    /// What is on the machine of an instance.
+    ///
+    /// # Panics
+    /// When it never had one that came up.
+    #[must_use]
+    pub fn body(&self, id: &InstanceId) -> Arc<Body> {
+        self.machines.body_of(*id).unwrap_or_else(|| panic!("no machine of {id} came up"))
+    }
+
+    /// The first site.
+    #[must_use]
+    pub fn cloud(&self) -> &SimCloud {
+        self.cloud_named("here")
+    }
+
+    /// A site.
+    ///
+    /// # Panics
+    /// When the setup has none of that name.
+    #[must_use]
+    pub fn cloud_named(&self, name: &str) -> &SimCloud {
+        let cloud = SiteName::new(name).ok().and_then(|name| self.clouds.get(&name));
+        cloud.unwrap_or_else(|| panic!("no site {name}"))
+    }
+
+    /// The newest events, as an operator asks for them.
+    #[must_use]
+    pub fn events(&self, limit: u32) -> Vec<Entry> {
+        self.read(Request::Events(EventsAfter {
+            limit: Some(limit),
+            ..EventsAfter::default()
+        }))
+    }
+
+    /// Asks as somebody else, such as an agent with a stolen token.
+    ///
+    /// # Errors
+    /// What the service answered.
+    pub fn ask_as(&mut self, caller: Caller, request: Request) -> Result<serde_json::Value, epu_core::Fault> {
+        let asking = self.bus().ask(caller, request, crate::time::seconds(30));
+        self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+    }
+}
