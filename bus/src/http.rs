@@ -29,7 +29,7 @@ pub fn status_of(code: &str) -> StatusCode {
         "bad-request" | "bad-config" => StatusCode::BAD_REQUEST,
         "unauthorized" => StatusCode::UNAUTHORIZED,
         "forbidden" => StatusCode::FORBIDDEN,
-        "conflict" | "closed" | "from-file" | "claim-refused" | "pool-not-empty" | "stale-epoch" => StatusCode::CONFLICT,
+        "conflict" | "closed" | "from-file" | "claim-refused" | "stale-epoch" => StatusCode::CONFLICT,
         "too-large" => StatusCode::PAYLOAD_TOO_LARGE,
         "no-contact" => StatusCode::SERVICE_UNAVAILABLE,
         "timeout" => StatusCode::GATEWAY_TIMEOUT,

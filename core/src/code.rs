@@ -117,6 +117,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "the pool's settings belong to the config file",
         "edit the file at the line named, then reload with SIGHUP",
     ),
+    (
+        "in-use",
+        "another process has the data directory or the port",
+        "end that process, or choose another `data-dir` or `listen`",
+    ),
     ("internal", "a fault of ours", "see the log of the service; please report it"),
     (
         "invalid-reading",

@@ -123,6 +123,8 @@ pub enum Cause {
     Vanished,
     /// It did not become ready in time.
     NotReady,
+    /// Its set-up failed or its worker did not start.
+    StartFailed,
     /// The site lists it and no record explains it.
     Stray,
 }

@@ -16,6 +16,10 @@ pub struct Decision {
     /// Slots that are to be filled, each with its variables. Counted in `desired`. None in pools without unique instances.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub slots: BTreeMap<SlotLabel, BTreeMap<String, String>>,
+    /// Whether `desired` is a step from the target, not a size worked out anew. Steps down that follow each other wait for each
+    /// other's cooldown, and only the first of them for the stabilization window.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stepwise: bool,
     /// Why, with the numbers.
     pub reasons: Vec<Reason>,
     /// What it wants to be handed back next time.

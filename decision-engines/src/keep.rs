@@ -127,6 +127,7 @@ impl Engine for Keep {
         let slots = self.slots(seen, desired, &mut reasons);
         Decision {
             desired,
+            stepwise: false,
             slots,
             reasons,
             memory: Memory::default(),

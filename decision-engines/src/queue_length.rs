@@ -109,6 +109,7 @@ impl Engine for QueueLength {
         let desired = last_worker(seen, &reading, bounded, &mut reasons);
         Decision {
             desired,
+            stepwise: true,
             slots: std::collections::BTreeMap::new(),
             reasons,
             memory: Memory::default(),

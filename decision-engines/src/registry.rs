@@ -181,6 +181,7 @@ mod tests {
             fn decide(&self, seen: &crate::Observation) -> crate::Decision {
                 crate::Decision {
                     desired: seen.within(self.0),
+                    stepwise: false,
                     slots: BTreeMap::new(),
                     reasons: Vec::new(),
                     memory: crate::Memory::default(),

@@ -31,8 +31,8 @@ pub struct Guards {
     pub launching: BTreeMap<SiteName, Breaker>,
     /// Outcomes up to here are in `launching`: those from before a restart are not counted twice.
     pub outcomes_until: Timestamp,
-    /// The settings' revision that the rest belongs to: new settings wait for no cooldown of old ones.
-    pub revision: u64,
+    /// A digest of the settings that the rest belongs to: new bounds, engine or limits wait for no cooldown of the old ones.
+    pub settings: u64,
 }
 
 /// Mass unhealthiness.
@@ -173,6 +173,10 @@ impl Guards {
 
     /// Notes a wanted size and gives the largest within the window.
     pub fn stabilize(&mut self, now: Timestamp, window: Duration, wanted: u32) -> u32 {
+        // What was wanted last has been wanted until now.
+        if let Some(last) = self.wanted.last_mut() {
+            last.0 = now;
+        }
         self.wanted.retain(|(at, _)| *at + window > now);
         while self.wanted.last().is_some_and(|(_, size)| *size <= wanted) {
             self.wanted.pop();
@@ -203,8 +207,9 @@ mod tests {
         assert_eq!(guards.stabilize(at(0), window, 9), 9);
         assert_eq!(guards.stabilize(at(10), window, 4), 9);
         assert_eq!(guards.stabilize(at(20), window, 6), 9);
-        assert_eq!(guards.stabilize(at(61), window, 3), 6);
-        assert_eq!(guards.stabilize(at(81), window, 3), 3);
+        assert_eq!(guards.stabilize(at(61), window, 3), 9, "9 was wanted until 10, when another size was");
+        assert_eq!(guards.stabilize(at(71), window, 3), 6);
+        assert_eq!(guards.stabilize(at(122), window, 3), 3);
         assert!(guards.wanted.len() <= 3);
     }
 

@@ -60,13 +60,17 @@ impl Controller {
                 p.spec == resolved.spec && p.template == resolved.template && p.template_version == resolved.template_version && p.origin == origin && !p.removed
             });
             if !same {
-                changed.push((pool(resolved, origin, before.as_deref(), now), before.is_some()));
+                let set = before.as_ref().map(|p| differences(p, resolved));
+                changed.push((pool(resolved, origin, before.as_deref(), now), set));
             }
         }
         let journal = changed
             .iter()
-            .map(|(pool, existed)| {
-                let event = if *existed { Event::PoolChanged { revision: pool.revision, set: Value::Null } } else { Event::PoolAdded };
+            .map(|(pool, set)| {
+                let event = match set {
+                    Some(set) => Event::PoolChanged { revision: pool.revision, set: set.clone() },
+                    None => Event::PoolAdded,
+                };
                 Entry::new(now, "config", event).of(&pool.name)
             })
             .collect();
@@ -218,6 +222,18 @@ fn pool(resolved: &spec::Resolved, origin: Origin, before: Option<&Pool>, now: T
         removed: false,
         added_at: before.map_or(now, |p| p.added_at),
     }
+}
+
+/// The settings that a file gives another value than they had, by key.
+fn differences(before: &Pool, after: &spec::Resolved) -> Value {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(&before.spec), serde_json::to_value(&after.spec)) else {
+        return Value::Null;
+    };
+    let mut set: serde_json::Map<String, Value> = new.into_iter().filter(|(key, value)| old.get(key) != Some(value)).collect();
+    if before.template_version != after.template_version {
+        set.insert("template".to_owned(), json!(after.template_version));
+    }
+    Value::Object(set)
 }
 
 pub(crate) fn store_fault(error: &epu_store::Error) -> Fault {

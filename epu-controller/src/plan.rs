@@ -158,11 +158,12 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
     let (spec, paused) = (&view.pool.spec, &view.pool.paused);
     let limits = &spec.limits;
     let old = wish.target.unwrap_or(view.counts().capacity);
-    let new_settings = plan.guards.revision != view.pool.revision;
+    let new_settings = plan.guards.settings != view.settings();
     if new_settings {
-        plan.guards.revision = view.pool.revision;
+        plan.guards.settings = view.settings();
         plan.guards.wanted.clear();
-    } else if plan.guards.wanted.is_empty() {
+    }
+    if wish.target.is_none() {
         plan.guards.stabilize(now, *limits.stabilization, old);
     }
     let mut wanted = decision.desired.clamp(spec.min.min(spec.max), spec.max);
@@ -249,6 +250,10 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
         }
         if wanted < old {
             plan.guards.shrunk_at = Some(now);
+            if decision.stepwise {
+                // The next step down follows from the same lull: it waits for the cooldown, not for the window again.
+                plan.guards.wanted.clear();
+            }
         }
     }
     wanted
@@ -265,7 +270,8 @@ fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
     // One that never came to run interrupts nothing and says nothing about the health of the others.
     let (stillborn, sick): (Vec<_>, Vec<_>) = view.unhealthy().partition(|m| m.instance.state == State::RunningFailed);
     for member in stillborn {
-        plan.end(Cause::NotReady, member.instance.id, Work::Idle);
+        let late = member.instance.fault.as_ref().is_some_and(|fault| fault.code == "not-ready");
+        plan.end(if late { Cause::NotReady } else { Cause::StartFailed }, member.instance.id, Work::Idle);
     }
     if removed || sick.is_empty() {
         for member in &sick {

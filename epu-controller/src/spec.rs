@@ -215,11 +215,19 @@ fn join(path: &mut PathBuf, base: Option<&Path>) {
 #[must_use]
 pub fn version(name: &TemplateName, template: &Template) -> String {
     // A template always has a JSON form, and a struct's fields and a BTreeMap's keys always come in one order.
-    let canonical = serde_json::to_string(template).unwrap_or_default();
-    let hash = canonical
-        .bytes()
-        .fold(FNV_START, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME));
-    format!("{name}@{:012x}", hash >> 16)
+    format!("{name}@{:012x}", digest(template) >> 16)
+}
+
+/// What the guardrails hold to: changed bounds, engine or limits are a new wish, a pause or another sensor is not.
+#[must_use]
+pub fn wish_of(spec: &PoolSpec) -> u64 {
+    digest(&(spec.min, spec.max, &spec.engine, &spec.limits))
+}
+
+/// A digest of a JSON form.
+fn digest(of: &impl serde::Serialize) -> u64 {
+    let canonical = serde_json::to_string(of).unwrap_or_default();
+    canonical.bytes().fold(FNV_START, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }
 
 /// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>): the same on every machine and in every release.

@@ -184,6 +184,7 @@ pub struct View {
     pub pool: Arc<Pool>,
     members: BTreeMap<InstanceId, Member>,
     index: Index,
+    settings: u64,
     /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
     waiting: BTreeSet<InstanceId>,
     listening: BTreeMap<String, Listening>,
@@ -215,6 +216,7 @@ impl View {
             pool: pool.clone(),
             members: BTreeMap::new(),
             index: Index::default(),
+            settings: 0,
             waiting: BTreeSet::new(),
             listening: BTreeMap::new(),
             listened: None,
@@ -233,6 +235,7 @@ impl View {
             let limits = spec.staleness();
             self.readings.entry(name.clone()).and_modify(|r| r.limits = limits).or_insert_with(|| Reading::never(now, limits));
         }
+        self.settings = crate::spec::wish_of(&pool.spec);
         self.pool = pool;
         let mut changed = Changed { decision: true, ..Changed::default() };
         let ids: Vec<InstanceId> = self.members.keys().copied().collect();
@@ -499,6 +502,12 @@ impl View {
         &self.readings
     }
 
+    /// A digest of what the guardrails hold to.
+    #[must_use]
+    pub fn settings(&self) -> u64 {
+        self.settings
+    }
+
     /// Whether a complete snapshot has arrived since this view began: before that nothing may shrink.
     #[must_use]
     pub fn has_heard_all(&self) -> bool {
@@ -730,7 +739,7 @@ fn lingers(instance: &Instance, now: Timestamp) -> bool {
 fn turned(before: Option<&Instance>, after: &Instance, now: Timestamp) -> Option<LaunchOutcome> {
     let was = before.map_or(State::Requesting, |b| b.state);
     let just_exited = after.exit.is_some() && before.is_some_and(|b| b.exit.is_none());
-    let asked_to_go = after.drain.is_some() || after.ending.as_ref().is_some_and(|e| !matches!(e.why, Cause::Finished | Cause::NotReady | Cause::Unhealthy));
+    let asked_to_go = after.drain.is_some() || after.ending.as_ref().is_some_and(|e| !matches!(e.why, Cause::Finished | Cause::NotReady | Cause::StartFailed | Cause::Unhealthy));
     let (what, at) = if just_exited && !asked_to_go && after.ready_at.is_some_and(|ready| now.since(ready) < EARLY_EXIT) {
         (Turned::Short, now)
     } else if was < State::Running && after.state == State::Running {

@@ -44,7 +44,9 @@ struct World {
 
 impl World {
     fn new(limits: serde_json::Value) -> Self {
-        let mut world = Self { view: View::new(Arc::new(pool(&limits)), at(0)), target: Some(0), guards: Guards { revision: 1, ..Guards::default() }, now: 0, minted: 0 };
+        let view = View::new(Arc::new(pool(&limits)), at(0));
+        let guards = Guards { settings: view.settings(), ..Guards::default() };
+        let mut world = Self { view, target: Some(0), guards, now: 0, minted: 0 };
         world.hear_all();
         world
     }
@@ -112,7 +114,7 @@ impl World {
 
     fn decide_slots(&mut self, desired: u32, slots: &[&str]) -> Plan {
         let slots = slots.iter().map(|label| (SlotLabel::new(label).unwrap(), BTreeMap::new())).collect();
-        let decision = Decision { desired, slots, reasons: vec![Reason::new("test", "test")], memory: Memory::default(), look_again_at: None };
+        let decision = Decision { desired, slots, stepwise: false, reasons: vec![Reason::new("test", "test")], memory: Memory::default(), look_again_at: None };
         self.act(&decision, &[])
     }
 
@@ -231,7 +233,7 @@ fn nothing_shrinks_on_a_sensor_that_cannot_be_read_whatever_the_engine_says() {
     let mut world = World::calm();
     world.running(3);
     world.target = Some(3);
-    let decision = Decision { desired: 0, slots: BTreeMap::new(), reasons: vec![], memory: Memory::default(), look_again_at: None };
+    let decision = Decision { desired: 0, slots: BTreeMap::new(), stepwise: false, reasons: vec![], memory: Memory::default(), look_again_at: None };
     let planned = world.act(&decision, &[SensorName::new("jobs").unwrap()]);
     assert!(!planned.acts());
     assert_eq!(held_by(&planned), ["sensor-unreadable"]);
@@ -261,9 +263,35 @@ fn a_lull_costs_no_worker_within_the_stabilization_window() {
     let planned = world.decide(2);
     assert!(!planned.acts());
     assert_eq!(held_by(&planned), ["stabilization"]);
-    assert_eq!(planned.look_again_at, Some(at(60)));
-    world.now = 61;
+    assert_eq!(planned.look_again_at, Some(at(90)), "5 was wanted until 30");
+    world.now = 90;
     assert_eq!(drained(&world.decide(2)).len(), 3);
+}
+
+#[test]
+fn steps_down_that_follow_each_other_wait_for_the_window_once() {
+    let mut world = World::new(serde_json::json!({"cooldown-down": "5s", "stabilization": "60s"}));
+    world.running(5);
+    world.target = Some(5);
+    let step = |world: &mut World, desired| {
+        let decision = Decision { desired, slots: BTreeMap::new(), stepwise: true, reasons: vec![], memory: Memory::default(), look_again_at: None };
+        world.act(&decision, &[]).target
+    };
+    assert_eq!(step(&mut world, 5), 5);
+    world.now = 10;
+    assert_eq!(step(&mut world, 4), 5, "5 was wanted until now");
+    world.now = 69;
+    assert_eq!(step(&mut world, 4), 5);
+    world.now = 70;
+    assert_eq!(step(&mut world, 4), 4);
+    world.now = 74;
+    assert_eq!(step(&mut world, 3), 4, "the cooldown");
+    world.now = 75;
+    assert_eq!(step(&mut world, 3), 3, "the same lull");
+    world.now = 76;
+    assert_eq!(step(&mut world, 3), 3, "wanted to stay");
+    world.now = 90;
+    assert_eq!(step(&mut world, 2), 3, "a new lull waits for the window again");
 }
 
 #[test]
@@ -291,7 +319,10 @@ fn new_settings_wait_for_no_cooldown_of_the_old_ones() {
     world.running(5);
     world.now = 1;
     let mut changed = world.view.pool.as_ref().clone();
-    changed.revision = 2;
+    changed.paused.replace = true;
+    world.view.set_pool(Arc::new(changed.clone()), at(1));
+    assert_eq!(world.decide(2).target, 5, "a pause is no new setting");
+    changed.spec.max = 9;
     world.view.set_pool(Arc::new(changed), at(1));
     assert_eq!(world.decide(2).target, 2);
 }

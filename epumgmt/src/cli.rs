@@ -9,7 +9,7 @@ use epu_core::input::Tree;
 use epu_core::{PoolName, Span};
 use serde_json::Value;
 
-use crate::config::{DEFAULT_FILE, DEFAULT_LISTEN};
+use crate::config::DEFAULT_FILE;
 use crate::exit::CODES_HELP;
 
 /// Pools of workers that stay alive and follow their work: run them, inspect them, tear them down.
@@ -27,11 +27,14 @@ pub(crate) struct Cli {
 /// How to reach the service, and how to show its answers.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Reach {
-    /// Where `epumgmt serve` listens.
-    #[arg(long, global = true, env = "EPU_URL", default_value_t = format!("http://{DEFAULT_LISTEN}"), help_heading = "Service")]
-    pub url: String,
-    /// The file with the operators' token. Without it: the variable EPU_TOKEN, then `operator.token` in the data directory of
-    /// ./epu.yaml, or else in ./epu-data.
+    /// The config file of the installation: what `serve` runs, and where other commands find its address and token.
+    #[arg(long, short, global = true, env = "EPU_CONFIG", default_value = DEFAULT_FILE, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Where `epumgmt serve` listens. Without it: the config file's `listen`, or else http://127.0.0.1:8650.
+    #[arg(long, global = true, env = "EPU_URL", value_name = "URL", help_heading = "Service")]
+    pub url: Option<String>,
+    /// The file with the operators' token. Without it: the variable EPU_TOKEN, then `operator.token` in the config file's data
+    /// directory, or else in ./epu-data.
     #[arg(long, global = true, env = "EPU_TOKEN_FILE", value_name = "FILE", help_heading = "Service")]
     pub token_file: Option<PathBuf>,
     /// How long to wait for an answer.
@@ -277,9 +280,6 @@ pub(crate) struct Serve {
     /// Which services.
     #[arg(value_enum)]
     pub role: Role,
-    /// The config file.
-    #[arg(long, short, default_value = DEFAULT_FILE, value_name = "FILE")]
-    pub config: PathBuf,
 }
 
 /// Which services one process runs.

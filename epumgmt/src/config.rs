@@ -215,6 +215,13 @@ pub(crate) fn data_dir_of(path: &Path) -> Option<PathBuf> {
     Some(path.parent().unwrap_or(Path::new("")).join(written))
 }
 
+/// Where a file says that `serve` listens, whatever else may be wrong in it.
+#[must_use]
+pub(crate) fn listen_of(path: &Path) -> Option<String> {
+    let tree = Tree::read("", &text_of(path).ok()?).ok()?;
+    tree.value().get("listen").and_then(Value::as_str).map(str::to_owned)
+}
+
 /// The text of a file, or of standard input for `-`.
 ///
 /// # Errors

@@ -123,5 +123,5 @@ fn described(collector: &dyn Collector) -> Vec<(String, String)> {
 
 /// Writing to a text cannot fail.
 fn line(text: &mut String, what: &str) {
-    drop(writeln!(text, "{what}"));
+    writeln!(text, "{what}").ok();
 }

@@ -64,7 +64,7 @@ impl Exit {
             "unauthorized" | "forbidden" => Self::Denied,
             "unknown-instance" => Self::NotFound,
             "left-over" => Self::LeftOver,
-            "conflict" | "closed" | "from-file" | "pool-not-empty" | "stale-epoch" | "claim-refused" => Self::Refused,
+            "conflict" | "in-use" | "closed" | "from-file" | "stale-epoch" | "claim-refused" => Self::Refused,
             code if code.starts_with("no-such-") => Self::NotFound,
             _ => Self::Failed,
         }
@@ -75,6 +75,13 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.number())
     }
+}
+
+/// A fault's text without what was being done, where the text says that too.
+fn once<'a>(doing: &str, text: &'a str) -> &'a str {
+    let same = text.strip_prefix(doing).and_then(|rest| rest.strip_prefix(": "));
+    let asked = || text.strip_prefix("ask ").and_then(|rest| rest.split_once(": ")).map(|(_, rest)| rest);
+    same.or_else(asked).unwrap_or(text)
 }
 
 /// Why a command failed.
@@ -147,7 +154,7 @@ impl Failure {
         let error = format!("{red}error:{plain}");
         match self {
             Self::Fault { doing, fault } => {
-                let text = &fault.text;
+                let text = once(doing, &fault.text);
                 // Several lines (all faults of a file) stand below what was being done.
                 let text = if text.contains('\n') {
                     format!("\n  {}", text.replace('\n', "\n  "))
@@ -181,7 +188,7 @@ impl Failure {
         match self {
             Self::Fault { doing, fault } => Fault {
                 code: fault.code.clone(),
-                text: format!("{doing}: {}", fault.text),
+                text: format!("{doing}: {}", once(doing, &fault.text)),
             },
             Self::Flaws { flaws, .. } => flaws.clone().into(),
             Self::Usage(text) => Fault::new("bad-request", text.clone()),

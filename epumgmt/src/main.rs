@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let mut screen = screen(cli.reach.output);
     match cli.command {
-        Command::Serve(what) => Ok(serve::run(&what)?.into()),
+        Command::Serve(what) => Ok(serve::run(&what, &cli.reach.config)?.into()),
         Command::Demo(how) => Ok(demo::run(&how)?.into()),
         Command::DemoWorker => {
             let worked = demo::worker::run();
@@ -76,7 +76,7 @@ fn ask(reach: &Reach, screen: Screen, command: Command) -> Result<Exit, Failure>
     let token = token(reach)?;
     let mut session = Session {
         service: Box::new(Remote {
-            client: Client::new(&reach.url, token),
+            client: Client::new(url(reach), token),
             within: reach.timeout,
         }),
         screen,
@@ -84,6 +84,12 @@ fn ask(reach: &Reach, screen: Screen, command: Command) -> Result<Exit, Failure>
         confirm: std::io::stdin().is_terminal().then_some(confirm),
     };
     runtime()?.block_on(session.run(command))
+}
+
+/// Where the service listens.
+fn url(reach: &Reach) -> String {
+    let listen = || config::listen_of(&reach.config).unwrap_or_else(|| config::DEFAULT_LISTEN.to_owned());
+    reach.url.clone().unwrap_or_else(|| format!("http://{}", listen()))
 }
 
 /// The operators' token: from the file that was named, the environment, or the data directory of this directory's installation.
@@ -94,7 +100,7 @@ fn token(reach: &Reach) -> Result<String, Failure> {
     if let Some(token) = std::env::var("EPU_TOKEN").ok().filter(|token| !token.is_empty()) {
         return Ok(token);
     }
-    let data = config::data_dir_of(Path::new(config::DEFAULT_FILE)).unwrap_or_else(|| PathBuf::from(config::DEFAULT_DATA));
+    let data = config::data_dir_of(&reach.config).unwrap_or_else(|| PathBuf::from(config::DEFAULT_DATA));
     read_token(&data.join(config::TOKEN_FILE))
 }
 

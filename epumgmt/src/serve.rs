@@ -70,9 +70,10 @@ impl Error {
             Self::Store {
                 source: epu_store::Error::InUse { .. },
                 ..
-            } => "conflict",
+            } => "in-use",
             Self::Store { .. } => "store-failed",
-            Self::Door(_) => "conflict",
+            Self::Door(http::Error::Taken { .. }) => "in-use",
+            Self::Door(_) => "bad-config",
             Self::File { .. } | Self::Secret(_) | Self::Metrics(_) | Self::Signals(_) | Self::Stopped { .. } => "internal",
         };
         Failure::while_doing("serve", Fault::new(code, Chain(self).to_string()))
@@ -83,8 +84,9 @@ impl Error {
 ///
 /// # Errors
 /// When it cannot begin, or a service ends by itself.
-pub(crate) fn run(args: &cli::Serve) -> Result<Exit, Failure> {
-    let config = load(&args.config)?;
+pub(crate) fn run(args: &cli::Serve, file: &Path) -> Result<Exit, Failure> {
+    let cli::Role::All = args.role;
+    let config = load(file)?;
     log_to(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(serve(config));

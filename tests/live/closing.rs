@@ -43,13 +43,21 @@ async fn teardown_drains_everything_leaves_no_process_and_open_undoes_it() {
 #[tokio::test]
 async fn a_forced_teardown_waits_for_nobody() {
     // A worker that hears nothing.
-    let config = keeping(2).replace("[sleep, '1000']", "[sh, -c, 'trap : TERM; echo busy >$EPU_DIR/status; while :; do sleep 0.2; done']");
+    let config = keeping(2).replace(
+        "[sleep, '1000']",
+        "[sh, -c, 'trap : TERM; echo busy >$EPU_DIR/status; while :; do sleep 0.2; done']",
+    );
     let installation = Installation::serving(&config).await;
     let before = installation.until_running(2).await;
     installation.does(&["teardown", "--yes", "--no-wait"]);
     installation
         .until("they drain and go on with their work", async || {
-            let draining = installation.live().await.iter().filter(|view| view.instance.drain.is_some()).count();
+            let draining = installation
+                .live()
+                .await
+                .iter()
+                .filter(|view| view.instance.drain.is_some())
+                .count();
             if draining == 2 { Ok(()) } else { Err(draining) }
         })
         .await;
@@ -69,7 +77,10 @@ async fn teardown_asks_first_and_takes_no_answer_from_a_pipe() {
     let installation = Installation::serving(&keeping(1)).await;
     installation.until_running(1).await;
     let mut command = Command::new(program().unwrap());
-    command.args(["teardown"]).env("EPU_URL", installation.url("")).current_dir(installation.path("."));
+    command
+        .args(["teardown"])
+        .env("EPU_URL", installation.url(""))
+        .current_dir(installation.path("."));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"yes\n").unwrap();
@@ -91,7 +102,12 @@ async fn who_has_no_token_or_a_wrong_one_changes_nothing() {
     let home = fs::metadata(installation.data()).unwrap().permissions().mode();
     assert_eq!(home & 0o077, 0, "others may not enter the data directory");
 
-    for arguments in [&["teardown", "--yes"][..], &["instance", "kill", &id], &["pool", "remove", "web"], &["status"]] {
+    for arguments in [
+        &["teardown", "--yes"][..],
+        &["instance", "kill", &id],
+        &["pool", "remove", "web"],
+        &["status"],
+    ] {
         let said = installation.run_with(arguments, |command| {
             command.env("EPU_TOKEN", "0000000000000000000000000000000000000000000000000000000000000000");
         });
@@ -102,9 +118,17 @@ async fn who_has_no_token_or_a_wrong_one_changes_nothing() {
         assert_eq!(said.code, Some(4), "{arguments:?}: {said:?}");
         assert!(said.err.contains("--token-file"), "{said:?}");
     }
-    for authorization in [None, Some("Bearer "), Some("Basic b3BlcmF0b3I6"), Some("Bearer l.x.y.z"), Some("Bearer i.x.y")] {
+    for authorization in [
+        None,
+        Some("Bearer "),
+        Some("Basic b3BlcmF0b3I6"),
+        Some("Bearer l.x.y.z"),
+        Some("Bearer i.x.y"),
+    ] {
         let body = r#"{"op":"teardown","args":{"force":true}}"#.to_owned();
-        let page = web::ask(Method::POST, &installation.url("/v1/ask"), authorization, body).await.unwrap();
+        let page = web::ask(Method::POST, &installation.url("/v1/ask"), authorization, body)
+            .await
+            .unwrap();
         assert_eq!(page.status, 401, "{authorization:?}: {page:?}");
     }
     assert!(!installation.status().await.unwrap().closed);

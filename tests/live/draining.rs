@@ -46,7 +46,11 @@ async fn until_busy(installation: &Installation, count: usize) -> Vec<InstanceVi
             if busy == count && live.len() == count {
                 return Ok(live);
             }
-            Err(live.iter().map(|view| format!("{} {:?}", brief(view), view.work)).collect::<Vec<_>>().join(", "))
+            Err(live
+                .iter()
+                .map(|view| format!("{} {:?}", brief(view), view.work))
+                .collect::<Vec<_>>()
+                .join(", "))
         })
         .await
 }
@@ -55,8 +59,16 @@ async fn until_draining(installation: &Installation, count: usize) -> Vec<Instan
     installation
         .until("some drain", async || {
             let live = installation.live().await;
-            let draining: Vec<InstanceId> = live.iter().filter(|view| view.instance.drain.is_some()).map(|view| view.instance.id).collect();
-            if draining.len() == count { Ok(draining) } else { Err(draining.len()) }
+            let draining: Vec<InstanceId> = live
+                .iter()
+                .filter(|view| view.instance.drain.is_some())
+                .map(|view| view.instance.id)
+                .collect();
+            if draining.len() == count {
+                Ok(draining)
+            } else {
+                Err(draining.len())
+            }
         })
         .await
 }
@@ -154,7 +166,11 @@ async fn a_protected_instance_is_not_chosen() {
     installation.does(&["instance", "protect", &protected.to_string()]);
     installation
         .until("its protection is known", async || {
-            if installation.instance(protected).await.instance.protected { Ok(()) } else { Err("it is not") }
+            if installation.instance(protected).await.instance.protected {
+                Ok(())
+            } else {
+                Err("it is not")
+            }
         })
         .await;
     installation.does(&["pool", "resize", "web", "--n", "1"]);
@@ -163,7 +179,10 @@ async fn a_protected_instance_is_not_chosen() {
 
     installation.does(&["instance", "protect", &protected.to_string(), "--off"]);
     installation.does(&["pool", "resize", "web", "--n", "0"]);
-    assert_eq!(installation.until_ended(protected).await.instance.ending.unwrap().why, Cause::Drained);
+    assert_eq!(
+        installation.until_ended(protected).await.instance.ending.unwrap().why,
+        Cause::Drained
+    );
 }
 
 #[tokio::test]

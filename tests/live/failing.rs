@@ -1,10 +1,10 @@
 //! What becomes of workers and agents that die or fall silent, each in its own way.
 
+use epu_core::InstanceId;
 use epu_core::State;
 use epu_core::health::Health;
 use epu_core::instance::Cause;
 use epu_core::journal::Event;
-use epu_core::InstanceId;
 use epu_tests::installation::Installation;
 use rustix::process::Signal;
 
@@ -63,7 +63,11 @@ async fn a_whole_group_that_is_frozen_is_out_of_contact_then_missing_then_replac
 
     assert!(!agent.is_alive());
     let believed = health_of(&installation, id).await;
-    let since_out: Vec<Health> = believed.into_iter().skip_while(|health| *health != Health::OutOfContact).take(2).collect();
+    let since_out: Vec<Health> = believed
+        .into_iter()
+        .skip_while(|health| *health != Health::OutOfContact)
+        .take(2)
+        .collect();
     assert_eq!(since_out, [Health::OutOfContact, Health::Missing]);
     assert_eq!(installation.instance(id).await.instance.ending.unwrap().why, Cause::Unhealthy);
 }
@@ -83,7 +87,10 @@ async fn an_agent_that_comes_back_in_time_keeps_its_instance() {
         .await;
     agent.signal_group(Signal::CONT);
     let running = installation.until_running(2).await;
-    assert!(running.iter().any(|view| view.instance.id == id && view.health == Health::Ok), "{running:?}");
+    assert!(
+        running.iter().any(|view| view.instance.id == id && view.health == Health::Ok),
+        "{running:?}"
+    );
     assert_eq!(installation.ever().await.len(), 2);
 }
 

@@ -32,7 +32,10 @@ fn write_worker(path: &Path, mode: u32) {
 async fn until_launching_pauses(installation: &Installation) -> Vec<InstanceView> {
     installation
         .until("the launch breaker is open", async || {
-            match installation.metric("epu_controller_breaker_open{breaker=\"launch\",pool=\"web\"}").await {
+            match installation
+                .metric("epu_controller_breaker_open{breaker=\"launch\",pool=\"web\"}")
+                .await
+            {
                 open if open > 0.0 => Ok(()),
                 _ => Err(installation.ever().await.iter().map(brief).collect::<Vec<_>>().join(", ")),
             }
@@ -43,7 +46,9 @@ async fn until_launching_pauses(installation: &Installation) -> Vec<InstanceView
     let status = installation.does(&["status"]);
     assert!(status.contains("trouble"), "{status}");
     let ever = installation.ever().await;
-    ever.into_iter().filter(|view| view.instance.fault.is_some() && view.instance.ready_at.is_none()).collect()
+    ever.into_iter()
+        .filter(|view| view.instance.fault.is_some() && view.instance.ready_at.is_none())
+        .collect()
 }
 
 /// Workers that cannot be run: the program goes missing, or may not be executed. The config was right when it was read.
@@ -86,7 +91,9 @@ async fn a_broken_program_is_reported(break_it: impl Fn(&Path), reason: &str) {
     fs::remove_file(&program).ok();
     write_worker(&program, 0o755);
     installation.until_running(2).await;
-    let closed = installation.metric("epu_controller_breaker_open{breaker=\"launch\",pool=\"web\"}").await;
+    let closed = installation
+        .metric("epu_controller_breaker_open{breaker=\"launch\",pool=\"web\"}")
+        .await;
     assert!(closed < 0.5, "the breaker is closed again");
 }
 
@@ -108,7 +115,10 @@ async fn a_failing_set_up_shows_its_output_and_a_mended_file_is_taken_over_by_si
     let failed = until_launching_pauses(&installation).await;
     let fault = failed.first().and_then(|view| view.instance.fault.clone()).unwrap();
     assert_eq!(fault.code, "set-up-failed");
-    assert!(fault.text.contains("code 3") && fault.text.contains("the disk is missing"), "{fault}");
+    assert!(
+        fault.text.contains("code 3") && fault.text.contains("the disk is missing"),
+        "{fault}"
+    );
     let id = failed[0].instance.id.to_string();
     let shown = installation.does(&["instance", "show", &id]);
     assert!(shown.contains("the disk is missing"), "{shown}");
@@ -132,9 +142,11 @@ async fn a_set_up_that_never_ends_is_given_up_in_time() {
         installation.until_ended(view.instance.id).await;
     }
     installation
-        .until("no set-up program is left running", async || match installation.live().await.len() {
-            0 if installation.processes().is_empty() => Ok(()),
-            live => Err(format!("{live} live, {:?}", installation.processes())),
+        .until("no set-up program is left running", async || {
+            match installation.live().await.len() {
+                0 if installation.processes().is_empty() => Ok(()),
+                live => Err(format!("{live} live, {:?}", installation.processes())),
+            }
         })
         .await;
 }
@@ -147,7 +159,9 @@ async fn a_crash_loop_is_held_up(worker: &str) -> Vec<InstanceView> {
     installation.does(&["pool", "add", "--file", file.to_str().unwrap()]);
     installation
         .until("launching pauses", async || {
-            let open = installation.metric("epu_controller_breaker_open{breaker=\"launch\",pool=\"web\"}").await;
+            let open = installation
+                .metric("epu_controller_breaker_open{breaker=\"launch\",pool=\"web\"}")
+                .await;
             if open > 0.0 { Ok(()) } else { Err(open) }
         })
         .await;

@@ -31,8 +31,17 @@ async fn metrics_pass_promtool_and_are_scraped_by_prometheus() {
     assert!(!ids.iter().any(|id| page.contains(id.as_str())), "instance ids are no labels");
 
     let prometheus = Prometheus::scraping(&installation.address(), None).await.unwrap();
-    assert_eq!(prometheus.value("epu_controller_pool_size{pool=\"web\",what=\"live\"}", SOON).await.unwrap(), 2.0);
-    let beats = prometheus.value("epu_aggregator_heartbeats_total{outcome=\"taken\"}", SOON).await.unwrap();
+    assert_eq!(
+        prometheus
+            .value("epu_controller_pool_size{pool=\"web\",what=\"live\"}", SOON)
+            .await
+            .unwrap(),
+        2.0
+    );
+    let beats = prometheus
+        .value("epu_aggregator_heartbeats_total{outcome=\"taken\"}", SOON)
+        .await
+        .unwrap();
     assert!(beats >= 2.0, "{beats}");
     let violations = prometheus.query("sum(epu_invariant_violations_total)").await.unwrap();
     assert!(violations.iter().all(|sample| sample.value == 0.0), "{violations:?}");
@@ -44,7 +53,14 @@ async fn health_and_readiness_are_said_without_a_token_and_nothing_else_is() {
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(web::get(&installation.url(path), None).await.unwrap().status, 200, "{path}");
     }
-    let page = web::ask(hyper::Method::POST, &installation.url("/v1/ask"), None, r#"{"op":"status","args":{}}"#.to_owned()).await.unwrap();
+    let page = web::ask(
+        hyper::Method::POST,
+        &installation.url("/v1/ask"),
+        None,
+        r#"{"op":"status","args":{}}"#.to_owned(),
+    )
+    .await
+    .unwrap();
     assert_eq!(page.status, 401, "{page:?}");
     assert!(!page.body.contains("web"), "{page:?}");
     assert_eq!(web::get(&installation.url("/v1/ask"), None).await.unwrap().status, 405);
@@ -63,5 +79,8 @@ async fn logs_are_json_when_wanted_and_show_no_secret() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
     }
     let key = std::fs::read_to_string(installation.data().join("installation.key")).unwrap();
-    assert!(!log.contains(installation.token().trim()) && !log.contains(key.trim()), "a secret is logged");
+    assert!(
+        !log.contains(installation.token().trim()) && !log.contains(key.trim()),
+        "a secret is logged"
+    );
 }

@@ -65,7 +65,11 @@ async fn a_reload_with_faults_changes_nothing() {
     installation
         .until("the log says so", async || {
             let log = installation.log();
-            if log.contains("not reloaded") && log.contains("max") { Ok(()) } else { Err(log) }
+            if log.contains("not reloaded") && log.contains("max") {
+                Ok(())
+            } else {
+                Err(log)
+            }
         })
         .await;
     assert_eq!(installation.pool("web").await.unwrap().pool.revision, revision);
@@ -99,7 +103,10 @@ async fn a_port_that_is_taken_is_named_and_nothing_is_launched() {
     let taken = TcpListener::bind(installation.address()).unwrap();
     let said = installation.refuses_to_serve().await;
     assert_eq!(said.code, Some(6), "{said:?}");
-    assert!(said.err.contains(&installation.address()) && said.err.contains("port is taken"), "{said:?}");
+    assert!(
+        said.err.contains(&installation.address()) && said.err.contains("port is taken"),
+        "{said:?}"
+    );
     assert!(said.err.contains("what to do"), "{said:?}");
     assert!(installation.processes().is_empty());
     drop(taken);
@@ -114,6 +121,10 @@ async fn pools_with_faults_are_refused_whole() {
     let said = installation.run(&["pool", "add", "--file", file.to_str().unwrap()]);
     assert_eq!(said.code, Some(2), "{said:?}");
     assert!(said.err.contains("web.yaml:") && said.err.contains("sleeper"), "{said:?}");
-    assert_eq!(installation.json(&["pool", "list"]), serde_json::json!([]), "the good one was not added either");
+    assert_eq!(
+        installation.json(&["pool", "list"]),
+        serde_json::json!([]),
+        "the good one was not added either"
+    );
     assert!(installation.ever().await.is_empty());
 }

@@ -27,7 +27,9 @@ async fn installation() -> Installation {
 /// Which instance fills which slot, all of them running, and the pool at its size.
 async fn filled(installation: &Installation, size: usize) -> BTreeMap<String, InstanceId> {
     let running = installation.until_running(size).await;
-    let slots = running.iter().filter_map(|view| Some((view.instance.slot.as_ref()?.to_string(), view.instance.id)));
+    let slots = running
+        .iter()
+        .filter_map(|view| Some((view.instance.slot.as_ref()?.to_string(), view.instance.id)));
     let slots: BTreeMap<String, InstanceId> = slots.collect();
     let shown = installation.pool("web").await.unwrap().slots;
     let shown: BTreeMap<String, InstanceId> = shown.into_iter().filter_map(|(label, id)| Some((label.to_string(), id?))).collect();
@@ -46,7 +48,10 @@ async fn each_slot_has_its_own_variables_and_a_replacement_inherits_them() {
     assert_eq!(slots.len(), 2, "{slots:?}");
     let (left, right) = (slots["left"], slots["right"]);
     let of = |id, name| variable(&installation, id, name);
-    assert_eq!((of(left, "SHARD").as_deref(), of(left, "COLOUR").as_deref()), (Some("a"), Some("red")));
+    assert_eq!(
+        (of(left, "SHARD").as_deref(), of(left, "COLOUR").as_deref()),
+        (Some("a"), Some("red"))
+    );
     assert_eq!((of(right, "SHARD").as_deref(), of(right, "COLOUR").as_deref()), (Some("b"), None));
     let running = installation.live().await;
     let third = running.iter().find(|view| view.instance.slot.is_none()).unwrap().instance.id;
@@ -78,15 +83,26 @@ async fn slots_are_bound_again_after_a_restart_and_one_that_died_meanwhile_is_fi
 async fn a_removed_label_drains_its_instance_and_an_added_one_gets_one() {
     let installation = installation().await;
     let before = filled(&installation, 3).await;
-    installation.does(&["pool", "reconfigure", "web", "engine.keep.unique={right: {SHARD: b}, up: {SHARD: c}}"]);
+    installation.does(&[
+        "pool",
+        "reconfigure",
+        "web",
+        "engine.keep.unique={right: {SHARD: b}, up: {SHARD: c}}",
+    ]);
     let record = installation.until_ended(before["left"]).await.instance;
     let ending = record.ending.unwrap();
     assert_eq!((ending.why, ending.drained_for), (Cause::Drained, Some(Cause::SlotRemoved)));
     installation
         .until("the new slot is filled", async || {
             let live = installation.live().await;
-            let filled = live.iter().any(|view| view.instance.slot.as_ref().is_some_and(|slot| slot.as_str() == "up"));
-            if filled { Ok(()) } else { Err(live.iter().map(brief).collect::<Vec<_>>().join(", ")) }
+            let filled = live
+                .iter()
+                .any(|view| view.instance.slot.as_ref().is_some_and(|slot| slot.as_str() == "up"));
+            if filled {
+                Ok(())
+            } else {
+                Err(live.iter().map(brief).collect::<Vec<_>>().join(", "))
+            }
         })
         .await;
     let after = filled(&installation, 3).await;

@@ -43,7 +43,11 @@ async fn a_pool_lives_through_kill_9_of_its_control_process() {
     .await;
 
     installation.start().await;
-    assert_eq!(workers(&installation, 3).await, before, "the same instances with the same processes");
+    assert_eq!(
+        workers(&installation, 3).await,
+        before,
+        "the same instances with the same processes"
+    );
     assert_eq!(installation.status().await.unwrap().installation, name);
     // Long enough for the site to be listed, and for second thoughts.
     always(Duration::from_secs(3), "none is doubled, none goes", async || {
@@ -102,7 +106,11 @@ async fn killed_while_it_launches_it_neither_loses_nor_doubles_an_instance() {
         installation.agents().len() == 6 && running.values().all(|worker| worker.is_alive())
     })
     .await;
-    let mut homes: Vec<String> = installation.agents().iter().filter_map(|agent| agent.variable("EPU_HOME")).collect();
+    let mut homes: Vec<String> = installation
+        .agents()
+        .iter()
+        .filter_map(|agent| agent.variable("EPU_HOME"))
+        .collect();
     homes.dedup();
     assert_eq!(homes.len(), 6, "each in its own directory: {homes:?}");
 }
@@ -121,14 +129,10 @@ async fn a_control_process_that_was_frozen_for_long_condemns_nobody() {
         before.values().all(|worker| worker.is_alive())
     })
     .await;
-    let condemned = installation.events().await.into_iter().any(|entry| {
-        matches!(
-            entry.event,
-            Event::HealthChanged {
-                to: Health::Missing,
-                ..
-            }
-        )
-    });
+    let condemned = installation
+        .events()
+        .await
+        .into_iter()
+        .any(|entry| matches!(entry.event, Event::HealthChanged { to: Health::Missing, .. }));
     assert!(!condemned, "nobody was missing");
 }

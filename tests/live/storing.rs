@@ -47,7 +47,10 @@ async fn a_read_only_store_is_refused_with_its_path_and_served_again_once_it_is_
     mode(&data, 0o700);
     mode(&database, 0o600);
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.err.contains("store-failed") && said.err.contains(data.to_str().unwrap()), "{said:?}");
+    assert!(
+        said.err.contains("store-failed") && said.err.contains(data.to_str().unwrap()),
+        "{said:?}"
+    );
     assert!(said.err.contains("what to do"), "{said:?}");
 
     installation.start().await;
@@ -110,7 +113,10 @@ async fn a_store_without_room_is_shown_and_nothing_is_half_done_and_all_goes_on_
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("store-failed"), "{said:?}");
     let shown = installation.pool("web").await.unwrap().pool;
-    assert!(!shown.paused.any() && shown.revision == revision, "nothing of it was done: {shown:?}");
+    assert!(
+        !shown.paused.any() && shown.revision == revision,
+        "nothing of it was done: {shown:?}"
+    );
     installation
         .until("it says that it is not ready, and why", async || {
             let page = web::get(&installation.url("/readyz"), None).await?;
@@ -136,9 +142,11 @@ async fn a_store_without_room_is_shown_and_nothing_is_half_done_and_all_goes_on_
     assert_eq!(installation.agents().len(), 2);
     assert_eq!(installation.ever().await.len(), 3, "one replacement");
     installation
-        .until("it is ready again", async || match web::get(&installation.url("/readyz"), None).await?.status {
-            200 => Ok(()),
-            status => Err(epu_tests::Trouble::new("readyz", status)),
+        .until("it is ready again", async || {
+            match web::get(&installation.url("/readyz"), None).await?.status {
+                200 => Ok(()),
+                status => Err(epu_tests::Trouble::new("readyz", status)),
+            }
         })
         .await;
     installation.does(&["pool", "pause", "web"]);

@@ -58,7 +58,10 @@ impl Installation {
     /// When there is no room or port for it.
     #[must_use]
     pub fn new(rest: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("epu-live.").tempdir().expect("a temporary directory");
+        let dir = tempfile::Builder::new()
+            .prefix("epu-live.")
+            .tempdir()
+            .expect("a temporary directory");
         let data = dir.path().join("data");
         let installation = Self {
             serve: None,
@@ -317,7 +320,10 @@ impl Installation {
 
     /// The whole page of metrics, or nothing while nobody answers.
     pub async fn metrics(&self) -> String {
-        web::get(&self.url("/metrics"), None).await.map(|page| page.body).unwrap_or_default()
+        web::get(&self.url("/metrics"), None)
+            .await
+            .map(|page| page.body)
+            .unwrap_or_default()
     }
 
     /// One metric's value, named as on the page, labels and all; zero when it is not there.
@@ -343,9 +349,9 @@ impl Installation {
     pub async fn until_running(&self, count: usize) -> Vec<InstanceView> {
         self.until(&format!("exactly {count} run"), async || {
             let live = self.live().await;
-            let well = live.iter().all(|view| {
-                view.instance.state == State::Running && view.health == Health::Ok && view.instance.drain.is_none()
-            });
+            let well = live
+                .iter()
+                .all(|view| view.instance.state == State::Running && view.health == Health::Ok && view.instance.drain.is_none());
             if well && live.len() == count {
                 return Ok(live);
             }
@@ -361,7 +367,11 @@ impl Installation {
     pub async fn until_ended(&self, id: InstanceId) -> InstanceView {
         self.until(&format!("{id} has ended"), async || {
             let view = self.instance(id).await;
-            if view.instance.state.is_end() { Ok(view) } else { Err(brief(&view)) }
+            if view.instance.state.is_end() {
+                Ok(view)
+            } else {
+                Err(brief(&view))
+            }
         })
         .await
     }
@@ -375,19 +385,27 @@ impl Installation {
     /// The agents.
     #[must_use]
     pub fn agents(&self) -> BTreeSet<Proc> {
-        self.processes().into_iter().filter(|proc| proc.variable("EPU_DIR").is_none()).collect()
+        self.processes()
+            .into_iter()
+            .filter(|proc| proc.variable("EPU_DIR").is_none())
+            .collect()
     }
 
     /// The workers, set-up programs, and whatever these started.
     #[must_use]
     pub fn workers(&self) -> BTreeSet<Proc> {
-        self.processes().into_iter().filter(|proc| proc.variable("EPU_DIR").is_some()).collect()
+        self.processes()
+            .into_iter()
+            .filter(|proc| proc.variable("EPU_DIR").is_some())
+            .collect()
     }
 
     /// The agent of one instance.
     #[must_use]
     pub fn agent_of(&self, id: InstanceId) -> Option<Proc> {
-        self.agents().into_iter().find(|proc| proc.variable("EPU_INSTANCE") == Some(id.to_string()))
+        self.agents()
+            .into_iter()
+            .find(|proc| proc.variable("EPU_INSTANCE") == Some(id.to_string()))
     }
 
     /// The worker of one instance, the first process of it that was started.
@@ -395,7 +413,9 @@ impl Installation {
     pub fn worker_of(&self, id: InstanceId) -> Option<Proc> {
         let agent = self.agent_of(id)?;
         let children = Proc::children_of(agent.pid);
-        children.into_iter().find(|proc| proc.is_alive() && proc.variable("EPU_DIR").is_some())
+        children
+            .into_iter()
+            .find(|proc| proc.is_alive() && proc.variable("EPU_DIR").is_some())
     }
 
     /// The directory of an instance.

@@ -108,6 +108,7 @@ pub(super) fn cause(cause: Cause) -> &'static str {
         Cause::Finished => "its worker finished",
         Cause::Vanished => "the site took it away",
         Cause::NotReady => "was not ready in time",
+        Cause::StartFailed => "did not start",
         Cause::Stray => "nothing explains it",
     }
 }

@@ -1,0 +1,11 @@
+//! The whole system in a simulated world, as sentences: arrange, let time pass, look. After every simulated second the invariants
+//! hold, or the world says which does not, with its seed and the end of what happened.
+
+mod draining;
+mod following;
+mod health;
+mod installation;
+mod keeping;
+mod launching;
+mod slots;
+mod worlds;
