@@ -94,6 +94,16 @@ pub(crate) struct Managed {
     unwritten: bool,
     wake: Option<Timestamp>,
     statuses: BTreeMap<epu_core::SensorName, &'static str>,
+    /// A decision of which it is not known whether it was recorded.
+    unsure: Option<Box<Attempt>>,
+}
+
+/// A decision with what follows from it once it is recorded.
+struct Attempt {
+    decided: Decided,
+    guards: Guards,
+    memory: Memory,
+    commands: Vec<Outgoing>,
 }
 
 /// What a task brings back.
@@ -375,6 +385,9 @@ impl Controller {
 
     async fn look_at(&mut self, name: &PoolName) {
         let now = self.parts.clock.now();
+        if !self.make_sure(name, now).await {
+            return;
+        }
         let Some(managed) = self.pools.get_mut(name) else { return };
         if managed.view.pool.removed && managed.view.live() == 0 && managed.outbox.is_empty() {
             self.forget(name, now).await;
@@ -435,33 +448,17 @@ impl Controller {
                 guards: serde_json::to_value(&planned.guards).unwrap_or_default(),
             };
             let commit = DecisionCommit { memory: Some(memory), outbox: commands.clone(), journal };
+            let attempt = Attempt { decided, guards: planned.guards, memory: decision.memory, commands };
             let result = self.parts.store.commit_decision(name, commit).await;
             if !self.noted(result.map_err(|e| Chain(&e).to_string()), "record a decision") {
-                // Nothing was recorded, so nothing is done; time tries again.
+                // Perhaps it was recorded all the same; until that is known nothing is done. Time tries again.
+                if let Some(managed) = self.pools.get_mut(name) {
+                    managed.unsure = Some(Box::new(attempt));
+                }
                 self.wake(name, now + *self.parts.config.tick);
                 return;
             }
-            self.parts.metrics.decisions.with_label_values(&[name.as_str()]).inc();
-            for reason in &planned.suppressed {
-                self.parts.metrics.suppressed.with_label_values(&[name.as_str(), reason.code.as_ref()]).inc();
-            }
-            for action in &decided.actions {
-                let (what, n) = counted(action);
-                self.parts.metrics.actions.with_label_values(&[name.as_str(), what]).inc_by(n);
-                info!(pool = %name, target = planned.target, because = %because(&decided), "{what} {n}");
-            }
-            debug!(pool = %name, target = planned.target, because = %because(&decided), "decided");
-            let Some(managed) = self.pools.get_mut(name) else { return };
-            managed.last = Some(decided);
-            managed.remembered_at = now;
-            managed.unwritten = false;
-            managed.guards = planned.guards;
-            managed.target = Some(planned.target);
-            managed.memory = decision.memory;
-            for command in &commands {
-                overlay(&mut managed.view, command, now);
-            }
-            managed.outbox.push(commands);
+            self.recorded(name, attempt, now);
         } else {
             if !journal.is_empty() {
                 self.write_journal(journal).await;
@@ -484,6 +481,55 @@ impl Controller {
         if let Some(at) = wake {
             self.wake(name, at.max(now + Duration::from_millis(1)));
         }
+    }
+
+    /// A decision is in the store: from now on it is what was decided.
+    fn recorded(&mut self, name: &PoolName, attempt: Attempt, now: Timestamp) {
+        let Attempt { decided, guards, memory, commands } = attempt;
+        self.parts.metrics.decisions.with_label_values(&[name.as_str()]).inc();
+        for reason in &decided.suppressed {
+            self.parts.metrics.suppressed.with_label_values(&[name.as_str(), reason.code.as_ref()]).inc();
+        }
+        for action in &decided.actions {
+            let (what, n) = counted(action);
+            self.parts.metrics.actions.with_label_values(&[name.as_str(), what]).inc_by(n);
+            info!(pool = %name, target = decided.target, because = %because(&decided), "{what} {n}");
+        }
+        debug!(pool = %name, target = decided.target, because = %because(&decided), "decided");
+        let Some(managed) = self.pools.get_mut(name) else { return };
+        managed.remembered_at = now;
+        managed.unwritten = false;
+        managed.guards = guards;
+        managed.target = Some(decided.target);
+        managed.memory = memory;
+        managed.last = Some(decided);
+        for command in &commands {
+            overlay(&mut managed.view, command, now);
+        }
+        managed.outbox.push(commands);
+    }
+
+    /// After a write of which no reply came: what the store has of it counts. Otherwise its commands would be found there at the next
+    /// start, and carried out beside what was decided since. False when the store does not say yet.
+    async fn make_sure(&mut self, name: &PoolName, now: Timestamp) -> bool {
+        if self.pools.get(name).is_none_or(|managed| managed.unsure.is_none()) {
+            return true;
+        }
+        let outbox = match self.parts.store.outbox().await {
+            Ok(outbox) => outbox,
+            Err(error) => {
+                self.noted(Err(Chain(&error).to_string()), "read commands not yet accepted");
+                self.wake(name, now + *self.parts.config.tick);
+                return false;
+            }
+        };
+        let attempt = self.pools.get_mut(name).and_then(|managed| managed.unsure.take());
+        // One without commands is decided again, which changes nothing.
+        let is_there = |attempt: &Attempt| attempt.commands.first().is_some_and(|first| outbox.iter().any(|stored| stored.id == first.id));
+        if let Some(attempt) = attempt.filter(|attempt| is_there(attempt)) {
+            self.recorded(name, *attempt, now);
+        }
+        true
     }
 
     pub(crate) fn wake(&mut self, name: &PoolName, at: Timestamp) {
@@ -695,6 +741,7 @@ impl Controller {
             unwritten: false,
             wake: None,
             statuses: BTreeMap::new(),
+            unsure: None,
         };
         let mut dropped = Vec::new();
         if let Some(stored) = memory {
@@ -800,6 +847,12 @@ fn commands(plan: &Plan, managed: &Managed, name: &PoolName, random: &Random, no
         add(Request::WithdrawDrain(Ids { instances: plan.withdraw.clone(), epoch: 0 }));
         actions.push(Action::WithdrawDrain { instances: plan.withdraw.clone() });
     }
+    // Before what is launched in their place, so that no launch is recorded above the maximum.
+    for (why, ids) in &plan.drains {
+        let drain = Drain { since: now, deadline: now + *pool.spec.limits.drain, why: *why };
+        add(Request::Drain(DrainOrder { instances: ids.clone(), drain, epoch: 0 }));
+        actions.push(Action::Drain { instances: ids.clone(), why: *why });
+    }
     for batch in &plan.launches {
         let launch = random.launch(now);
         let instances: Vec<Wanted> = batch
@@ -821,11 +874,6 @@ fn commands(plan: &Plan, managed: &Managed, name: &PoolName, random: &Random, no
             min: 1,
             epoch: 0,
         })));
-    }
-    for (why, ids) in &plan.drains {
-        let drain = Drain { since: now, deadline: now + *pool.spec.limits.drain, why: *why };
-        add(Request::Drain(DrainOrder { instances: ids.clone(), drain, epoch: 0 }));
-        actions.push(Action::Drain { instances: ids.clone(), why: *why });
     }
     (commands, actions)
 }

@@ -60,7 +60,7 @@ impl Controller {
         for (site, breaker) in &managed.guards.launching {
             if let Some(until) = breaker.open_until {
                 let why = view.members().filter(|m| m.instance.site == *site).filter_map(|m| m.instance.fault.as_ref()).last();
-                let why = why.map_or(String::new(), |fault| format!("; the last fault: {}", fault.text.lines().next().unwrap_or_default()));
+                let why = why.map_or(String::new(), |fault| format!("; the last fault: {}", one_line(&fault.text)));
                 concerns.push(format!("launching on {site} pauses until {until} after {} launches came to nothing{why}", breaker.failures));
             }
         }
@@ -163,6 +163,14 @@ impl Controller {
         }
         Ok(bare(one))
     }
+}
+
+/// A fault's text in one line: its beginning, and the end of the output that it quotes, where the reason mostly stands.
+fn one_line(text: &str) -> String {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let shortened = |line: &str| line.chars().take(160).collect::<String>();
+    let first = lines.next().map(shortened).unwrap_or_default();
+    lines.last().map_or_else(|| first.clone(), |last| format!("{first} … {}", shortened(last)))
 }
 
 fn wanted_slots(managed: &Managed) -> Vec<epu_core::SlotLabel> {

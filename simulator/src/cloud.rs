@@ -341,3 +341,34 @@ impl Iaas for SimCloud {
         Ok(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use epu_bus::token::Keyring;
+    use epu_provisioner::iaas::contract;
+
+    use super::*;
+    use crate::net::SimNet;
+    use crate::queue::SimQueue;
+    use crate::time::{SimClock, seconds};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_simulated_site_keeps_the_contract_of_every_driver() {
+        let clock = Arc::new(SimClock::start(tokio::runtime::Handle::current()));
+        let transcript = Arc::new(Transcript::new(clock.clone()));
+        let net = Arc::new(SimNet::new(transcript.clone()));
+        let random = Arc::new(Random::seeded(1));
+        let keyring = Arc::new(Keyring::new(b"the key of a world that is not there").unwrap());
+        let machines = Machines::new(net, Arc::new(SimQueue::default()), keyring, clock.clone(), random.clone(), transcript.clone());
+        let watch = Arc::new(Watch::new(machines.clone(), "ours"));
+        let name = SiteName::new("here").unwrap();
+        let cloud = SimCloud::new(name, "ours", machines, clock, random, transcript, watch);
+        let setting = contract::Setting {
+            installation: "ours".to_owned(),
+            template: serde_json::from_value(serde_json::json!({ "run": ["worker"] })).unwrap(),
+            patience: seconds(60),
+            seed: 1,
+        };
+        contract::holds(&cloud, &setting).await;
+    }
+}

@@ -269,7 +269,7 @@ impl World {
         let end = self.now() + length;
         while self.now() < end {
             let step = end.since(self.now()).min(STEP);
-            self.runtime.block_on(tokio::time::sleep(step));
+            self.runtime.block_on(async { tokio::time::sleep(step).await });
             self.supervise();
             self.watch.tick(self.clock.now());
             self.check();
@@ -311,7 +311,7 @@ impl World {
                 ended => self.transcript.note(format_args!("{service:?} ended by itself: {ended:?}")),
             }
             self.watch.works(word(service), false, self.clock.now());
-            self.runtime.block_on(tokio::time::sleep(seconds(1)));
+            self.runtime.block_on(async { tokio::time::sleep(seconds(1)).await });
             self.begin(service);
         }
     }

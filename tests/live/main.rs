@@ -2,6 +2,10 @@
 //! what is missing.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test waits for one state among all there are or will be"
+)]
 
 mod closing;
 mod demo;

@@ -3,6 +3,8 @@
 //! Everything it started is ended when it is dropped: first the control process, then whoever carries its data directory in
 //! `EPU_HOME`, which are its agents, workers, and whatever these started.
 
+#![expect(clippy::unwrap_used, reason = "a part of the tests: one that cannot go on says why")]
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;

@@ -1,1 +1,247 @@
+//! Each invariant is broken once, and found.
 
+use epu_core::instance::{Drain, Ending, Work};
+use epu_core::launch::{LaunchRequest, Wanted};
+use epu_core::time::Span;
+use epu_provisioner::iaas::LaunchToken;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::*;
+use crate::machines::Order;
+use crate::time::{minutes, seconds};
+use crate::world::{INSTALLATION, POOL, World};
+
+fn id(n: u128) -> InstanceId {
+    InstanceId(Uuid::from_u128(n))
+}
+
+fn instance(n: u128, state: State) -> Instance {
+    serde_json::from_value(json!({
+        "id": id(n), "pool": POOL, "launch": id(1_000), "index": 0, "site": "here", "state": state, "version": 1,
+        "created_at": 0, "state_since": 0,
+    }))
+    .unwrap()
+}
+
+fn launch(n: u128, instances: &[InstanceId]) -> Launch {
+    let template = serde_json::from_value(json!({ "run": ["worker"] })).unwrap();
+    Launch {
+        id: LaunchId(Uuid::from_u128(n)),
+        request: LaunchRequest {
+            launch: LaunchId(Uuid::from_u128(n)),
+            pool: PoolName::new(POOL).unwrap(),
+            site: epu_core::SiteName::new("here").unwrap(),
+            template,
+            template_version: "worker@1".to_owned(),
+            instances: instances
+                .iter()
+                .map(|id| Wanted {
+                    id: *id,
+                    slot: None,
+                    variables: BTreeMap::new(),
+                })
+                .collect(),
+            min: 1,
+            epoch: 0,
+        },
+        accepted_at: Timestamp(0),
+        epoch: 0,
+        attempts: 1,
+        outcome: None,
+    }
+}
+
+fn call(n: u128, instances: &[InstanceId]) -> IaasLaunch {
+    let launch = launch(n, instances);
+    IaasLaunch {
+        installation: INSTALLATION.to_owned(),
+        launch: launch.id,
+        pool: launch.request.pool,
+        instances: instances.to_vec(),
+        min: 1,
+        launch_token: LaunchToken(String::new()),
+        url: String::new(),
+        template: launch.request.template,
+    }
+}
+
+/// A quiet world with two workers, to be lied to.
+fn world() -> World {
+    let mut world = World::keeping(2);
+    world.elapse(minutes(2));
+    world
+}
+
+#[track_caller]
+fn finds(world: &World, invariant: Invariant) {
+    let found = world.watch().violations();
+    assert!(found.iter().any(|violation| violation.invariant == invariant), "{invariant:?} is not among {found:?}");
+}
+
+fn machine(world: &World, instance: Option<InstanceId>) {
+    world.launch_machine(Order {
+        site: epu_core::SiteName::new("here").unwrap(),
+        installation: INSTALLATION.to_owned(),
+        launch: None,
+        index: None,
+        instance,
+        token: String::new(),
+        boot: None,
+    });
+}
+
+#[test]
+fn i1_a_second_machine_for_one_instance() {
+    let world = world();
+    machine(&world, Some(world.any()));
+    world.watch().tick(world.now());
+    finds(&world, Invariant::I1);
+}
+
+#[test]
+fn i1_a_machine_that_stays_without_a_record() {
+    let world = world();
+    machine(&world, None);
+    world.watch().tick(world.now());
+    assert_eq!(world.watch().violations(), []);
+    world.watch().tick(world.now() + STRAY_GRACE + seconds(1));
+    finds(&world, Invariant::I1);
+}
+
+#[test]
+fn i2_a_launch_above_the_maximum() {
+    let world = world();
+    let many: Vec<Arc<Instance>> = (1..=9).map(|n| Arc::new(instance(n, State::Requested))).collect();
+    let ids: Vec<InstanceId> = many.iter().map(|instance| instance.id).collect();
+    world.watch().launch(&launch(1_000, &ids), &many);
+    finds(&world, Invariant::I2);
+}
+
+#[test]
+fn i3_a_busy_worker_chosen_to_go() {
+    for why in [Cause::ScaleIn, Cause::Drained] {
+        let mut world = world();
+        let busy = world.any();
+        world.occupy(&busy);
+        let mut ended = world.record(&busy).as_ref().clone();
+        let drained_for = (why == Cause::Drained).then_some(Cause::ScaleIn);
+        ended.ending = Some(Ending {
+            since: world.now(),
+            why,
+            work: Work::Idle,
+            drained_for,
+        });
+        ended.state = State::Terminating;
+        ended.version += 1;
+        world.watch().instances(&[Arc::new(ended)]);
+        finds(&world, Invariant::I3);
+    }
+}
+
+fn decided(world: &World, change: impl FnOnce(&mut Decided)) {
+    let mut decided = world.decisions().pop().unwrap();
+    decided.at = world.now();
+    change(&mut decided);
+    let entry = Entry::new(world.now(), "test", Event::Decided(Box::new(decided)));
+    world.watch().decision(&PoolName::new(POOL).unwrap(), &[entry]);
+}
+
+#[test]
+fn i4_more_replacements_than_the_limit() {
+    let world = world();
+    decided(&world, |decided| {
+        decided.actions = vec![Action::Terminate {
+            instances: vec![id(1), id(2)],
+            why: Cause::Unhealthy,
+        }];
+    });
+    finds(&world, Invariant::I4);
+}
+
+#[test]
+fn i5_a_deadline_that_passed() {
+    let world = world();
+    let mut late = instance(1, State::Pending);
+    late.deadline = Some(world.now());
+    world.watch().instances(&[Arc::new(late)]);
+    world.watch().tick(world.now() + seconds(3));
+    assert_eq!(world.watch().violations(), []);
+    world.watch().tick(world.now() + seconds(6));
+    finds(&world, Invariant::I5);
+}
+
+#[test]
+fn i5_a_drain_that_lasts_too_long() {
+    let world = world();
+    let mut late = world.record(&world.any()).as_ref().clone();
+    late.version += 1;
+    late.drain = Some(Drain {
+        since: Timestamp(0),
+        deadline: world.now(),
+        why: Cause::ScaleIn,
+    });
+    world.watch().instances(&[Arc::new(late)]);
+    world.watch().tick(world.now() + seconds(6));
+    finds(&world, Invariant::I5);
+}
+
+#[test]
+fn i7_a_call_that_was_not_recorded_and_one_that_was_recorded_otherwise() {
+    let world = world();
+    world.watch().called(&call(7, &[id(1)]), world.now());
+    finds(&world, Invariant::I7);
+    world.watch().launch(&launch(8, &[id(1)]), &[Arc::new(instance(1, State::Requested))]);
+    world.watch().called(&call(8, &[id(1)]), world.now());
+    assert_eq!(world.watch().violations(), []);
+    world.watch().called(&call(8, &[id(2)]), world.now());
+    finds(&world, Invariant::I7);
+}
+
+#[test]
+fn i8_a_decision_that_does_not_follow_from_what_was_seen() {
+    let world = world();
+    decided(&world, |decided| decided.desired += 1);
+    finds(&world, Invariant::I8);
+    decided(&world, |decided| decided.observed = serde_json::Value::Null);
+    finds(&world, Invariant::I8);
+}
+
+#[test]
+fn i9_a_pool_that_shrinks_on_a_sensor_that_cannot_be_read() {
+    let mut world = World::following_queue(2, 8);
+    world.reconfigure("min", 3).elapse(minutes(2)).sensor(crate::sensors::Mode::Fails).elapse(minutes(2));
+    decided(&world, |decided| decided.target = 1);
+    finds(&world, Invariant::I9);
+}
+
+#[test]
+fn i12_an_instance_that_is_terminated_while_its_machine_runs_or_goes_back() {
+    let world = world();
+    let one = world.record(&world.any());
+    let mut gone = one.as_ref().clone();
+    gone.state = State::Terminated;
+    gone.version += 1;
+    world.watch().instances(&[Arc::new(gone)]);
+    finds(&world, Invariant::I12);
+    let mut back = one.as_ref().clone();
+    back.state = State::Pending;
+    back.version += 2;
+    world.watch().instances(&[Arc::new(back)]);
+    finds(&world, Invariant::I12);
+}
+
+#[test]
+fn nothing_is_expected_of_what_does_not_work() {
+    let world = world();
+    let mut late = instance(1, State::Pending);
+    late.deadline = Some(world.now());
+    world.watch().instances(&[Arc::new(late)]);
+    machine(&world, None);
+    world.watch().works("store", false, world.now());
+    world.watch().tick(world.now() + minutes(10));
+    assert_eq!(world.watch().violations(), [], "{}", Span(minutes(10)));
+    world.watch().works("store", true, world.now() + minutes(10));
+    world.watch().tick(world.now() + minutes(10) + CATCH_UP + seconds(1));
+    finds(&world, Invariant::I5);
+}

@@ -8,6 +8,7 @@ use epu_core::request::Service;
 use epu_core::time::Clock as _;
 
 use crate::host::{Behaviour, killed};
+use crate::machines::Order;
 use crate::sensors::Mode;
 use crate::setup::QUEUE_SENSOR;
 use crate::world::{World, word};
@@ -141,6 +142,11 @@ impl World {
         self.transcript.note(format_args!("the site calls {machine} gone"));
         self.machines.call_gone(&machine);
         self
+    }
+
+    /// A machine comes up that no call of a service launched.
+    pub fn launch_machine(&self, order: Order) -> String {
+        self.inside(|| self.machines.launch(order))
     }
 
     /// A machine that carries an installation's tag and that nobody asked for.

@@ -15,6 +15,7 @@ use crate::host::Body;
 use crate::machines::Machines;
 use crate::net::SimNet;
 use crate::queue::SimQueue;
+use crate::watch::Watch;
 use crate::world::World;
 
 impl World {
@@ -178,6 +179,12 @@ impl World {
     #[must_use]
     pub fn net(&self) -> &SimNet {
         &self.net
+    }
+
+    /// What is checked all the time.
+    #[must_use]
+    pub fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// The machines.

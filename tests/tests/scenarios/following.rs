@@ -3,7 +3,7 @@
 use epu_core::State;
 use epu_core::instance::Cause;
 use epu_simulator::sensors::Mode;
-use epu_simulator::{Service, Setup, World, minutes, seconds};
+use epu_simulator::{Service, Setup, World, hours, minutes, seconds};
 
 fn calm() -> Setup {
     Setup::following_queue(2, 8).without_cooldowns()
@@ -117,7 +117,7 @@ fn a_sensor_that_fails_shrinks_nothing_and_says_stale_then_missing() {
         assert_eq!(world.why(), ["no-reading"]);
         world.elapse(minutes(50));
         assert_eq!(world.staying(), before, "{mode:?}");
-        world.sensor(Mode::True).elapse(minutes(30));
+        world.sensor(Mode::True).elapse(hours(3));
         assert_eq!(world.live(), 1, "it goes on once the sensor is back");
     }
 }

@@ -4,7 +4,7 @@ use epu_core::State;
 use epu_core::journal::Event;
 use epu_core::request::{Caller, ContextClaim, Happened, Report, Request};
 use epu_decision_engines::{Observation, Registry};
-use epu_simulator::{Service, Setup, World, hours, minutes, seconds};
+use epu_simulator::{Service, Setup, World, hours, millis, minutes, seconds};
 use serde_json::json;
 
 #[test]
@@ -38,9 +38,9 @@ fn a_forced_teardown_does_not_wait() {
 
 #[test]
 fn a_teardown_in_the_middle_of_a_launch_leaves_nothing() {
-    let mut world = World::keeping(3);
+    let mut world = World::keeping(0);
     world.cloud().calls_take(seconds(10));
-    world.elapse(seconds(3)).tear_down(false).elapse(minutes(5));
+    world.keep(3).elapse(seconds(3)).tear_down(false).elapse(minutes(5));
     assert_eq!((world.live(), world.machines_there()), (0, 0));
 }
 
@@ -82,8 +82,8 @@ fn a_store_that_fails_stops_what_must_be_recorded_and_harms_nobody() {
 #[test]
 fn a_store_that_fails_in_the_middle_of_everything_leaves_nothing_half_done() {
     for after in [0, 20, 100, 300, 1_000, 5_000, 21_000, 25_000] {
-        let mut world = World::keeping(3);
-        world.elapse(epu_simulator::millis(after)).store_fails(Some("input/output error")).elapse(minutes(2));
+        let mut world = World::keeping(0);
+        world.keep(3).elapse(millis(after)).store_fails(Some("input/output error")).elapse(minutes(2));
         world.store_fails(None).elapse(minutes(5));
         assert_eq!((world.staying(), world.machines_there(), world.machines_ever()), (3, 3, 3), "failed after {after} ms");
     }
@@ -105,6 +105,13 @@ fn a_write_whose_reply_is_lost_doubles_nothing() {
         world.elapse(minutes(2)).lose_store_replies(writes).keep(3).elapse(minutes(5));
         assert_eq!((world.staying(), world.machines_there()), (3, 3), "{writes} replies lost");
     }
+}
+
+#[test]
+fn a_decision_whose_reply_is_lost_is_not_carried_out_a_second_time_after_a_restart() {
+    let mut world = World::keeping(1);
+    world.elapse(minutes(2)).lose_store_replies(1).keep(3).elapse(minutes(5)).restart(Service::Controller).elapse(minutes(5));
+    assert_eq!((world.staying(), world.machines_ever()), (3, 3));
 }
 
 #[test]

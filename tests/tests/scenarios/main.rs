@@ -1,6 +1,7 @@
 //! The whole system in a simulated world, as sentences: arrange, let time pass, look. After every simulated second the invariants
 //! hold, or the world says which does not, with its seed and the end of what happened.
 
+mod chaos;
 mod draining;
 mod following;
 mod health;

@@ -1,0 +1,2 @@
+#[path = "../../tests/tests/scenarios/main.rs"]
+mod all;

@@ -1,0 +1,128 @@
+//! Everything goes wrong for a while, by a seed; then nothing does, and everything is as it should be.
+
+use std::time::Duration;
+
+use epu_core::random::Random;
+use epu_core::{InstanceId, State};
+use epu_provisioner::iaas::Class;
+use epu_simulator::cloud::{Call, Mishap};
+use epu_simulator::{Service, Setup, World, millis, minutes, seconds};
+
+/// Chance, by a seed of its own.
+struct Luck(Random);
+
+impl Luck {
+    fn below(&self, n: u64) -> u64 {
+        self.0.number() % n
+    }
+
+    fn of<T: Copy>(&self, all: &[T]) -> Option<T> {
+        let n = u64::try_from(all.len()).ok().filter(|n| *n > 0)?;
+        all.get(usize::try_from(self.below(n)).ok()?).copied()
+    }
+
+    fn some_time(&self) -> Duration {
+        millis(1 + self.below(120_000))
+    }
+}
+
+const SERVICES: [Service; 3] = [Service::Provisioner, Service::Controller, Service::Aggregator];
+const CALLS: [Call; 4] = [Call::Launch, Call::Terminate, Call::List, Call::Describe];
+
+/// One thing goes wrong.
+fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
+    let running: Vec<InstanceId> = world.running().into_iter().filter(|id| world.machines().of(*id).is_some()).collect();
+    let one = luck.of(&running);
+    let service = luck.of(&SERVICES).unwrap();
+    let call = luck.of(&CALLS).unwrap();
+    match (luck.below(15), one) {
+        (0, Some(id)) => {
+            world.silence(&id);
+            silenced.push(id);
+        }
+        (1, Some(id)) => drop(world.kill_worker(&id)),
+        (2, Some(id)) => drop(world.lose_machine(&id)),
+        (3, Some(id)) => drop(world.restart_agent(&id)),
+        (4, Some(id)) => drop(world.freeze(&id)),
+        (5, _) => drop(world.restart(service)),
+        (6, _) => {
+            world.crash(service).elapse(luck.some_time()).start(service);
+        }
+        (7, _) => world.cloud().next_call(call, Mishap::AnswerLost),
+        (8, _) => world.cloud().next_call(call, Mishap::Refused(Class::Throttled)),
+        (9, _) => world.cloud().next_call(call, Mishap::Nothing),
+        (10, _) => {
+            world.store_fails(Some("the disk is away")).elapse(luck.some_time()).store_fails(None);
+        }
+        (11, _) => world.net().lose_answers(2),
+        (12, _) => {
+            world.cloud().next_are_stuck(1);
+        }
+        (13, _) => {
+            world.suspend(service, true).elapse(luck.some_time()).suspend(service, false);
+        }
+        (14, _) => drop(world.lose_store_replies(1)),
+        _ => {}
+    }
+}
+
+/// Everything works again.
+fn calm(world: &mut World, silenced: &[InstanceId]) {
+    for id in silenced {
+        world.let_speak(id);
+    }
+    world.net().lose_answers(0);
+    world.cloud().next_are_stuck(0);
+    world.lose_store_replies(0);
+}
+
+#[test]
+fn a_pool_that_keeps_a_number_comes_back_whatever_happened() {
+    for seed in 0..60 {
+        let luck = Luck(Random::seeded(seed));
+        let mut world = Setup::keeping(6).without_cooldowns().template("ready-within", "5m").seed(seed).world();
+        world.elapse(minutes(2));
+        let mut silenced = Vec::new();
+        for _ in 0..15 {
+            harm(&mut world, &luck, &mut silenced);
+            if luck.below(4) == 0 && world.try_reconfigure("engine.keep.n", luck.below(9)).is_err() {
+                world.elapse(seconds(1));
+            }
+            world.elapse(luck.some_time());
+        }
+        calm(&mut world, &silenced);
+        world.elapse(minutes(2));
+        world.keep(5).elapse(minutes(90));
+        assert_eq!((world.staying(), world.machines_there()), (5, 5), "seed {seed}: {:?}", world.status().concerns);
+    }
+}
+
+#[test]
+fn a_pool_that_follows_a_queue_loses_no_job_whatever_happened() {
+    for seed in 100..140 {
+        let luck = Luck(Random::seeded(seed));
+        let mut world = Setup::following_queue(2, 8).with("min", 1).template("ready-within", "5m").seed(seed).world();
+        world.elapse(minutes(2));
+        let mut silenced = Vec::new();
+        for _ in 0..12 {
+            world.submit(luck.below(40), seconds(10 + luck.below(60)));
+            harm(&mut world, &luck, &mut silenced);
+            world.elapse(luck.some_time());
+        }
+        calm(&mut world, &silenced);
+        world.elapse(minutes(180));
+        assert_eq!((world.queue().waiting(), world.queue().in_progress(), world.queue().lost()), (0, 0, 0), "seed {seed}");
+        assert_eq!((world.live(), world.count(State::Running), world.machines_there()), (1, 1, 1), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_worker_that_begins_to_work_in_the_moment_it_is_given_up_is_not_interrupted() {
+    // Machines of this site come up after exactly 20 s, set-up takes 3 s, and the rest some milliseconds.
+    for at in (22_900..23_400).step_by(10) {
+        let mut world = Setup::keeping(0).without_cooldowns().world();
+        world.cloud().boots_in(seconds(20), 0.0);
+        world.submit(10, minutes(5)).keep(4).elapse(millis(at)).keep(1).elapse(minutes(12));
+        assert_eq!((world.staying(), world.queue().done_count(), world.queue().done_twice()), (1, world.queue().done_count(), 0), "at {at}");
+    }
+}
