@@ -10,6 +10,9 @@ use crate::id::{InstanceId, LaunchId, PoolName, SiteName, SlotLabel};
 use crate::pool::Template;
 use crate::time::Timestamp;
 
+/// The most instances of one launch. Too high: one refusal by the site, or one lost answer, concerns that many.
+pub const INSTANCES_MAX: usize = 1_000;
+
 /// A launch as the provisioner keeps it. The request is complete and never changes, so that repeating the call repeats it byte by
 /// byte with the same token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -164,6 +164,31 @@ impl Guards {
         breaker.open_until != before
     }
 
+    /// Whether another decision would find the same: times that only say "still so" are left out.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let sizes = |guards: &Self| guards.wanted.iter().map(|(_, size)| *size).collect::<Vec<_>>();
+        let steady = self.wanted.len() <= 1 && sizes(self) == sizes(other);
+        let timeless = |guards: &Self| Self { wanted: Vec::new(), ..guards.clone() };
+        (steady || self.wanted == other.wanted) && timeless(self) == timeless(other)
+    }
+
+    /// After the wall clock was set back over a restart, nothing that happened is in the future, or it would be waited for.
+    pub fn not_after(&mut self, now: Timestamp) {
+        let clamp = |at: &mut Timestamp| *at = (*at).min(now);
+        self.grown_at.iter_mut().chain(self.shrunk_at.iter_mut()).for_each(clamp);
+        self.wanted.iter_mut().for_each(|(at, _)| clamp(at));
+        self.replaced.iter_mut().for_each(clamp);
+        if let Some(storm) = self.storm.as_mut() {
+            clamp(&mut storm.since);
+            clamp(&mut storm.probed_at);
+        }
+        clamp(&mut self.outcomes_until);
+        for breaker in self.launching.values_mut() {
+            breaker.last_out_at.iter_mut().for_each(clamp);
+        }
+    }
+
     /// How many unhealthy instances were replaced within the window before `now`.
     #[must_use]
     pub fn replaced_within(&self, window: Duration, now: Timestamp) -> u32 {

@@ -25,14 +25,7 @@ use epu_core::life::State;
 use epu_core::request::SiteWord;
 use epu_core::time::Timestamp;
 
-/// The time within which aggregators listened without a gap, on the controller's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listening {
-    /// Since when.
-    pub since: Timestamp,
-    /// Up to their newest word.
-    pub until: Timestamp,
-}
+use crate::listening::Listening;
 
 /// What is known of one instance.
 #[derive(Debug, Clone, Copy)]

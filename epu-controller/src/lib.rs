@@ -8,13 +8,17 @@
 //! accepted, and what it knew of instances and sensors is told to it again.
 
 pub mod config;
+mod deciding;
 pub mod error;
 pub mod guards;
 pub mod health;
+pub mod listening;
 pub mod metrics;
 pub mod ops;
+mod orders;
 pub mod outbox;
 pub mod plan;
+mod sending;
 pub mod service;
 pub mod show;
 pub mod spec;

@@ -3,6 +3,9 @@
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
+/// What `epu_controller_pool_size` counts.
+pub(crate) const SIZES: [&str; 8] = ["target", "capacity", "pending", "busy", "idle", "unhealthy", "draining", "live"];
+
 /// The controller's metrics.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -58,6 +61,17 @@ impl Metrics {
             metrics.violations.with_label_values(&[invariant.id()]).inc_by(0);
         }
         Ok(metrics)
+    }
+
+    /// Forgets a pool that is no more.
+    pub fn forget(&self, pool: &epu_core::PoolName) {
+        for what in SIZES {
+            // One that was never shown has nothing to forget.
+            self.size.remove_label_values(&[pool.as_str(), what]).ok();
+        }
+        for breaker in ["storm", "launch"] {
+            self.breaker.remove_label_values(&[pool.as_str(), breaker]).ok();
+        }
     }
 
     /// All of them, to be registered and described.

@@ -75,9 +75,13 @@ impl Controller {
             })
             .collect();
         let pools: Vec<Pool> = changed.into_iter().map(|(pool, _)| pool).collect();
-        if let Err(fault) = self.keep_pools(pools, journal).await {
-            warn!(%fault, file = file.path, "the config file's pools could not be applied; reload to try again");
+        let kept = self.keep_pools(pools, journal).await;
+        if let Err(fault) = &kept {
+            if !self.file_failed {
+                warn!(%fault, file = file.path, "the config file's pools could not be applied; trying again");
+            }
         }
+        self.file_failed = kept.is_err();
     }
 
     /// Stores pools, then manages them.

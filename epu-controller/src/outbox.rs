@@ -70,6 +70,12 @@ impl Outbox {
         self.under_way = false;
     }
 
+    /// What the first one asks for.
+    #[must_use]
+    pub fn first_op(&self) -> &'static str {
+        self.waiting.front().map_or("none", |command| command.request.op())
+    }
+
     /// How many are not accepted yet.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -8,7 +8,8 @@
 //! 2. Replacing the unhealthy: most at once, and the storm breaker. Those that are not replaced yet still fill their place.
 //! 3. Filling up to the size aimed at: drains that can still be withdrawn, then launches by placement rank, behind each site's
 //!    launch breaker. Filling a gap left by a failure waits for no cooldown.
-//! 4. Giving up what is too much: victims in the view's order. Those that run are drained, those that do not yet run are ended.
+//! 4. Giving up what is too much: the unhealthy that still fill a place, then victims in the view's order. All are drained; what
+//!    cannot have begun to work is ended by the provisioner at once.
 //!
 //! What was wanted and not done is in [`Plan::suppressed`], with the reason and its numbers.
 
@@ -126,14 +127,17 @@ pub fn plan(wish: &Wish<'_>) -> Plan {
     }
     let removed = wish.view.pool.removed;
     plan.target = if removed { 0 } else { aim(wish, &mut plan) };
-    let held = replace(wish, &mut plan, removed);
+    drain_for_good(wish, &mut plan);
+    let mut held = replace(wish, &mut plan, removed);
     let mut staying = wish.view.counts().capacity;
     if !removed {
         staying -= drop_slots(wish, &mut plan);
     }
     let filled = staying + held;
-    if filled < plan.target {
-        let mut missing = plan.target - filled;
+    // The size aimed at may be above a maximum that was lowered while shrinking is held back; nothing is launched towards it.
+    let goal = plan.target.min(wish.view.pool.spec.max);
+    if filled < goal {
+        let mut missing = goal - filled;
         if wish.view.pool.paused.replace {
             // Growth is a pause of its own; what is missing for any other reason would replace something.
             let growth = plan.target.saturating_sub(wish.target.unwrap_or(plan.target)).min(missing);
@@ -145,11 +149,38 @@ pub fn plan(wish: &Wish<'_>) -> Plan {
             missing = growth;
         }
         fill(wish, &mut plan, missing);
-    } else if staying > plan.target.saturating_sub(held) {
-        let excess = (filled - plan.target).min(staying);
-        give_up(wish, &mut plan, excess, if removed { Cause::PoolRemoved } else { Cause::ScaleIn });
+    } else if filled > plan.target {
+        let surplus = (filled - plan.target).min(held);
+        held -= let_sick_go(wish, &mut plan, surplus);
+        let excess = (staying + held).saturating_sub(plan.target).min(staying);
+        if excess > 0 {
+            give_up(wish, &mut plan, excess, if removed { Cause::PoolRemoved } else { Cause::ScaleIn });
+        }
     }
     plan
+}
+
+/// A worker that was told to drain just before that was withdrawn drains all the same: it is given the order again, with its
+/// deadline, or it would stay for ever without working.
+fn drain_for_good(wish: &Wish<'_>, plan: &mut Plan) {
+    for member in wish.view.draining().filter(|m| m.drains_unordered()) {
+        plan.drain(Cause::ScaleIn, member.instance.id);
+    }
+}
+
+/// When a pool is too large, those unhealthy ones that keep their place for now are the first to go; drained, because an
+/// unhealthy worker may be one that only cannot be heard.
+fn let_sick_go(wish: &Wish<'_>, plan: &mut Plan, surplus: u32) -> u32 {
+    if wish.view.pool.paused.shrink {
+        return 0;
+    }
+    let ended: BTreeSet<InstanceId> = plan.terminate.iter().flat_map(|(_, ids)| ids).map(|(id, _)| *id).collect();
+    let held = wish.view.unhealthy().filter(|m| !m.is_leaving() && !ended.contains(&m.instance.id));
+    let going: Vec<InstanceId> = held.take(usize::try_from(surplus).unwrap_or(usize::MAX)).map(|m| m.instance.id).collect();
+    for id in &going {
+        plan.drain(Cause::ScaleIn, *id);
+    }
+    u32::try_from(going.len()).unwrap_or(u32::MAX)
 }
 
 /// The size aimed at, after guardrails.
@@ -281,7 +312,11 @@ fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
         return 0;
     }
     let ill = u32::try_from(sick.len()).unwrap_or(u32::MAX);
-    let held = |done: u32| ill - done.min(ill);
+    // One that was told to drain goes anyway and keeps nobody's place; the first ones to be ended are those that keep one.
+    let (mut sick, leaving): (Vec<_>, Vec<_>) = sick.into_iter().partition(|m| !m.is_leaving());
+    let keep = u32::try_from(sick.len()).unwrap_or(u32::MAX);
+    sick.extend(leaving);
+    let held = |done: u32| keep - done.min(keep);
     let size = view.counts().capacity + ill;
     if view.pool.paused.replace {
         let text = format!("replacing {ill} unhealthy is paused{}", because(&view.pool.paused.why));
@@ -329,19 +364,16 @@ fn drop_slots(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
         let keep = usize::from(wish.decision.slots.contains_key(label));
         for id in members.iter().skip(keep) {
             let Some(member) = wish.view.member(*id) else { continue };
-            dismiss(plan, Cause::SlotRemoved, *id, member.class());
+            if member.instance.protected || wish.view.pool.paused.shrink {
+                let text = format!("slot {label} is no longer wanted, but its member is protected or shrinking is paused");
+                plan.hold(Reason::new("slot-kept", text), None);
+                continue;
+            }
+            plan.drain(Cause::SlotRemoved, member.instance.id);
             dropped += 1;
         }
     }
     dropped
-}
-
-/// One that runs is drained, also an idle one: it may take work before it hears of it. One that does not run yet is ended.
-fn dismiss(plan: &mut Plan, why: Cause, id: InstanceId, class: Class) {
-    match class {
-        Class::Pending => plan.end(why, id, Work::Idle),
-        Class::Running | Class::Unhealthy | Class::Draining | Class::Ending | Class::Ended => plan.drain(why, id),
-    }
 }
 
 fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32) {
@@ -451,7 +483,9 @@ fn give_up(wish: &Wish<'_>, plan: &mut Plan, excess: u32, why: Cause) {
         if why == Cause::ScaleIn && member.instance.slot.is_some() && plan.target >= slotted_stay {
             continue;
         }
-        dismiss(plan, why, member.instance.id, member.class());
+        // One that does not run yet is drained too: it may have begun to work before its report arrives. The provisioner ends it
+        // at once when it cannot have.
+        plan.drain(why, member.instance.id);
         left -= 1;
     }
     if left > 0 {

@@ -13,35 +13,37 @@ use epu_core::code::Chain;
 use epu_core::fact::{Fact, Kind, Listener, Snapshot};
 use epu_core::health::Health;
 use epu_core::id::{InstanceId, PoolName};
-use epu_core::instance::{Cause, Drain, Instance, Work};
+use epu_core::instance::{Instance, Work};
 use epu_core::invariant::{self, Violation};
-use epu_core::journal::{Action, Decided, Entry, Event};
-use epu_core::launch::{LaunchRequest, Wanted};
-use epu_core::life::State;
+use epu_core::journal::{Decided, Entry, Event};
 use epu_core::pool::Pool;
 use epu_core::random::Random;
-use epu_core::request::{Answer, Caller, DrainOrder, Ids, Request, Service, SiteWord, Terminate};
+use epu_core::request::{Answer, Caller, Ids, Request, Service};
 use epu_core::time::{Clock, Timestamp};
 use epu_core::{Fault, Reason};
 use epu_decision_engines::{Engine, Memory, Registry};
-use epu_store::{DecisionCommit, Outgoing, PoolMemory, Store};
+use epu_store::{DecisionCommit, PoolMemory, Store};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::deciding::Attempt;
 use crate::error::Error;
 use crate::guards::Guards;
 use crate::metrics::Metrics;
-use crate::outbox::{Outbox, Sent};
-use crate::plan::{Plan, Wish, plan};
+use crate::listening::Ears;
+use crate::orders;
+use crate::outbox::Outbox;
 use crate::spec::{Known, Resolved};
-use crate::view::{Changed, Ordered, View};
+use crate::view::{Changed, View};
 
-/// Facts taken in before pools are looked at.
-const FACTS_AT_ONCE: usize = 1_000;
+/// Facts taken in before pools are looked at: all that can be waiting, or a reading would be taken for newer than it is.
+const FACTS_AT_ONCE: usize = 65_536;
+/// How long acting on a deadline may take before it counts as missed. Too low: a busy store looks like a fault of ours.
+const DEADLINE_GRACE: Duration = Duration::from_secs(60);
 
 /// Everything the controller is given.
 pub struct Parts {
@@ -89,28 +91,25 @@ pub(crate) struct Managed {
     pub(crate) guards: Guards,
     pub(crate) last: Option<Decided>,
     pub(crate) trouble: Option<Fault>,
-    outbox: Outbox,
-    remembered_at: Timestamp,
-    unwritten: bool,
+    pub(crate) outbox: Outbox,
+    pub(crate) remembered_at: Timestamp,
+    pub(crate) unwritten: bool,
     wake: Option<Timestamp>,
-    statuses: BTreeMap<epu_core::SensorName, &'static str>,
+    pub(crate) statuses: BTreeMap<epu_core::SensorName, &'static str>,
     /// A decision of which it is not known whether it was recorded.
-    unsure: Option<Box<Attempt>>,
-}
-
-/// A decision with what follows from it once it is recorded.
-struct Attempt {
-    decided: Decided,
-    guards: Guards,
-    memory: Memory,
-    commands: Vec<Outgoing>,
+    pub(crate) unsure: Option<Box<Attempt>>,
 }
 
 /// What a task brings back.
-enum Back {
+pub(crate) enum Back {
+    /// A command was answered.
     Sent(PoolName, Uuid, Result<Answer, Fault>),
+    /// The wait before sending again is over.
     Waited(PoolName),
-    Looked(Vec<InstanceId>, Result<Answer, Fault>),
+    /// The site was asked about these.
+    Looked(PoolName, Vec<InstanceId>, Result<Answer, Fault>),
+    /// Nothing follows.
+    Done,
 }
 
 pub(crate) struct Controller {
@@ -120,10 +119,16 @@ pub(crate) struct Controller {
     pub(crate) closed: bool,
     pub(crate) since: Timestamp,
     pub(crate) store_fault: Option<String>,
+    pub(crate) to_send: BTreeSet<PoolName>,
+    pub(crate) accepted: Vec<Uuid>,
+    pub(crate) tasks: JoinSet<Back>,
+    pub(crate) file_failed: bool,
+    ears: Ears,
     dirty: BTreeSet<PoolName>,
     wakes: BTreeSet<(Timestamp, PoolName)>,
-    tasks: JoinSet<Back>,
     told_at: Timestamp,
+    passed_at: Timestamp,
+    checked_at: Timestamp,
 }
 
 /// Runs until cancelled, then returns; workers and everything else are left as they are.
@@ -156,21 +161,30 @@ impl Controller {
             closed,
             since: now,
             store_fault: None,
+            to_send: BTreeSet::new(),
+            accepted: Vec::new(),
+            tasks: JoinSet::new(),
+            file_failed: false,
+            ears: Ears::default(),
             dirty: BTreeSet::new(),
             wakes: BTreeSet::new(),
-            tasks: JoinSet::new(),
             told_at: now,
+            passed_at: now,
+            checked_at: now,
         };
         for pool in pools {
             let memory = memories.get(&pool.name).cloned();
             controller.manage(Arc::new(pool), memory, now).await;
         }
         for instance in controller.parts.store.instances(true).await.map_err(load("instances"))? {
-            controller.take_instance(Arc::new(instance), now);
+            let pool = instance.pool.clone();
+            let changed = controller.take_instance(Arc::new(instance), now);
+            controller.take_changed(&pool, changed, now).await;
         }
         for command in controller.parts.store.outbox().await.map_err(load("commands not yet accepted"))? {
             if let Some(managed) = controller.pools.get_mut(&command.pool) {
-                overlay(&mut managed.view, &command, now);
+                orders::note(&mut managed.view, &command, now);
+                controller.to_send.insert(command.pool.clone());
                 managed.outbox.push([command]);
             }
         }
@@ -202,7 +216,11 @@ impl Controller {
                     }
                 }
                 Ok(()) = self.parts.file.changed() => self.apply_file().await,
-                _ = tick.tick() => self.pass_time().await,
+                _ = tick.tick() => {}
+            }
+            // Also when there is always something else to do.
+            if self.parts.clock.now().since(self.passed_at) >= *self.parts.config.tick {
+                self.pass_time().await;
             }
             self.look().await;
         }
@@ -216,6 +234,15 @@ impl Controller {
     /// Time passes: whatever is due is looked at.
     async fn pass_time(&mut self) {
         let now = self.parts.clock.now();
+        self.passed_at = now;
+        if self.file_failed {
+            self.apply_file().await;
+        }
+        self.forget_accepted().await;
+        if now.since(self.checked_at) >= *self.parts.config.look_every {
+            self.checked_at = now;
+            self.check_deadlines(now);
+        }
         while let Some((at, name)) = self.wakes.first().cloned() {
             if at > now {
                 break;
@@ -228,6 +255,8 @@ impl Controller {
                 self.dirty.insert(name);
             }
         }
+        let waiting: usize = self.pools.values().map(|managed| managed.outbox.len()).sum();
+        self.parts.metrics.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         if now.since(self.told_at) >= *self.parts.config.tell_every {
             self.tell_pools();
         }
@@ -273,20 +302,20 @@ impl Controller {
 
     async fn take_snapshot(&mut self, snapshot: &Snapshot, now: Timestamp) {
         let mut changes: BTreeMap<PoolName, Changed> = BTreeMap::new();
-        for (name, managed) in &mut self.pools {
-            let had_heard_all = managed.view.has_heard_all();
-            let mut changed = managed.view.listened(snapshot, now);
-            changed.decision |= !had_heard_all && managed.view.has_heard_all();
-            if changed != Changed::default() {
-                changes.insert(name.clone(), changed);
-            }
-        }
         for heard in &snapshot.instances {
             if let Some(managed) = self.pools.get_mut(&heard.pool) {
                 let changed = managed.view.heard(heard, now);
                 if changed != Changed::default() {
                     changes.entry(heard.pool.clone()).or_default().absorb(changed);
                 }
+            }
+        }
+        // Who was heard comes before who was silent all the time.
+        let listening = self.ears.take(snapshot, now);
+        for (name, managed) in &mut self.pools {
+            let changed = managed.view.listened(listening, snapshot.complete, now);
+            if changed != Changed::default() {
+                changes.entry(name.clone()).or_default().absorb(changed);
             }
         }
         for report in &snapshot.sensors {
@@ -301,7 +330,15 @@ impl Controller {
         }
     }
 
-    async fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
+    /// Looks for deadlines that passed without anybody acting on them.
+    fn check_deadlines(&self, now: Timestamp) {
+        let members = self.pools.values().flat_map(|m| m.view.members());
+        for violation in members.filter_map(|m| invariant::deadline_kept(&m.instance, now, DEADLINE_GRACE)) {
+            self.violated(&violation);
+        }
+    }
+
+    pub(crate) async fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
         let Some(managed) = self.pools.get_mut(name) else { return };
         if changed.decision {
             self.dirty.insert(name.clone());
@@ -334,10 +371,11 @@ impl Controller {
             let ids = changed.ask_site;
             let bus = self.parts.bus.clone();
             let within = *self.parts.config.ask_within;
+            let pool = name.clone();
             self.tasks.spawn(async move {
                 let look = Request::Look(Ids { instances: ids.clone(), epoch: 0 });
                 let answer = bus.ask(Caller::Service("controller"), look, within).await;
-                Back::Looked(ids, answer)
+                Back::Looked(pool, ids, answer)
             });
         }
         self.write_journal(journal).await;
@@ -352,7 +390,7 @@ impl Controller {
     }
 
     /// Keeps in mind whether the store works, and says so when that changes.
-    fn noted(&mut self, result: Result<(), String>, doing: &str) -> bool {
+    pub(crate) fn noted(&mut self, result: Result<(), String>, doing: &str) -> bool {
         match result {
             Ok(()) => {
                 if self.store_fault.take().is_some() {
@@ -383,155 +421,6 @@ impl Controller {
         self.send();
     }
 
-    async fn look_at(&mut self, name: &PoolName) {
-        let now = self.parts.clock.now();
-        if !self.make_sure(name, now).await {
-            return;
-        }
-        let Some(managed) = self.pools.get_mut(name) else { return };
-        if managed.view.pool.removed && managed.view.live() == 0 && managed.outbox.is_empty() {
-            self.forget(name, now).await;
-            return;
-        }
-        let statuses = sensor_changes(managed, now, name);
-        let Some(engine) = managed.engine.as_ref() else {
-            self.wake(name, now + *self.parts.config.look_every);
-            return;
-        };
-        let observation = managed.view.observation(now, managed.target, managed.memory.clone());
-        let decision = engine.decide(&observation);
-        self.parts.metrics.looks.with_label_values(&[name.as_str()]).inc();
-        let sensors = engine.sensors();
-        let wish = Wish {
-            now,
-            view: &managed.view,
-            decision: &decision,
-            sensors: &sensors,
-            target: managed.target,
-            guards: &managed.guards,
-            closed: self.closed,
-        };
-        let planned = plan(&wish);
-        let readable = crate::view::unreadable(managed.view.readings(), &sensors, now).is_empty();
-        let mut violations: Vec<Violation> = check(&managed.view, managed.target, &planned, readable);
-        let (commands, actions) = commands(&planned, managed, name, &self.parts.random, now);
-        let mut decided = Decided {
-            at: now,
-            engine: engine.version().to_owned(),
-            revision: managed.view.pool.revision,
-            observed: serde_json::Value::Null,
-            desired: decision.desired,
-            target: planned.target,
-            reasons: decision.reasons.clone(),
-            suppressed: planned.suppressed.clone(),
-            actions,
-        };
-        let differs = managed.last.as_ref().is_none_or(|last| !same_decision(last, &decided));
-        let mut journal = statuses;
-        let storm_was = managed.guards.storm.is_some();
-        if planned.guards.storm.is_some() != storm_was {
-            let event = match planned.suppressed.iter().find(|r| r.code == "storm") {
-                Some(reason) => Event::BreakerOpened { breaker: "storm".into(), reason: reason.clone() },
-                None => Event::BreakerClosed { breaker: "storm".into() },
-            };
-            journal.push(Entry::new(now, "controller", event).of(name));
-        }
-        let wake = [planned.look_again_at, managed.view.next_due(now), Some(now + *self.parts.config.look_every)].into_iter().flatten().min();
-        let memory_changed = managed.target != Some(planned.target) || managed.guards != planned.guards || managed.memory != decision.memory;
-        if planned.acts() || differs {
-            decided.observed = serde_json::to_value(&observation).unwrap_or_default();
-            journal.push(Entry::new(now, "controller", Event::Decided(Box::new(decided.clone()))).of(name));
-            let memory = PoolMemory {
-                target: Some(planned.target),
-                engine: engine.version().to_owned(),
-                memory: decision.memory.0.clone(),
-                guards: serde_json::to_value(&planned.guards).unwrap_or_default(),
-            };
-            let commit = DecisionCommit { memory: Some(memory), outbox: commands.clone(), journal };
-            let attempt = Attempt { decided, guards: planned.guards, memory: decision.memory, commands };
-            let result = self.parts.store.commit_decision(name, commit).await;
-            if !self.noted(result.map_err(|e| Chain(&e).to_string()), "record a decision") {
-                // Perhaps it was recorded all the same; until that is known nothing is done. Time tries again.
-                if let Some(managed) = self.pools.get_mut(name) {
-                    managed.unsure = Some(Box::new(attempt));
-                }
-                self.wake(name, now + *self.parts.config.tick);
-                return;
-            }
-            self.recorded(name, attempt, now);
-        } else {
-            if !journal.is_empty() {
-                self.write_journal(journal).await;
-            }
-            let Some(managed) = self.pools.get_mut(name) else { return };
-            if let Some(last) = managed.last.as_mut() {
-                // The same decision on newer numbers: shown, not written.
-                last.reasons = decided.reasons;
-                last.suppressed = decided.suppressed;
-            }
-            managed.unwritten |= memory_changed;
-            managed.guards = planned.guards;
-            managed.target = Some(planned.target);
-            managed.memory = decision.memory;
-        }
-        for violation in violations.drain(..) {
-            self.violated(&violation);
-        }
-        self.show_size(name);
-        if let Some(at) = wake {
-            self.wake(name, at.max(now + Duration::from_millis(1)));
-        }
-    }
-
-    /// A decision is in the store: from now on it is what was decided.
-    fn recorded(&mut self, name: &PoolName, attempt: Attempt, now: Timestamp) {
-        let Attempt { decided, guards, memory, commands } = attempt;
-        self.parts.metrics.decisions.with_label_values(&[name.as_str()]).inc();
-        for reason in &decided.suppressed {
-            self.parts.metrics.suppressed.with_label_values(&[name.as_str(), reason.code.as_ref()]).inc();
-        }
-        for action in &decided.actions {
-            let (what, n) = counted(action);
-            self.parts.metrics.actions.with_label_values(&[name.as_str(), what]).inc_by(n);
-            info!(pool = %name, target = decided.target, because = %because(&decided), "{what} {n}");
-        }
-        debug!(pool = %name, target = decided.target, because = %because(&decided), "decided");
-        let Some(managed) = self.pools.get_mut(name) else { return };
-        managed.remembered_at = now;
-        managed.unwritten = false;
-        managed.guards = guards;
-        managed.target = Some(decided.target);
-        managed.memory = memory;
-        managed.last = Some(decided);
-        for command in &commands {
-            overlay(&mut managed.view, command, now);
-        }
-        managed.outbox.push(commands);
-    }
-
-    /// After a write of which no reply came: what the store has of it counts. Otherwise its commands would be found there at the next
-    /// start, and carried out beside what was decided since. False when the store does not say yet.
-    async fn make_sure(&mut self, name: &PoolName, now: Timestamp) -> bool {
-        if self.pools.get(name).is_none_or(|managed| managed.unsure.is_none()) {
-            return true;
-        }
-        let outbox = match self.parts.store.outbox().await {
-            Ok(outbox) => outbox,
-            Err(error) => {
-                self.noted(Err(Chain(&error).to_string()), "read commands not yet accepted");
-                self.wake(name, now + *self.parts.config.tick);
-                return false;
-            }
-        };
-        let attempt = self.pools.get_mut(name).and_then(|managed| managed.unsure.take());
-        // One without commands is decided again, which changes nothing.
-        let is_there = |attempt: &Attempt| attempt.commands.first().is_some_and(|first| outbox.iter().any(|stored| stored.id == first.id));
-        if let Some(attempt) = attempt.filter(|attempt| is_there(attempt)) {
-            self.recorded(name, *attempt, now);
-        }
-        true
-    }
-
     pub(crate) fn wake(&mut self, name: &PoolName, at: Timestamp) {
         let Some(managed) = self.pools.get_mut(name) else { return };
         if let Some(before) = managed.wake {
@@ -546,125 +435,12 @@ impl Controller {
         self.dirty.insert(name.clone());
     }
 
-    fn violated(&self, violation: &Violation) {
+    pub(crate) fn violated(&self, violation: &Violation) {
         tracing::error!(invariant = violation.invariant.id(), what = violation.what, "something that must always be true is not");
         self.parts.metrics.violations.with_label_values(&[violation.invariant.id()]).inc();
     }
 
-    fn show_size(&self, name: &PoolName) {
-        let Some(managed) = self.pools.get(name) else { return };
-        let counts = managed.view.counts();
-        let set = |what: &str, n: u32| self.parts.metrics.size.with_label_values(&[name.as_str(), what]).set(i64::from(n));
-        set("target", managed.target.unwrap_or(0));
-        set("capacity", counts.capacity);
-        set("pending", counts.pending);
-        set("busy", counts.busy);
-        set("idle", counts.idle);
-        set("unhealthy", counts.unhealthy);
-        set("draining", counts.draining);
-        set("live", managed.view.live());
-        let breaker = |which: &str, open: bool| self.parts.metrics.breaker.with_label_values(&[name.as_str(), which]).set(i64::from(open));
-        breaker("storm", managed.guards.storm.is_some());
-        breaker("launch", managed.guards.launching.values().any(|b| b.open_until.is_some()));
-    }
-
-    /// Sends a command that is not kept: should it get lost, something else brings about the same.
-    pub(crate) fn send_once(&mut self, request: Request) {
-        let bus = self.parts.bus.clone();
-        let within = *self.parts.config.ask_within;
-        self.tasks.spawn(async move {
-            let result = bus.ask(Caller::Service("controller"), request, within).await;
-            if let Err(fault) = &result {
-                warn!(%fault, "a command was not accepted");
-            }
-            Back::Looked(Vec::new(), result)
-        });
-    }
-
-    /// Sends what is waiting, one command a pool at a time.
-    fn send(&mut self) {
-        let mut waiting = 0;
-        for (name, managed) in &mut self.pools {
-            waiting += managed.outbox.len();
-            if let Some(command) = managed.outbox.next() {
-                let bus = self.parts.bus.clone();
-                let within = *self.parts.config.ask_within;
-                let name = name.clone();
-                self.tasks.spawn(async move {
-                    let result = bus.ask(Caller::Service("controller"), command.request, within).await;
-                    Back::Sent(name, command.id, result)
-                });
-            }
-        }
-        self.parts.metrics.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-    }
-
-    async fn take_back(&mut self, back: Back) {
-        let now = self.parts.clock.now();
-        match back {
-            Back::Waited(name) => {
-                if let Some(managed) = self.pools.get_mut(&name) {
-                    managed.outbox.ready();
-                }
-            }
-            Back::Sent(name, id, result) => {
-                let Some(managed) = self.pools.get_mut(&name) else { return };
-                match managed.outbox.done(id, result) {
-                    None => {}
-                    Some(Sent::Again(wait, fault)) => {
-                        if managed.trouble.as_ref().map(|t| &t.code) != Some(&fault.code) {
-                            warn!(pool = %name, %fault, "a command was not accepted; it is sent again");
-                        }
-                        managed.trouble = Some(fault);
-                        self.parts.metrics.retries.with_label_values(&["any"]).inc();
-                        self.tasks.spawn(async move {
-                            tokio::time::sleep(wait).await;
-                            Back::Waited(name)
-                        });
-                    }
-                    Some(Sent::Accepted(command, answer)) => {
-                        managed.trouble = None;
-                        if let Request::WithdrawDrain(asked) = &command.request {
-                            let stay: Vec<InstanceId> = answer.read().unwrap_or_default();
-                            for id in asked.instances.iter().filter(|id| !stay.contains(id)) {
-                                managed.view.not_ordered(*id);
-                            }
-                        }
-                        self.forget_command(&name, command.id).await;
-                    }
-                    Some(Sent::Refused(command, fault)) => {
-                        warn!(pool = %name, op = command.request.op(), %fault, "a command was refused");
-                        undo_overlay(&mut managed.view, &command);
-                        managed.trouble = (fault.code != "closed").then_some(fault);
-                        self.forget_command(&name, command.id).await;
-                        self.wake(&name, now + *self.parts.config.tick);
-                    }
-                }
-            }
-            Back::Looked(ids, answer) => {
-                let words: Vec<(InstanceId, SiteWord)> = answer.and_then(Answer::read).unwrap_or_default();
-                for id in ids {
-                    let word = words.iter().find(|(other, _)| *other == id).map_or(SiteWord::NoAnswer, |(_, word)| *word);
-                    let Some(name) = self.pools.iter().find(|(_, m)| m.view.member(id).is_some()).map(|(name, _)| name.clone()) else { continue };
-                    let Some(managed) = self.pools.get_mut(&name) else { continue };
-                    let changed = managed.view.site_said(id, word, now);
-                    self.take_changed(&name, changed, now).await;
-                    self.dirty.insert(name);
-                }
-            }
-        }
-    }
-
-    async fn forget_command(&mut self, name: &PoolName, id: Uuid) {
-        // A command that is forgotten too late is only sent once more, which is harmless.
-        let result = self.parts.store.accepted(&[id]).await;
-        self.noted(result.map_err(|e| Chain(&e).to_string()), "note that a command was accepted");
-        if self.pools.get(name).is_some_and(|m| m.view.pool.removed) {
-            self.dirty.insert(name.clone());
-        }
-    }
-
-    async fn forget(&mut self, name: &PoolName, now: Timestamp) {
+    pub(crate) async fn forget(&mut self, name: &PoolName, now: Timestamp) {
         let journal = vec![Entry::new(now, "controller", Event::PoolForgotten).of(name)];
         let result = self.parts.store.forget_pool(name, journal).await;
         if !self.noted(result.map_err(|e| Chain(&e).to_string()), "forget a removed pool") {
@@ -677,6 +453,7 @@ impl Controller {
                 self.wakes.remove(&(at, name.clone()));
             }
         }
+        self.parts.metrics.forget(name);
         self.tell_pools();
     }
 
@@ -693,10 +470,13 @@ impl Controller {
                 memory: managed.memory.0.clone(),
                 guards: serde_json::to_value(&managed.guards).unwrap_or_default(),
             };
-            managed.remembered_at = now;
-            managed.unwritten = false;
-            let result = self.parts.store.commit_decision(&name, DecisionCommit { memory: Some(memory), ..DecisionCommit::default() }).await;
-            self.noted(result.map_err(|e| Chain(&e).to_string()), "write what is remembered");
+            let commit = DecisionCommit { memory: Some(memory), ..DecisionCommit::default() };
+            let result = self.parts.store.commit_decision(&name, commit).await;
+            let written = self.noted(result.map_err(|e| Chain(&e).to_string()), "write what is remembered");
+            if let Some(managed) = self.pools.get_mut(&name).filter(|_| written) {
+                managed.remembered_at = now;
+                managed.unwritten = false;
+            }
         }
     }
 
@@ -753,7 +533,10 @@ impl Controller {
                 dropped.push(format!("memory of {} is not handed to {version}", stored.engine));
             }
             match serde_json::from_value(stored.guards) {
-                Ok(guards) => managed.guards = guards,
+                Ok(guards) => {
+                    managed.guards = guards;
+                    managed.guards.not_after(now);
+                }
                 Err(error) => dropped.push(format!("what the guardrails remembered: {error}")),
             }
         }
@@ -771,163 +554,4 @@ pub(crate) fn make_engine(engines: &Registry, pool: &Pool) -> Result<Box<dyn Eng
         let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Fault::new("bad-config", format!("pool {}: engine {name}: {}", pool.name, all.join("; ")))
     })
-}
-
-/// Journal entries for sensors whose status changed since the last look.
-fn sensor_changes(managed: &mut Managed, now: Timestamp, name: &PoolName) -> Vec<Entry> {
-    let mut journal = Vec::new();
-    for (sensor, reading) in managed.view.readings() {
-        let word = reading.status(now).word();
-        let before = managed.statuses.insert(sensor.clone(), word);
-        if before.is_some_and(|before| before != word) || (before.is_none() && word == "invalid") {
-            let event = Event::SensorChanged { sensor: sensor.clone(), status: word.to_owned(), fault: reading.fault.clone() };
-            journal.push(Entry::new(now, "controller", event).of(name));
-        }
-    }
-    journal
-}
-
-/// Whether a decision says nothing that the last one did not: the same sizes for the same kinds of reasons.
-fn same_decision(last: &Decided, new: &Decided) -> bool {
-    let codes = |reasons: &[Reason]| reasons.iter().map(|r| r.code.clone()).collect::<Vec<_>>();
-    last.desired == new.desired
-        && last.target == new.target
-        && last.engine == new.engine
-        && last.revision == new.revision
-        && codes(&last.reasons) == codes(&new.reasons)
-        && codes(&last.suppressed) == codes(&new.suppressed)
-}
-
-fn because(decided: &Decided) -> String {
-    decided.reasons.iter().chain(&decided.suppressed).map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
-}
-
-fn counted(action: &Action) -> (&'static str, u64) {
-    let (what, n) = match action {
-        Action::Launch { instances, .. } => ("launch", instances.len()),
-        Action::Drain { instances, .. } => ("drain", instances.len()),
-        Action::WithdrawDrain { instances } => ("withdraw-drain", instances.len()),
-        Action::Terminate { instances, .. } => ("terminate", instances.len()),
-    };
-    (what, u64::try_from(n).unwrap_or(u64::MAX))
-}
-
-/// What must be true of a plan, whatever engine it came from.
-fn check(view: &View, target: Option<u32>, plan: &Plan, readable: bool) -> Vec<Violation> {
-    let ended: usize = plan.terminate.iter().map(|(_, ids)| ids.len()).sum();
-    let drained: usize = plan.drains.iter().map(|(_, ids)| ids.len()).sum();
-    let launched: usize = plan.launches.iter().map(|b| b.wanted.len()).sum();
-    let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let counts = view.counts();
-    let staying = (counts.capacity + counts.unhealthy).saturating_sub(size(ended + drained)) + size(plan.withdraw.len());
-    let limits = &view.pool.spec.limits;
-    let most = limits.replacements((counts.capacity + counts.unhealthy).max(plan.target));
-    [
-        invariant::within_max(staying, size(launched), view.pool.spec.max),
-        invariant::no_blind_shrink(target.unwrap_or(plan.target), plan.target, view.pool.spec.max, readable || view.pool.removed),
-        invariant::within_replacement_limit(&plan.guards.replaced, most, *limits.replace_window)
-            .filter(|_| plan.terminate.iter().any(|(why, _)| *why == Cause::Unhealthy)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-/// The commands that carry out a plan, and what they are in the journal.
-fn commands(plan: &Plan, managed: &Managed, name: &PoolName, random: &Random, now: Timestamp) -> (Vec<Outgoing>, Vec<Action>) {
-    let pool = &managed.view.pool;
-    let mut commands = Vec::new();
-    let mut actions = Vec::new();
-    let mut add = |request| commands.push(Outgoing { id: random.uuid(now), pool: name.clone(), request, since: now });
-    for (why, ids) in &plan.terminate {
-        add(Request::Terminate(Terminate { instances: ids.clone(), why: *why, epoch: 0 }));
-        actions.push(Action::Terminate { instances: ids.iter().map(|(id, _)| *id).collect(), why: *why });
-    }
-    if !plan.withdraw.is_empty() {
-        add(Request::WithdrawDrain(Ids { instances: plan.withdraw.clone(), epoch: 0 }));
-        actions.push(Action::WithdrawDrain { instances: plan.withdraw.clone() });
-    }
-    // Before what is launched in their place, so that no launch is recorded above the maximum.
-    for (why, ids) in &plan.drains {
-        let drain = Drain { since: now, deadline: now + *pool.spec.limits.drain, why: *why };
-        add(Request::Drain(DrainOrder { instances: ids.clone(), drain, epoch: 0 }));
-        actions.push(Action::Drain { instances: ids.clone(), why: *why });
-    }
-    for batch in &plan.launches {
-        let launch = random.launch(now);
-        let instances: Vec<Wanted> = batch
-            .wanted
-            .iter()
-            .map(|slot| {
-                let (slot, variables) = slot.clone().map_or((None, BTreeMap::new()), |(label, vars)| (Some(label), vars));
-                Wanted { id: random.instance(now), slot, variables }
-            })
-            .collect();
-        actions.push(Action::Launch { launch, site: batch.site.clone(), instances: instances.iter().map(|w| (w.id, w.slot.clone())).collect() });
-        add(Request::Launch(Box::new(LaunchRequest {
-            launch,
-            pool: name.clone(),
-            site: batch.site.clone(),
-            template: pool.template.clone(),
-            template_version: pool.template_version.clone(),
-            instances,
-            min: 1,
-            epoch: 0,
-        })));
-    }
-    (commands, actions)
-}
-
-/// Lets a view count what a command asks for as done.
-fn overlay(view: &mut View, command: &Outgoing, now: Timestamp) {
-    match &command.request {
-        Request::Launch(request) => {
-            for (index, wanted) in request.instances.iter().enumerate() {
-                let instance = requesting(request, wanted, u32::try_from(index).unwrap_or(u32::MAX), command.since);
-                view.instance(Arc::new(instance), now);
-            }
-        }
-        Request::Drain(order) => order.instances.iter().for_each(|id| view.ordered(*id, Ordered::Drain, now)),
-        Request::WithdrawDrain(ids) => ids.instances.iter().for_each(|id| view.ordered(*id, Ordered::Stay, now)),
-        Request::Terminate(order) => order.instances.iter().for_each(|(id, _)| view.ordered(*id, Ordered::End, now)),
-        _ => {}
-    }
-}
-
-fn undo_overlay(view: &mut View, command: &Outgoing) {
-    match &command.request {
-        Request::Launch(request) => request.instances.iter().for_each(|wanted| view.refused(wanted.id)),
-        Request::Drain(order) => order.instances.iter().for_each(|id| view.not_ordered(*id)),
-        Request::WithdrawDrain(ids) => ids.instances.iter().for_each(|id| view.not_ordered(*id)),
-        Request::Terminate(order) => order.instances.iter().for_each(|(id, _)| view.not_ordered(*id)),
-        _ => {}
-    }
-}
-
-/// The record of an instance that the provisioner has not accepted yet: version 0, so that its own word always counts for more.
-fn requesting(request: &LaunchRequest, wanted: &Wanted, index: u32, since: Timestamp) -> Instance {
-    Instance {
-        id: wanted.id,
-        pool: request.pool.clone(),
-        launch: request.launch,
-        index,
-        site: request.site.clone(),
-        slot: wanted.slot.clone(),
-        variables: wanted.variables.clone(),
-        template: request.template_version.clone(),
-        state: State::Requesting,
-        version: 0,
-        created_at: since,
-        state_since: since,
-        deadline: None,
-        machine: None,
-        address: None,
-        ready_at: None,
-        drain: None,
-        ending: None,
-        fault: None,
-        exit: None,
-        protected: false,
-        claim: None,
-    }
 }

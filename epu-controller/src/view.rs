@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use epu_core::fact::{Heard, Snapshot};
+use epu_core::fact::Heard;
 use epu_core::health::Health;
 use epu_core::heartbeat::Condition;
 use epu_core::id::{InstanceId, SensorName, SiteName, SlotLabel};
@@ -24,9 +24,10 @@ use epu_core::time::{Timestamp, millis};
 use epu_decision_engines::{Counts, Memory, Observation, Seen as SeenReading};
 
 use crate::guards::{EARLY_EXIT, LaunchOutcome, Turned};
-use crate::health::{self, Listening};
+use crate::health;
+use crate::listening::Listening;
 
-/// An order that the provisioner has not confirmed is forgotten after this, and given again if it is still wanted.
+/// An order that was accepted and that no record shows is forgotten after this, and given again if it is still wanted.
 const ORDER_LASTS: Duration = Duration::from_secs(60);
 /// Ended instances are watched for this long, beyond the zombie time, in case they are heard from.
 const ENDED_LASTS: Duration = Duration::from_secs(600);
@@ -53,12 +54,24 @@ pub enum Class {
 /// What was ordered and not yet confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ordered {
+    /// To come to be.
+    Come,
     /// To drain.
     Drain,
     /// Not to drain after all.
     Stay,
     /// To end.
     End,
+}
+
+/// An order that the provisioner's record does not show yet.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    what: Ordered,
+    /// The record it was made on: a newer one speaks for itself.
+    version: u64,
+    /// When it is forgotten; never while its command is still to be accepted.
+    until: Option<Timestamp>,
 }
 
 /// One instance as this pool's view has it.
@@ -82,7 +95,7 @@ pub struct Member {
     pub out_since: Option<Timestamp>,
     /// What the site said since.
     pub site: Option<SiteWord>,
-    ordered: Option<(Ordered, u64, Timestamp)>,
+    ordered: Option<Note>,
     due: Option<Timestamp>,
     class: Class,
     key: Option<VictimKey>,
@@ -118,12 +131,24 @@ impl Member {
         self.class
     }
 
+    /// Whether it is on its way out, by its record or by an order that is on its way.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.instance.is_leaving() || self.ordered.is_some_and(|note| matches!(note.what, Ordered::Drain | Ordered::End))
+    }
+
+    /// Whether its worker was told to drain while no order to drain stands: it will not work again, and nothing ends it.
+    #[must_use]
+    pub fn drains_unordered(&self) -> bool {
+        self.told_to_drain && self.instance.drain.is_none() && self.ordered.is_none() && self.class == Class::Draining
+    }
+
     fn worker_failed(&self) -> bool {
         self.instance.exit.as_ref().is_some_and(|exit| !exit.is_success())
     }
 
     fn classify(&self) -> Class {
-        let ordered = self.ordered.map(|(what, _, _)| what);
+        let ordered = self.ordered.map(|note| note.what);
         if self.instance.state.is_end() {
             Class::Ended
         } else if self.instance.state == State::Terminating || ordered == Some(Ordered::End) {
@@ -187,8 +212,7 @@ pub struct View {
     settings: u64,
     /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
     waiting: BTreeSet<InstanceId>,
-    listening: BTreeMap<String, Listening>,
-    /// What they come to together.
+    /// When somebody listened.
     listened: Option<Listening>,
     heard_all: bool,
     readings: Readings,
@@ -218,7 +242,6 @@ impl View {
             index: Index::default(),
             settings: 0,
             waiting: BTreeSet::new(),
-            listening: BTreeMap::new(),
             listened: None,
             heard_all: false,
             readings: Readings::new(),
@@ -264,7 +287,7 @@ impl View {
         }
         if let Some(member) = self.members.get_mut(&id) {
             self.index.change(member, |member| {
-                if member.ordered.is_some_and(|(_, version, _)| instance.version > version) {
+                if member.ordered.is_some_and(|note| instance.version > note.version) {
                     member.ordered = None;
                 }
                 member.instance = instance;
@@ -284,10 +307,19 @@ impl View {
     }
 
     /// Notes what was ordered, until the provisioner's record says so itself.
-    pub fn ordered(&mut self, id: InstanceId, what: Ordered, now: Timestamp) {
+    pub fn ordered(&mut self, id: InstanceId, what: Ordered) {
         if let Some(member) = self.members.get_mut(&id) {
+            let note = Note { what, version: member.instance.version, until: None };
+            self.index.change(member, |member| member.ordered = Some(note));
+        }
+    }
+
+    /// The command was accepted: should the provisioner's record not follow, the note is dropped after a while.
+    pub fn accepted(&mut self, id: InstanceId, now: Timestamp) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        if let Some(note) = member.ordered.as_mut() {
             let until = now + ORDER_LASTS;
-            self.index.change(member, |member| member.ordered = Some((what, member.instance.version, until)));
+            note.until = Some(until);
             let due = member.due.map_or(until, |due| due.min(until));
             self.index.set_due(member, Some(due));
         }
@@ -300,25 +332,16 @@ impl View {
         }
     }
 
-    /// Takes in that an aggregator has been listening, from whatever snapshot, and looks again at those that waited for it.
-    pub fn listened(&mut self, snapshot: &Snapshot, now: Timestamp) -> Changed {
-        let since = Timestamp(now.0.saturating_sub(snapshot.listening_for_ms.max(0)));
-        match self.listening.get_mut(&snapshot.aggregator) {
-            Some(term) => {
-                // The same term may look a little shorter or longer by the way the message took; a new one is much shorter.
-                if since > term.until {
-                    term.since = since;
-                }
-                term.until = now;
-            }
-            None => drop(self.listening.insert(snapshot.aggregator.clone(), Listening { since, until: now })),
+    /// Takes in that somebody has listened, and whether all that is known has been told; looks again at those that waited for it.
+    /// To be called after [`Self::heard`] for what came with it.
+    pub fn listened(&mut self, listening: Listening, complete: bool, now: Timestamp) -> Changed {
+        self.listened = Some(listening);
+        let mut changed = Changed { decision: complete && !self.heard_all, ..Changed::default() };
+        self.heard_all |= complete;
+        if self.waiting.is_empty() {
+            return changed;
         }
-        self.listening.retain(|_, l| now.since(l.until) < Duration::from_secs(300));
-        self.listened = together(&self.listening);
-        self.heard_all |= snapshot.complete;
-        let waiting = std::mem::take(&mut self.waiting);
-        let mut changed = Changed::default();
-        for id in waiting {
+        for id in std::mem::take(&mut self.waiting) {
             changed.absorb(self.judge(id, now));
         }
         changed
@@ -394,9 +417,14 @@ impl View {
                 self.take_out(id);
                 continue;
             }
-            if member.ordered.is_some_and(|(_, _, until)| until <= now) {
-                self.not_ordered(id);
+            if member.ordered.is_some_and(|note| note.until.is_some_and(|until| until <= now)) {
                 changed.decision = true;
+                if member.instance.state == State::Requesting {
+                    // It was accepted, and yet there is no record of it: whatever became of it, it is not coming.
+                    self.take_out(id);
+                    continue;
+                }
+                self.not_ordered(id);
             }
             changed.absorb(self.judge(id, now));
         }
@@ -575,7 +603,7 @@ impl View {
         }
         let look_at = verdict.look_at.filter(|_| !overdue);
         let ended = member.instance.state.is_end().then(|| member.instance.state_since + *self.pool.spec.health.zombie + ENDED_LASTS);
-        let order_ends = member.ordered.map(|(_, _, until)| until);
+        let order_ends = member.ordered.and_then(|note| note.until);
         self.index.set_due(member, [look_at, ended, order_ends].into_iter().flatten().min());
         changed
     }
@@ -717,20 +745,6 @@ impl Index {
     }
 }
 
-/// The time without a gap up to the newest word of any of them.
-fn together(listening: &BTreeMap<String, Listening>) -> Option<Listening> {
-    let mut terms: Vec<Listening> = listening.values().copied().collect();
-    terms.sort_by_key(|l| std::cmp::Reverse(l.until));
-    let mut terms = terms.into_iter();
-    let mut whole = terms.next()?;
-    for term in terms {
-        if term.until >= whole.since {
-            whole.since = whole.since.min(term.since);
-        }
-    }
-    Some(whole)
-}
-
 fn lingers(instance: &Instance, now: Timestamp) -> bool {
     now.since(instance.state_since) < ENDED_LASTS
 }
@@ -744,6 +758,8 @@ fn turned(before: Option<&Instance>, after: &Instance, now: Timestamp) -> Option
         (Turned::Short, now)
     } else if was < State::Running && after.state == State::Running {
         (Turned::Out, after.state_since)
+    } else if was < State::Rejected && after.state == State::Rejected && after.fault.as_ref().is_none_or(|fault| fault.code != "closed") {
+        (Turned::Bad, now)
     } else if was < State::RunningFailed && (after.state == State::RunningFailed || after.state == State::Failed) && !asked_to_go {
         (Turned::Bad, after.state_since)
     } else {

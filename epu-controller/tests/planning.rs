@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epu_controller::guards::{Breaker, Guards};
+use epu_controller::listening::Listening;
 use epu_controller::plan::{Plan, Wish, plan};
 use epu_controller::view::{Ordered, View};
-use epu_core::fact::{Heard, Snapshot};
+use epu_core::fact::Heard;
 use epu_core::heartbeat::Condition;
 use epu_core::id::{InstanceId, LaunchId, SiteName, SlotLabel};
 use epu_core::instance::{Cause, Exit, Instance, Work};
@@ -56,8 +57,7 @@ impl World {
     }
 
     fn hear_all(&mut self) {
-        let snapshot = Snapshot { aggregator: "a".into(), listening_for_ms: self.now * 1_000, instances: vec![], sensors: vec![], complete: true };
-        self.view.listened(&snapshot, at(self.now));
+        self.view.listened(Listening { since: at(0), until: at(self.now) }, true, at(self.now));
     }
 
     fn add(&mut self, state: State, slot: Option<&str>) -> InstanceId {
@@ -123,10 +123,10 @@ impl World {
         self.target = Some(planned.target);
         self.guards = planned.guards.clone();
         for id in planned.drains.iter().flat_map(|(_, ids)| ids) {
-            self.view.ordered(*id, Ordered::Drain, at(self.now));
+            self.view.ordered(*id, Ordered::Drain);
         }
         for (id, _) in planned.terminate.iter().flat_map(|(_, ids)| ids) {
-            self.view.ordered(*id, Ordered::End, at(self.now));
+            self.view.ordered(*id, Ordered::End);
         }
         planned
     }
@@ -187,21 +187,96 @@ fn victims_are_not_yet_running_ones_newest_first_then_the_longest_idle() {
     for desired in [4, 3, 2, 1] {
         world.now += 1;
         let planned = world.decide(desired);
-        order.extend(ended(&planned));
         order.extend(drained(&planned));
     }
     assert_eq!(order, [booting_new, booting_old, idle_long, idle_short]);
 }
 
 #[test]
-fn running_victims_are_drained_and_booting_ones_ended() {
+fn victims_are_drained_booting_ones_too_since_they_may_have_begun_to_work() {
     let mut world = World::calm();
     let runs = world.running(1)[0];
     let boots = world.add(State::Started, None);
     world.target = Some(2);
     let planned = world.decide(0);
-    assert_eq!(planned.drains, vec![(Cause::ScaleIn, vec![runs])]);
-    assert_eq!(planned.terminate, vec![(Cause::ScaleIn, vec![(boots, Work::Idle)])]);
+    assert_eq!(planned.drains, vec![(Cause::ScaleIn, vec![boots, runs])]);
+    assert!(planned.terminate.is_empty());
+}
+
+#[test]
+fn a_sick_one_that_keeps_its_place_goes_before_a_healthy_one() {
+    let mut world = World::new(serde_json::json!({"cooldown-down": "0s", "stabilization": "0s", "replace-at-once": 1}));
+    let ids = world.running(4);
+    world.target = Some(4);
+    world.now = 20;
+    for id in &ids[..2] {
+        world.change(*id, |i| i.exit = Some(Exit { code: Some(1), signal: None, output: String::new() }));
+    }
+    assert_eq!(ended(&world.decide(4)), [ids[0]], "one is replaced, the other keeps its place");
+    world.add(State::Requesting, None);
+    world.now = 21;
+    let planned = world.decide(3);
+    assert_eq!(drained(&planned), [ids[1]]);
+    assert!(!world.decide(3).acts(), "and not again");
+}
+
+#[test]
+fn nothing_is_launched_above_a_maximum_that_was_lowered_while_shrinking_is_held_back() {
+    let mut world = World::calm();
+    world.running(8);
+    world.target = Some(10);
+    let mut changed = world.view.pool.as_ref().clone();
+    changed.spec.max = 5;
+    changed.paused.shrink = true;
+    changed.spec.placements = serde_json::from_value(serde_json::json!([{"site": "here"}, {"site": "far", "max": 9}])).unwrap();
+    world.view.set_pool(Arc::new(changed), at(0));
+    assert_eq!(launched(&world.decide(10)), 0);
+}
+
+#[test]
+fn a_worker_that_heard_of_a_drain_that_was_withdrawn_is_given_the_order_again() {
+    let mut world = World::calm();
+    let id = world.running(2)[0];
+    world.target = Some(1);
+    world.now = 1;
+    let heard = Heard {
+        instance: id,
+        pool: world.view.pool.name.clone(),
+        ago_ms: 0,
+        condition: Condition::Ok,
+        work: Work::Busy,
+        work_for_ms: 0,
+        draining: true,
+        sent_at: at(1),
+    };
+    world.view.heard(&heard, at(1));
+    assert_eq!(world.decide(1).drains, vec![(Cause::ScaleIn, vec![id])]);
+}
+
+#[test]
+fn a_launch_that_was_refused_counts_as_one_that_came_to_nothing() {
+    let mut world = World::new(serde_json::json!({"launch-failures": 2}));
+    for n in 1..=2 {
+        assert_eq!(launched(&world.decide(1)), 1, "try {n}");
+        let id = world.add(State::Requesting, None);
+        world.change(id, |i| i.state = State::Rejected);
+        world.now += 1;
+    }
+    assert_eq!(launched(&world.decide(1)), 0, "or it would spin");
+}
+
+#[test]
+fn an_order_stands_as_long_as_its_command_waits_and_a_while_after() {
+    let mut world = World::calm();
+    let id = world.running(2)[0];
+    world.view.ordered(id, Ordered::Drain);
+    world.view.look(at(10_000));
+    assert_eq!(world.view.counts().draining, 1, "the command has not been accepted yet");
+    world.view.accepted(id, at(10_000));
+    world.view.look(at(10_059));
+    assert_eq!(world.view.counts().draining, 1);
+    world.view.look(at(10_061));
+    assert_eq!(world.view.counts().draining, 0, "no record followed");
 }
 
 #[test]

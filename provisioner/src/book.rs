@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use epu_core::Fault;
 use epu_core::id::{InstanceId, LaunchId, SiteName};
 use epu_core::instance::Instance;
 use epu_core::launch::Launch;
@@ -24,6 +25,8 @@ pub(crate) struct Book {
     recent: BTreeMap<InstanceId, Arc<Instance>>,
     recent_order: VecDeque<(Timestamp, InstanceId)>,
     due: BTreeSet<(Timestamp, InstanceId)>,
+    /// Those that are due at another time than their records say, until they change.
+    put_off: BTreeMap<InstanceId, Timestamp>,
     sites: BTreeMap<SiteName, OnSite>,
     launches: BTreeMap<LaunchId, Launching>,
     /// Those launches that have no outcome: few, however many there are.
@@ -49,6 +52,8 @@ pub(crate) struct Launching {
     /// Not to be called before.
     pub(crate) next_at: Timestamp,
     pub(crate) failures: u32,
+    /// What the site said when it would not launch it: it is not called any more.
+    pub(crate) refused: Option<Fault>,
     /// When the last call ended, or when this process began to know the launch.
     pub(crate) quiet_since: Timestamp,
 }
@@ -61,6 +66,7 @@ impl Launching {
             calling: false,
             next_at: now,
             failures: 0,
+            refused: None,
             quiet_since: now,
         }
     }
@@ -76,6 +82,7 @@ impl Book {
         let mut before = std::mem::take(&mut self.launches);
         self.live.clear();
         self.due.clear();
+        self.put_off.clear();
         self.sites.clear();
         self.open.clear();
         for launch in launches {
@@ -137,7 +144,7 @@ impl Book {
 
     fn take(&mut self, id: InstanceId) {
         let Some(old) = self.live.remove(&id) else { return };
-        if let Some(at) = lifecycle::due_at(&old) {
+        if let Some(at) = self.put_off.remove(&id).or_else(|| lifecycle::due_at(&old)) {
             self.due.remove(&(at, id));
         }
         if let Some(site) = self.sites.get_mut(&old.site) {
@@ -207,12 +214,34 @@ impl Book {
             .collect()
     }
 
+    /// Looks at a live instance again at `at` and not when its record says so; nothing is written for that.
+    pub(crate) fn put_off(&mut self, id: InstanceId, at: Timestamp) {
+        let Some(instance) = self.live.get(&id) else { return };
+        let before = self.put_off.insert(id, at).or_else(|| lifecycle::due_at(instance));
+        if let Some(before) = before {
+            self.due.remove(&(before, id));
+        }
+        self.due.insert((at, id));
+    }
+
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
         self.due.first().map(|(at, _)| *at)
     }
 
     pub(crate) fn on_site(&self, site: &SiteName) -> Option<&OnSite> {
         self.sites.get(site)
+    }
+
+    /// Every site that was ever one of a live instance since the book was read.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = (&SiteName, &OnSite)> {
+        self.sites.iter()
+    }
+
+    /// Whether this is the recorded machine of a live instance on any other site.
+    pub(crate) fn is_elsewhere(&self, site: &SiteName, machine: &str) -> bool {
+        self.sites
+            .iter()
+            .any(|(name, on_site)| name != site && on_site.machines.contains_key(machine))
     }
 
     pub(crate) fn launch(&self, id: LaunchId) -> Option<&Launching> {

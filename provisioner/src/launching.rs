@@ -2,8 +2,9 @@
 //!
 //! A launch and its instances are recorded in one transaction, and answered, before the call is made. The call is repeated byte by
 //! byte with the same token while it fails in a way that may pass, waiting longer each time, until the launch window ends. From
-//! then on, and when everything of it has been told to end meanwhile, it is not called any more and only a complete list of the site
-//! settles what came of it (`watching`).
+//! then on, when the site said that it will not launch it, and when everything of it has been told to end meanwhile, it is not called
+//! any more and only a complete list of the site settles what came of it (`watching`): an error says nothing of what was started
+//! before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,6 +186,7 @@ impl Service {
     /// Whether calling again makes sense: nothing came of it yet, it is not too late, and somebody still wants it.
     pub(crate) fn is_wanted(&self, known: &Launching, now: Timestamp) -> bool {
         known.launch.outcome.is_none()
+            && known.refused.is_none()
             && now < known.launch.accepted_at + *self.config.launch_window
             && known
                 .ids()
@@ -273,7 +275,13 @@ impl Service {
                     }
                 }
             }
-            Err(error) => self.came_to_nothing(&launch, &error.fault()),
+            // Part of it may have come all the same, in this call or in one whose answer was lost.
+            Err(error) => {
+                if let Some(known) = self.book.launch_mut(id) {
+                    known.refused = Some(error.fault());
+                }
+                self.look_soon(&launch.request.site, now);
+            }
         }
     }
 

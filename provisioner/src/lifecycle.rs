@@ -60,7 +60,7 @@ pub enum Happening {
     Drained(Exit),
     /// Its worker ended unasked.
     Exited(Exit),
-    /// It is to drain.
+    /// It is to drain, for as long as lies between the order and its deadline, counted from now. The same order again changes nothing.
     Drain(Drain),
     /// It is to go on.
     WithdrawDrain,
@@ -188,7 +188,8 @@ pub fn step(was: &Instance, happening: Happening, now: Timestamp, limits: &Deadl
                 next.exit.get_or_insert(exit);
             }
         }
-        Happening::Drain(drain) => {
+        Happening::Drain(ordered) => {
+            let drain = accepted(ordered, now);
             let may_work = next.claim.is_some() && next.state < State::RunningFailed || next.state == State::Running;
             if next.state < State::Terminating && !may_work {
                 // Nothing runs there that could be interrupted.
@@ -251,6 +252,14 @@ fn enter(instance: &mut Instance, to: State, now: Timestamp, limits: &Deadlines)
     instance.state = to;
     instance.state_since = now;
     instance.deadline = deadline;
+}
+
+/// A drain order as it is from its acceptance on. It may have been under way for long, and its time is the worker's: it begins now.
+fn accepted(ordered: Drain, now: Timestamp) -> Drain {
+    Drain {
+        deadline: now + ordered.deadline.since(ordered.since),
+        ..ordered
+    }
 }
 
 fn ending(instance: &Instance, why: Cause, work: Work, now: Timestamp) -> Ending {

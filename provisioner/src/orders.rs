@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use epu_bus::Answering;
 use epu_core::Fault;
@@ -12,8 +13,9 @@ use epu_core::life::State;
 use epu_core::request::{Answer, Caller, DrainOrder, Ids, Logs, Protect, SiteStatus, SiteWord, Teardown, Terminate};
 use serde_json::Value;
 
+use crate::book::OnSite;
 use crate::iaas::MachineState;
-use crate::lifecycle::Happening;
+use crate::lifecycle::{Happening, step};
 use crate::service::Service;
 use crate::site::Done;
 use crate::turn::store_failed;
@@ -23,6 +25,9 @@ const LINES_MAX: u32 = 10_000;
 
 /// Questions that may wait for sites.
 const QUESTIONS_MAX: usize = 10_000;
+
+/// Most ids of one order or question that are looked up in the store. Live instances and those that ended a moment ago are in memory.
+const READ_MOST: usize = 1_000;
 
 const NOTHING: Answer = Answer::Json(Value::Null);
 
@@ -40,32 +45,50 @@ impl Service {
         Ok(())
     }
 
-    /// Makes the same happen to several instances. Those that have ended are told again, since whoever asks does not know. Ids that
-    /// nobody knows are a fault for an operator, who mistyped; for a service they are old.
+    /// Makes the same happen to several instances, to all or, when one is wrong, to none. Those that have ended are told again, since
+    /// whoever asks does not know. Ids that nobody knows are a fault for an operator, who mistyped; for a service they are old.
     async fn happen_to(&mut self, caller: &Caller, what: Vec<(InstanceId, Happening)>) -> Result<Answer, Fault> {
-        let who = caller.name();
+        let is_operator = matches!(caller, Caller::Operator(_));
         let mut again = Vec::new();
+        let mut live = Vec::new();
+        let mut read = 0;
         for (id, happening) in what {
-            let known = match self.instance(id) {
-                Some(instance) => Some(instance.clone()),
-                None => self.store.instance(id).await.map_err(|error| store_failed(&error))?.map(Arc::new),
-            };
-            match known {
-                Some(instance) if !instance.is_live() => again.push(instance),
-                Some(_) if self.instance(id).is_none() => {
+            if let Some(instance) = self.instance(id) {
+                if instance.is_live() {
+                    let (now, limits) = (self.clock.now(), self.limits(instance.launch));
+                    step(instance, happening.clone(), now, &limits)
+                        .map_err(|why| Fault::new("conflict", format!("instance {id}: {why}")))?;
+                    live.push((id, happening));
+                } else {
+                    again.push(instance.clone());
+                }
+                continue;
+            }
+            read += 1;
+            if read > READ_MOST {
+                if is_operator {
+                    let text = format!("more than {READ_MOST} of these ids are of no live instance; name fewer");
+                    return Err(Fault::new("bad-request", text));
+                }
+                // What a service believes of the rest is set right when everything is told.
+                continue;
+            }
+            match self.store.instance(id).await.map_err(|error| store_failed(&error))? {
+                Some(instance) if instance.is_live() => {
                     self.reload_at = Some(self.clock.now());
                     return Err(Fault::new("store-failed", "the records are being read anew; repeat"));
                 }
-                Some(_) => {
-                    if let Err(why) = self.happen(id, happening, &who) {
-                        return Err(Fault::new("conflict", format!("instance {id}: {why}")));
-                    }
-                }
-                None if matches!(caller, Caller::Operator(_)) => {
+                Some(instance) => again.push(Arc::new(instance)),
+                None if is_operator => {
                     return Err(Fault::new("no-such-instance", format!("no instance has the id {id}")));
                 }
                 None => {}
             }
+        }
+        let who = caller.name();
+        for (id, happening) in live {
+            let happened = self.happen(id, happening, &who);
+            happened.map_err(|why| Fault::new("conflict", format!("instance {id}: {why}")))?;
         }
         self.tell(again);
         Ok(NOTHING)
@@ -142,6 +165,19 @@ impl Service {
         Answer::of(&live.len())
     }
 
+    /// What a closed installation still has that nobody told to go: a teardown was cut short between its two steps. Whether it was
+    /// to be forced, or how long it was to take, went with it.
+    pub(crate) fn drain_the_rest(&mut self, within: Duration) {
+        let now = self.clock.now();
+        let ids: Vec<InstanceId> = self.book.live().map(|instance| instance.id).collect();
+        for id in ids {
+            if self.instance(id).is_some_and(|instance| !instance.is_leaving()) {
+                let (since, deadline, why) = (now, now + within, Cause::Teardown);
+                self.happen_quietly(id, Happening::Drain(Drain { since, deadline, why }));
+            }
+        }
+    }
+
     pub(crate) async fn open(&mut self, caller: &Caller) -> Result<Answer, Fault> {
         let journal = vec![Entry::new(self.clock.now(), caller.name(), Remembered::Opened)];
         if self.closed {
@@ -153,6 +189,22 @@ impl Service {
     }
 
     pub(crate) fn site_statuses(&self) -> Result<Answer, Fault> {
+        let gone = |(name, on_site): (&SiteName, &OnSite)| {
+            let lost = on_site.live > 0 && !self.sites.contains_key(name);
+            lost.then(|| SiteStatus {
+                site: name.clone(),
+                driver: "none".to_owned(),
+                live: on_site.live,
+                listed_at: None,
+                fault: Some(Fault::new(
+                    "no-such-site",
+                    format!(
+                        "{} instances live on site {name}, which the config has no longer: put it back until they have ended",
+                        on_site.live
+                    ),
+                )),
+            })
+        };
         let statuses: Vec<SiteStatus> = self
             .sites
             .values()
@@ -163,6 +215,7 @@ impl Service {
                 listed_at: site.listed_at,
                 fault: site.fault.as_ref().map(|(_, fault)| fault.clone()),
             })
+            .chain(self.book.sites().filter_map(gone))
             .collect();
         Answer::of(&statuses)
     }
@@ -182,11 +235,16 @@ impl Service {
         }
         let mut words: BTreeMap<InstanceId, SiteWord> = BTreeMap::new();
         let mut asked: BTreeMap<SiteName, BTreeMap<String, InstanceId>> = BTreeMap::new();
+        let mut read = 0;
         for id in &ids.instances {
             words.insert(*id, SiteWord::NoAnswer);
             let known = match self.instance(*id) {
                 Some(instance) => Some(instance.clone()),
-                None => self.store.instance(*id).await.ok().flatten().map(Arc::new),
+                None if read >= READ_MOST => None,
+                None => {
+                    read += 1;
+                    self.store.instance(*id).await.ok().flatten().map(Arc::new)
+                }
             };
             match known {
                 Some(instance) if !instance.is_live() => {

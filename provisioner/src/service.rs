@@ -8,7 +8,7 @@
 //! site had answered is not lost by that, because every call can be made again and every list comes again.
 //!
 //! **After a restart** the loop begins with what the store has: launches without an outcome are called again with their token,
-//! machines being ended are ended again, and a list says the rest.
+//! machines being ended are ended again, a teardown that was cut short goes on, and a list says the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,6 +45,9 @@ const TURN_MOST: usize = 256;
 const OVERDUE_MOST: usize = 500;
 /// Ended records and journal entries that one retirement forgets at the most.
 const RETIRE_MOST: u32 = 2_000;
+/// Wait before the next when there may be more. Too high: a busy installation writes more than is forgotten.
+const RETIRE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Everything a provisioner needs.
 pub struct Parts {
     /// The installation's id: the tag that makes machines ours.
@@ -189,6 +192,9 @@ impl Service {
         }
         self.reload_at = None;
         self.telling.all_at_once();
+        if self.closed {
+            self.drain_the_rest(*self.config.teardown_drain);
+        }
         Ok(())
     }
 
@@ -226,7 +232,11 @@ impl Service {
             }
         }
         for id in self.book.overdue(now, OVERDUE_MOST) {
-            self.happen_quietly(id, Happening::Overdue);
+            if self.has_no_site(id) {
+                self.book.put_off(id, now + *self.config.terminate_within);
+            } else {
+                self.happen_quietly(id, Happening::Overdue);
+            }
         }
         self.due_launches(now);
         self.due_sites(now);
@@ -235,6 +245,24 @@ impl Service {
             self.retire_at = now + *self.config.retire_every;
             self.retire(now).await;
         }
+    }
+
+    /// Whether it waits for a word of a site that the config has no longer: time brings it nowhere, and writing that down again and
+    /// again helps nobody. `sites` shows it.
+    fn has_no_site(&self, id: InstanceId) -> bool {
+        self.instance(id).is_some_and(|instance| {
+            !self.sites.contains_key(&instance.site)
+                && match instance.state {
+                    State::Requesting | State::Requested | State::ErrorRetrying | State::Terminating => true,
+                    State::Pending
+                    | State::Started
+                    | State::Running
+                    | State::RunningFailed
+                    | State::Terminated
+                    | State::Failed
+                    | State::Rejected => false,
+                }
+        })
     }
 
     /// When to look at the clock again.
@@ -260,7 +288,12 @@ impl Service {
     async fn retire(&mut self, now: Timestamp) {
         let before = now - *self.config.retention;
         match self.store.retire(before, RETIRE_MOST).await {
-            Ok(gone) => self.metrics.retired.inc_by(gone),
+            Ok(gone) => {
+                self.metrics.retired.inc_by(gone);
+                if gone >= u64::from(RETIRE_MOST) {
+                    self.retire_soon(now);
+                }
+            }
             Err(error) => {
                 self.metrics.store_failures.inc();
                 warn!(error = %Chain(&error), "old records stay for now");
@@ -269,12 +302,18 @@ impl Service {
         for site in self.sites.values() {
             let driver = site.driver.clone();
             self.tasks.spawn(async move {
-                if let Err(error) = driver.call("tidy", |iaas| async move { iaas.tidy(before).await }).await {
+                let tidied = driver.call("tidy", |iaas| async move { iaas.tidy(before).await }).await;
+                Done::Tidied(tidied.unwrap_or_else(|error| {
                     warn!(site = %driver.site, %error, "old output stays for now");
-                }
-                Done::Answered
+                    0
+                }))
             });
         }
+    }
+
+    /// There may be more to forget than one retirement takes.
+    fn retire_soon(&mut self, now: Timestamp) {
+        self.retire_at = self.retire_at.min(now + RETIRE_AGAIN);
     }
 
     async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -283,7 +322,8 @@ impl Service {
             Ok(Done::Terminated { site, machines, result }) => self.terminated(&site, machines, result),
             Ok(Done::Listed { site, began, result }) => self.listed(&site, began, result).await,
             Ok(Done::Described { site, result }) => self.described(&site, result),
-            Ok(Done::Answered) => {}
+            Ok(Done::Tidied(0) | Done::Answered) => {}
+            Ok(Done::Tidied(_)) => self.retire_soon(self.clock.now()),
             Err(error) => error!(%error, "a task of the provisioner ended before its time"),
         }
     }

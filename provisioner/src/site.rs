@@ -36,6 +36,8 @@ pub(crate) enum Done {
         site: SiteName,
         result: Result<Vec<(String, Option<MachineState>)>, IaasError>,
     },
+    /// What ended machines left behind was removed, of so many.
+    Tidied(u32),
     /// Whoever asked has been answered.
     Answered,
 }
@@ -66,6 +68,8 @@ pub(crate) struct Site {
     // ---- looking
     pub(crate) looking: bool,
     pub(crate) next_look: Timestamp,
+    /// Since when something has been changing there without a pause.
+    pub(crate) changing_since: Option<Timestamp>,
     pub(crate) listed_at: Option<Timestamp>,
     /// What went wrong last, and with which call; forgotten when that works again.
     pub(crate) fault: Option<(&'static str, Fault)>,
@@ -89,6 +93,7 @@ impl Site {
             question_permits: Arc::new(Semaphore::new(at_once)),
             looking: false,
             next_look: now,
+            changing_since: None,
             listed_at: None,
             fault: None,
             look_failures: 0,

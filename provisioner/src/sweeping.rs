@@ -52,7 +52,7 @@ impl Service {
             id = instance_at(&ids, index);
         }
         let Some(id) = id else { return Ok(false) };
-        // One that the book has too was looked at, and this is not its machine.
+        // One that the book has too was looked at, and this is not its machine (nor another site's, `watching`).
         if self.book.get(id).is_some() {
             return Ok(false);
         }

@@ -4,8 +4,12 @@
 //! name, has said so as often as its driver demands, after the time by which its lists lag. A list that failed says nothing.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use epu_core::Fault;
 use epu_core::id::{InstanceId, SiteName};
+use epu_core::instance::Instance;
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::launch::Launch;
 use epu_core::life::State;
@@ -20,6 +24,13 @@ use crate::site::{Done, Site, Suspicion};
 
 /// Machines in one call that ends or describes them; the rest follow with the next.
 const BATCH: usize = 500;
+
+/// What has been changing for longer than the first is looked at no more often than once in the second. Too slow: a late boot or end
+/// is noticed that much later. Too fast: one that is stuck has the whole site listed all the time.
+const SLOWER: [(Duration, Duration); 2] = [
+    (Duration::from_secs(10), Duration::from_secs(1)),
+    (Duration::from_secs(60), Duration::from_secs(2)),
+];
 
 impl Service {
     // ---- calling
@@ -120,6 +131,7 @@ impl Service {
             present.insert(machine.id.clone());
             match self.owner(site, &machine) {
                 Some(id) => self.seen(id, &machine),
+                None if self.is_elsewhere(site, &machine) => {}
                 None => strays.push(machine),
             }
         }
@@ -134,17 +146,33 @@ impl Service {
         if let Some(id) = self.book.on_site(site).and_then(|on_site| on_site.machines.get(&machine.id)) {
             return Some(*id);
         }
-        let by_index = || {
-            let known = self.book.launch(machine.launch?)?;
-            instance_at(&known.ids().collect::<Vec<_>>(), machine.index?)
-        };
-        let id = by_index().or(machine.instance)?;
-        let instance = self.instance(id)?;
+        let instance = self.tagged(machine)?;
         let fits = instance.is_live()
             && instance.site == *site
             && machine.launch == Some(instance.launch)
             && instance.machine.as_ref().is_none_or(|known| *known == machine.id);
-        fits.then_some(id)
+        fits.then_some(instance.id)
+    }
+
+    /// Which instance this is by its tags.
+    fn tagged(&self, machine: &Machine) -> Option<&Arc<Instance>> {
+        let by_index = || {
+            let known = self.book.launch(machine.launch?)?;
+            instance_at(&known.ids().collect::<Vec<_>>(), machine.index?)
+        };
+        self.instance(by_index().or(machine.instance)?)
+    }
+
+    /// Whether this machine is, or is about to become, that of a live instance on another site. Two sites can show the same machine
+    /// when their settings overlap, and whichever does not know it must leave it alone.
+    pub(crate) fn is_elsewhere(&self, site: &SiteName, machine: &Machine) -> bool {
+        let may_become = |instance: &Arc<Instance>| {
+            instance.is_live()
+                && instance.site != *site
+                && machine.launch == Some(instance.launch)
+                && instance.machine.as_ref().is_none_or(|known| *known == machine.id)
+        };
+        self.book.is_elsewhere(site, &machine.id) || self.tagged(machine).is_some_and(may_become)
     }
 
     fn seen(&mut self, id: InstanceId, machine: &Machine) {
@@ -194,16 +222,16 @@ impl Service {
         let Some(grace) = self.sites.get(site).map(|known| *known.can.consistency_grace) else {
             return;
         };
-        let silent: Vec<Launch> = self
+        let silent: Vec<(Launch, Fault)> = self
             .book
             .open_launches()
             .filter(|known| known.launch.request.site == *site && !known.calling)
             .filter(|known| !self.turn.launches.contains_key(&known.launch.id))
             .filter(|known| !self.is_wanted(known, began) && began >= known.quiet_since + grace)
-            .map(|known| known.launch.clone())
+            .map(|known| (known.launch.clone(), known.refused.clone().unwrap_or_else(nothing_there)))
             .collect();
-        for launch in silent {
-            self.came_to_nothing(&launch, &nothing_there());
+        for (launch, fault) in silent {
+            self.came_to_nothing(&launch, &fault);
         }
     }
 
@@ -261,17 +289,23 @@ impl Service {
     }
 
     fn looked(&mut self, site: &SiteName, now: Timestamp) {
-        let moving = self.book.on_site(site).is_some_and(|on_site| !on_site.moving.is_empty());
+        let youngest = self.book.on_site(site).and_then(|on_site| {
+            let moving = on_site.moving.iter().filter_map(|id| self.book.get(*id));
+            moving.map(|instance| instance.state_since).max()
+        });
         let (fast, steady) = (self.config.look_fast, self.config.look_steady);
         let Some(known) = self.sites.get_mut(site) else { return };
         known.looking = false;
-        let changing = moving || !known.suspects.is_empty() || !known.strays.is_empty() || !known.to_end.is_empty();
-        known.next_look = now
-            + if changing {
-                *fast.unwrap_or(known.can.look_fast)
-            } else {
-                *steady.unwrap_or(known.can.look_steady)
-            };
+        let changing = youngest.is_some() || !known.suspects.is_empty() || !known.strays.is_empty() || !known.to_end.is_empty();
+        if !changing {
+            known.changing_since = None;
+            known.next_look = now + *steady.unwrap_or(known.can.look_steady);
+            return;
+        }
+        // Whatever began to change last; what does not come to an end is not worth a look four times a second.
+        let began = *known.changing_since.get_or_insert(now);
+        let newest = known.strays.values().map(|stray| stray.first_seen).chain(youngest).fold(began, Timestamp::max);
+        known.next_look = now + patience(*fast.unwrap_or(known.can.look_fast), now.since(newest));
     }
 
     fn look_failed(&mut self, site: &SiteName, call: &'static str, error: &IaasError) {
@@ -287,6 +321,14 @@ impl Service {
         if let Some(known) = self.sites.get_mut(site) {
             known.next_look = now + wait;
         }
+    }
+}
+
+/// Between two looks at something that has been changing for so long.
+fn patience(fast: Duration, changing_for: Duration) -> Duration {
+    match SLOWER.iter().rev().find(|(after, _)| changing_for > *after) {
+        Some((_, wait)) => fast.max(*wait),
+        None => fast,
     }
 }
 

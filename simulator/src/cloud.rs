@@ -186,7 +186,8 @@ impl SimCloud {
             None => Ok(false),
             Some(Mishap::AnswerLost) => Ok(true),
             Some(Mishap::Refused(class)) => {
-                self.transcript.note(format_args!("{}: {call:?} is refused: {}", self.name, class.word()));
+                self.transcript
+                    .note(format_args!("{}: {call:?} is refused: {}", self.name, class.word()));
                 Err(IaasError::new(class, format!("{call:?}: {}", class.word())))
             }
             Some(Mishap::Nothing) => pending().await,
@@ -219,17 +220,28 @@ impl SimCloud {
                 if came < usize::try_from(launch.min).unwrap_or(usize::MAX) {
                     return Err(IaasError::new(Class::Capacity, format!("no room for {} machines", launch.min)));
                 }
-                let ids: Vec<String> = (0..).zip(&launch.instances).take(came).map(|(index, id)| self.start(launch, index, *id)).collect();
+                let ids: Vec<String> = (0..)
+                    .zip(&launch.instances)
+                    .take(came)
+                    .map(|(index, id)| self.start(launch, index, *id))
+                    .collect();
                 lock(&self.how).tokens.insert(launch.launch, (asked, ids.clone()));
                 ids
             }
         };
-        Ok(self.machines.look(|all| ids.iter().filter_map(|id| all.get(id)).map(|machine| self.listed(machine)).collect()))
+        Ok(self.machines.look(|all| {
+            ids.iter()
+                .filter_map(|id| all.get(id))
+                .map(|machine| self.listed(machine))
+                .collect()
+        }))
     }
 
     fn room(&self, wanted: usize) -> usize {
         let Some(capacity) = lock(&self.how).capacity else { return wanted };
-        let there = self.machines.look(|all| all.values().filter(|m| m.is_there() && m.site == self.name).count());
+        let there = self
+            .machines
+            .look(|all| all.values().filter(|m| m.is_there() && m.site == self.name).count());
         wanted.min(usize::try_from(capacity).unwrap_or(usize::MAX).saturating_sub(there))
     }
 
@@ -317,8 +329,13 @@ impl Iaas for SimCloud {
         let lost = self.reach(Call::List).await?;
         let (now, lag) = (self.clock.now(), lock(&self.how).list_lag);
         let listed = self.machines.look(|all| {
-            let shown = all.values().filter(|machine| self.is_ours(machine) && now.since(machine.launched_at) >= lag);
-            shown.map(|machine| self.listed(machine)).filter(|machine| machine.state != MachineState::Gone).collect()
+            let shown = all
+                .values()
+                .filter(|machine| self.is_ours(machine) && now.since(machine.launched_at) >= lag);
+            shown
+                .map(|machine| self.listed(machine))
+                .filter(|machine| machine.state != MachineState::Gone)
+                .collect()
         });
         self.answer(Call::List, lost, listed).await
     }
@@ -333,7 +350,9 @@ impl Iaas for SimCloud {
     }
 
     async fn output(&self, instance: InstanceId, _: Option<&str>, _: u32) -> Result<Option<String>, IaasError> {
-        let known = self.machines.look(|all| all.values().any(|machine| machine.instance == Some(instance)));
+        let known = self
+            .machines
+            .look(|all| all.values().any(|machine| machine.instance == Some(instance)));
         Ok(known.then(|| "the worker says nothing".to_owned()))
     }
 
@@ -359,7 +378,14 @@ mod tests {
         let net = Arc::new(SimNet::new(transcript.clone()));
         let random = Arc::new(Random::seeded(1));
         let keyring = Arc::new(Keyring::new(b"the key of a world that is not there").unwrap());
-        let machines = Machines::new(net, Arc::new(SimQueue::default()), keyring, clock.clone(), random.clone(), transcript.clone());
+        let machines = Machines::new(
+            net,
+            Arc::new(SimQueue::default()),
+            keyring,
+            clock.clone(),
+            random.clone(),
+            transcript.clone(),
+        );
         let watch = Arc::new(Watch::new(machines.clone(), "ours"));
         let name = SiteName::new("here").unwrap();
         let cloud = SimCloud::new(name, "ours", machines, clock, random, transcript, watch);

@@ -10,13 +10,13 @@ use epu_agent::link::{Door, Link};
 use epu_agent::status::Seen;
 use epu_bus::Bus;
 use epu_bus::token::{Bearer, Keyring};
+use epu_core::Fault;
 use epu_core::id::InstanceId;
 use epu_core::instance::{Exit, Work};
 use epu_core::pool::DrainSignal;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Caller, Context, Request};
 use epu_core::time::{Clock, Timestamp};
-use epu_core::Fault;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -83,7 +83,14 @@ struct Inside {
 impl Body {
     /// An empty machine.
     #[must_use]
-    pub fn new(machine: String, queue: Arc<SimQueue>, clock: Arc<dyn Clock>, random: Arc<Random>, behaviour: Behaviour, gate: Gate) -> Self {
+    pub fn new(
+        machine: String,
+        queue: Arc<SimQueue>,
+        clock: Arc<dyn Clock>,
+        random: Arc<Random>,
+        behaviour: Behaviour,
+        gate: Gate,
+    ) -> Self {
         Self {
             machine,
             queue,
@@ -172,7 +179,10 @@ impl Body {
             };
             if occupied {
                 self.set_work(Work::Busy);
-            } else if let Some(job) = (!told || self.queue.has_job(&self.machine)).then(|| self.queue.claim(&self.machine)).flatten() {
+            } else if let Some(job) = (!told || self.queue.has_job(&self.machine))
+                .then(|| self.queue.claim(&self.machine))
+                .flatten()
+            {
                 self.set_work(Work::Busy);
                 tokio::time::sleep(job.takes).await;
                 self.queue.done(&self.machine, job.id);
@@ -200,7 +210,11 @@ impl Body {
 /// An exit with a code and some last words.
 #[must_use]
 pub fn exited(code: i32) -> Exit {
-    let output = if code == 0 { String::new() } else { format!("something went wrong ({code})") };
+    let output = if code == 0 {
+        String::new()
+    } else {
+        format!("something went wrong ({code})")
+    };
     Exit {
         code: Some(code),
         signal: None,

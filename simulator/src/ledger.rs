@@ -70,13 +70,17 @@ impl Ledger {
 pub fn line(entry: &Entry) -> String {
     let pool = entry.pool.as_ref().map(|pool| format!(" {pool}")).unwrap_or_default();
     let instance = entry.instance.map(|id| format!(" {}", short(id))).unwrap_or_default();
-    let what = match &entry.event {
-        Event::Decided(decided) => {
-            let why: Vec<&str> = decided.reasons.iter().chain(&decided.suppressed).map(|reason| reason.text.as_str()).collect();
-            let actions = serde_json::to_string(&decided.actions).unwrap_or_default();
-            format!("{} of {}: {} {actions}", decided.target, decided.desired, why.join("; "))
-        }
-        other => serde_json::to_string(other).unwrap_or_default(),
+    let what = if let Event::Decided(decided) = &entry.event {
+        let why: Vec<&str> = decided
+            .reasons
+            .iter()
+            .chain(&decided.suppressed)
+            .map(|reason| reason.text.as_str())
+            .collect();
+        let actions = serde_json::to_string(&decided.actions).unwrap_or_default();
+        format!("{} of {}: {} {actions}", decided.target, decided.desired, why.join("; "))
+    } else {
+        serde_json::to_string(&entry.event).unwrap_or_default()
     };
     format!("{}{pool}{instance} {} {what}", entry.who, entry.event.kind())
 }

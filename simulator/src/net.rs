@@ -47,25 +47,41 @@ impl SimNet {
     /// Nobody reaches this service with a request, or everybody does again.
     pub fn cut_off(&self, service: Service, cut: bool) {
         let cuts = &mut lock(&self.cuts).services;
-        if cut { cuts.insert(service) } else { cuts.remove(&service) };
+        if cut {
+            cuts.insert(service)
+        } else {
+            cuts.remove(&service)
+        };
     }
 
     /// Facts of this kind get lost, or arrive again.
     pub fn lose(&self, kind: Kind, lost: bool) {
         let cuts = &mut lock(&self.cuts).facts;
-        if lost { cuts.insert(kind) } else { cuts.remove(&kind) };
+        if lost {
+            cuts.insert(kind)
+        } else {
+            cuts.remove(&kind)
+        };
     }
 
     /// No agent reaches this service, or all do again.
     pub fn cut_agents_from(&self, service: Service, cut: bool) {
         let cuts = &mut lock(&self.cuts).agents_from;
-        if cut { cuts.insert(service) } else { cuts.remove(&service) };
+        if cut {
+            cuts.insert(service)
+        } else {
+            cuts.remove(&service)
+        };
     }
 
     /// One instance's agent reaches nobody, or everybody again.
     pub fn silence(&self, instance: InstanceId, cut: bool) {
         let cuts = &mut lock(&self.cuts).silenced;
-        if cut { cuts.insert(instance) } else { cuts.remove(&instance) };
+        if cut {
+            cuts.insert(instance)
+        } else {
+            cuts.remove(&instance)
+        };
     }
 
     /// The answers to so many of the next launches get lost on their way to the controller, after the provisioner did what it was

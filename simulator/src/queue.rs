@@ -145,9 +145,8 @@ impl SimQueue {
     #[must_use]
     pub fn lost(&self) -> u64 {
         let inner = lock(&self.inner);
-        let known = |id: &JobId| {
-            inner.done.contains_key(id) || inner.claimed.contains_key(id) || inner.waiting.iter().any(|job| job.id == *id)
-        };
+        let known =
+            |id: &JobId| inner.done.contains_key(id) || inner.claimed.contains_key(id) || inner.waiting.iter().any(|job| job.id == *id);
         let lost = (1..=inner.submitted).filter(|id| !known(id)).count();
         u64::try_from(lost).unwrap_or(u64::MAX)
     }

@@ -43,11 +43,15 @@ pub struct SimClock {
 impl SimClock {
     /// A clock that begins now on the paused clock of this runtime.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that the rest is told to ask, on tokio's paused time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that the rest is told to ask, on tokio's paused time"
+    )]
     pub fn start(runtime: Handle) -> Self {
-        let _inside = runtime.enter();
-        let started = Instant::now();
-        drop(_inside);
+        let started = {
+            let _inside = runtime.enter();
+            Instant::now()
+        };
         Self { runtime, started }
     }
 }

@@ -110,7 +110,11 @@ impl Watch {
     /// How many live records satisfy this.
     pub fn count_live(&self, is_so: impl Fn(&Instance) -> bool) -> usize {
         let seen = lock(&self.seen);
-        seen.live.iter().filter_map(|id| seen.records.get(id)).filter(|record| is_so(record)).count()
+        seen.live
+            .iter()
+            .filter_map(|id| seen.records.get(id))
+            .filter(|record| is_so(record))
+            .count()
     }
 
     /// Something works, or not; deadlines and sweeps are not expected of what does not.
@@ -147,7 +151,12 @@ impl Watch {
     pub fn pools(&self, pools: &[Pool]) {
         let mut seen = lock(&self.seen);
         for pool in pools {
-            let made = pool.spec.engine.iter().next().and_then(|(name, settings)| self.engines.make(name, settings).ok());
+            let made = pool
+                .spec
+                .engine
+                .iter()
+                .next()
+                .and_then(|(name, settings)| self.engines.make(name, settings).ok());
             let before = seen.pools.remove(&pool.name);
             let (target, replaced) = before.map_or((None, Vec::new()), |known| (known.target, known.replaced));
             let known = Known {
@@ -165,11 +174,16 @@ impl Watch {
         let mut seen = lock(&self.seen);
         let pool = &launch.request.pool;
         if let Some(max) = seen.pools.get(pool).map(|known| known.pool.spec.max) {
-            let staying = seen.live.iter().filter_map(|id| seen.records.get(id)).filter(|i| i.pool == *pool && !i.is_leaving());
+            let staying = seen
+                .live
+                .iter()
+                .filter_map(|id| seen.records.get(id))
+                .filter(|i| i.pool == *pool && !i.is_leaving());
             let found = invariant::within_max(count(staying.count()), count(instances.len()), max);
             seen.found(found);
         }
-        seen.launches.insert(launch.id, instances.iter().map(|instance| instance.id).collect());
+        seen.launches
+            .insert(launch.id, instances.iter().map(|instance| instance.id).collect());
         for instance in instances {
             seen.live.insert(instance.id);
             seen.records.insert(instance.id, instance.clone());
@@ -181,7 +195,8 @@ impl Watch {
         for instance in instances {
             let busy = self.machines.body_of(instance.id).is_some_and(|body| body.is_busy());
             let runs = instance.machine.as_ref().is_some_and(|machine| {
-                self.machines.look(|all| all.get(machine).is_some_and(|m| m.is_there() && !m.called_gone))
+                self.machines
+                    .look(|all| all.get(machine).is_some_and(|m| m.is_there() && !m.called_gone))
             });
             let mut seen = lock(&self.seen);
             let before = seen.records.insert(instance.id, instance.clone());
@@ -197,7 +212,10 @@ impl Watch {
                 seen.found(chosen_while_busy(instance, busy));
             }
             if before.state != State::Terminated && instance.state == State::Terminated && runs {
-                seen.say(Invariant::I12, format!("instance {} is TERMINATED and its machine runs", instance.id));
+                seen.say(
+                    Invariant::I12,
+                    format!("instance {} is TERMINATED and its machine runs", instance.id),
+                );
             }
         }
     }
@@ -218,7 +236,10 @@ impl Watch {
         if let (Some(engine), Some(observed)) = (&known.engine, &observed) {
             let again = engine.decide(observed);
             if (again.desired, &again.reasons) != (decided.desired, &decided.reasons) {
-                seen.say(Invariant::I8, format!("pool {name}: shown the same again, {} became {}", decided.desired, again.desired));
+                seen.say(
+                    Invariant::I8,
+                    format!("pool {name}: shown the same again, {} became {}", decided.desired, again.desired),
+                );
             }
             let readable = engine.sensors().iter().all(|sensor| {
                 let reading = observed.readings.get(sensor);
@@ -231,8 +252,14 @@ impl Watch {
             let limits = &known.pool.spec.limits;
             let size = (observed.counts.capacity + observed.counts.unhealthy).max(decided.target).max(from);
             for action in &decided.actions {
-                if let Action::Terminate { instances, why: Cause::Unhealthy } = action {
-                    known.replaced.extend(instances.iter().map(|_| (decided.at, limits.replacements(size))));
+                if let Action::Terminate {
+                    instances,
+                    why: Cause::Unhealthy,
+                } = action
+                {
+                    known
+                        .replaced
+                        .extend(instances.iter().map(|_| (decided.at, limits.replacements(size))));
                 }
             }
             let since = decided.at - *limits.replace_window;
@@ -257,12 +284,17 @@ impl Watch {
         let mut per_instance: BTreeMap<InstanceId, usize> = BTreeMap::new();
         let mut strays = BTreeMap::new();
         self.machines.look(|all| {
-            let ours = all.values().filter(|m| m.is_there() && !m.called_gone && m.installation == self.installation);
+            let ours = all
+                .values()
+                .filter(|m| m.is_there() && !m.called_gone && m.installation == self.installation);
             for machine in ours {
                 if let Some(id) = machine.instance {
                     *per_instance.entry(id).or_default() += 1;
                 }
-                let record = machine.instance.and_then(|id| seen.records.get(&id)).filter(|record| record.is_live());
+                let record = machine
+                    .instance
+                    .and_then(|id| seen.records.get(&id))
+                    .filter(|record| record.is_live());
                 if record.is_none_or(|record| record.machine.as_ref().is_some_and(|known| *known != machine.id)) {
                     let since = seen.strays.get(&machine.id).copied().unwrap_or(now);
                     strays.insert(machine.id.clone(), since);

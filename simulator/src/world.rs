@@ -118,7 +118,14 @@ impl World {
         let keyring = Arc::new(keyring.unwrap_or_else(|error| panic!("the simulated key: {error}")));
         let net = Arc::new(SimNet::new(transcript.clone()));
         let queue = Arc::new(SimQueue::default());
-        let machines = Machines::new(net.clone(), queue.clone(), keyring.clone(), clock.clone(), random.clone(), transcript.clone());
+        let machines = Machines::new(
+            net.clone(),
+            queue.clone(),
+            keyring.clone(),
+            clock.clone(),
+            random.clone(),
+            transcript.clone(),
+        );
         let watch = Arc::new(Watch::new(machines.clone(), INSTALLATION));
         let memory = Arc::new(MemoryStore::new());
         let ledger = Arc::new(Ledger::new(memory.clone(), watch.clone(), transcript.clone()));
@@ -126,7 +133,15 @@ impl World {
         let clouds: BTreeMap<SiteName, Arc<SimCloud>> = sites
             .map(|name| {
                 let (machines, watch) = (machines.clone(), watch.clone());
-                let cloud = SimCloud::new(name.clone(), INSTALLATION, machines, clock.clone(), random.clone(), transcript.clone(), watch);
+                let cloud = SimCloud::new(
+                    name.clone(),
+                    INSTALLATION,
+                    machines,
+                    clock.clone(),
+                    random.clone(),
+                    transcript.clone(),
+                    watch,
+                );
                 (name, Arc::new(cloud))
             })
             .collect();
@@ -184,15 +199,23 @@ impl World {
         let task = match service {
             Service::Provisioner => {
                 let parts = self.provisioner();
-                tokio::spawn(gate.around(async move { epu_provisioner::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }))
+                tokio::spawn(
+                    gate.around(async move { epu_provisioner::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }),
+                )
             }
             Service::Controller => {
                 let parts = self.controller();
-                tokio::spawn(gate.around(async move { epu_controller::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }))
+                tokio::spawn(
+                    gate.around(async move { epu_controller::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }),
+                )
             }
             Service::Aggregator => {
                 let parts = self.aggregator();
-                tokio::spawn(gate.around(async move { epu_sensor_aggregator::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }))
+                tokio::spawn(gate.around(async move {
+                    epu_sensor_aggregator::run(parts, cancel)
+                        .await
+                        .map_err(|error| Chain(&error).to_string())
+                }))
             }
         };
         self.transcript.note(format_args!("{service:?} begins"));
@@ -303,7 +326,12 @@ impl World {
 
     /// Starts again what ended by itself.
     fn supervise(&mut self) {
-        let ended: Vec<Service> = self.services.iter().filter(|(_, running)| running.task.is_finished()).map(|(service, _)| *service).collect();
+        let ended: Vec<Service> = self
+            .services
+            .iter()
+            .filter(|(_, running)| running.task.is_finished())
+            .map(|(service, _)| *service)
+            .collect();
         for service in ended {
             let Some(running) = self.services.remove(&service) else { continue };
             match self.runtime.block_on(running.task) {

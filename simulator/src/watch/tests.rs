@@ -76,7 +76,10 @@ fn world() -> World {
 #[track_caller]
 fn finds(world: &World, invariant: Invariant) {
     let found = world.watch().violations();
-    assert!(found.iter().any(|violation| violation.invariant == invariant), "{invariant:?} is not among {found:?}");
+    assert!(
+        found.iter().any(|violation| violation.invariant == invariant),
+        "{invariant:?} is not among {found:?}"
+    );
 }
 
 fn machine(world: &World, instance: Option<InstanceId>) {
@@ -191,7 +194,9 @@ fn i7_a_call_that_was_not_recorded_and_one_that_was_recorded_otherwise() {
     let world = world();
     world.watch().called(&call(7, &[id(1)]), world.now());
     finds(&world, Invariant::I7);
-    world.watch().launch(&launch(8, &[id(1)]), &[Arc::new(instance(1, State::Requested))]);
+    world
+        .watch()
+        .launch(&launch(8, &[id(1)]), &[Arc::new(instance(1, State::Requested))]);
     world.watch().called(&call(8, &[id(1)]), world.now());
     assert_eq!(world.watch().violations(), []);
     world.watch().called(&call(8, &[id(2)]), world.now());
@@ -210,7 +215,11 @@ fn i8_a_decision_that_does_not_follow_from_what_was_seen() {
 #[test]
 fn i9_a_pool_that_shrinks_on_a_sensor_that_cannot_be_read() {
     let mut world = World::following_queue(2, 8);
-    world.reconfigure("min", 3).elapse(minutes(2)).sensor(crate::sensors::Mode::Fails).elapse(minutes(2));
+    world
+        .reconfigure("min", 3)
+        .elapse(minutes(2))
+        .sensor(crate::sensors::Mode::Fails)
+        .elapse(minutes(2));
     decided(&world, |decided| decided.target = 1);
     finds(&world, Invariant::I9);
 }

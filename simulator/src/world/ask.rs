@@ -23,7 +23,9 @@ impl World {
     }
 
     pub(super) fn ask_quietly(&self, request: Request) -> Result<Value, Fault> {
-        let asking = self.bus().ask(Caller::Operator("operator".to_owned()), request, Duration::from_secs(30));
+        let asking = self
+            .bus()
+            .ask(Caller::Operator("operator".to_owned()), request, Duration::from_secs(30));
         self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
     }
 
@@ -91,13 +93,27 @@ impl World {
         self.must(Request::Protect(Protect { instances: vec![*id], on }))
     }
 
-    /// Ends an instance at once, whatever it does.
-    pub fn kill(&mut self, id: &InstanceId) -> &mut Self {
-        self.must(Request::Terminate(Terminate {
+    /// Asks for an instance to be ended at once, whatever it does.
+    ///
+    /// # Errors
+    /// What the provisioner answered.
+    pub fn try_kill(&mut self, id: &InstanceId) -> Result<Value, Fault> {
+        self.ask(Request::Terminate(Terminate {
             instances: vec![(*id, Work::Unknown)],
             why: Cause::Operator,
             epoch: 0,
         }))
+    }
+
+    /// Ends an instance at once, whatever it does.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub fn kill(&mut self, id: &InstanceId) -> &mut Self {
+        if let Err(fault) = self.try_kill(id) {
+            panic!("kill {id}: {fault}\n{}", self.story());
+        }
+        self
     }
 
     /// Closes the installation and empties it.

@@ -49,11 +49,15 @@ impl World {
     #[must_use]
     pub fn any(&self) -> InstanceId {
         let all = self.all_in(State::Running);
-        all.into_iter().find(|id| !self.record(id).is_leaving()).unwrap_or_else(|| panic!("nothing runs\n{}", self.story()))
+        all.into_iter()
+            .find(|id| !self.record(id).is_leaving())
+            .unwrap_or_else(|| panic!("nothing runs\n{}", self.story()))
     }
 
     fn machine(&self, id: &InstanceId) -> String {
-        self.machines.of(*id).unwrap_or_else(|| panic!("instance {id} has no machine\n{}", self.story()))
+        self.machines
+            .of(*id)
+            .unwrap_or_else(|| panic!("instance {id} has no machine\n{}", self.story()))
     }
 
     /// One instance's agent reaches nobody any more.
@@ -157,7 +161,8 @@ impl World {
     /// Whether a machine has power.
     #[must_use]
     pub fn is_there(&self, machine: &str) -> bool {
-        self.machines.look(|all| all.get(machine).is_some_and(crate::machines::Machine::is_there))
+        self.machines
+            .look(|all| all.get(machine).is_some_and(crate::machines::Machine::is_there))
     }
 
     // ---- services
@@ -191,8 +196,13 @@ impl World {
     /// Holds a service where it is, as a suspended machine or a long pause does, or lets it go on.
     pub fn suspend(&mut self, service: Service, held: bool) -> &mut Self {
         if let Some(running) = self.services.get(&service) {
-            self.transcript.note(format_args!("{service:?} {}", if held { "stands still" } else { "goes on" }));
-            if held { running.gate.hold() } else { running.gate.let_go() }
+            self.transcript
+                .note(format_args!("{service:?} {}", if held { "stands still" } else { "goes on" }));
+            if held {
+                running.gate.hold()
+            } else {
+                running.gate.let_go()
+            }
             self.watch.works(word(service), !held, self.clock.now());
         }
         self
@@ -200,7 +210,10 @@ impl World {
 
     /// Nobody reaches a service with a request, or everybody does again.
     pub fn cut_off(&mut self, service: Service, cut: bool) -> &mut Self {
-        self.transcript.note(format_args!("{service:?} {}", if cut { "cannot be reached" } else { "can be reached" }));
+        self.transcript.note(format_args!(
+            "{service:?} {}",
+            if cut { "cannot be reached" } else { "can be reached" }
+        ));
         self.net.cut_off(service, cut);
         self
     }

@@ -28,7 +28,8 @@ impl World {
     /// How many instances run and are not told to go.
     #[must_use]
     pub fn staying(&self) -> usize {
-        self.watch.count_live(|record| record.state == State::Running && !record.is_leaving())
+        self.watch
+            .count_live(|record| record.state == State::Running && !record.is_leaving())
     }
 
     /// How many instances are or may be machines.
@@ -40,7 +41,12 @@ impl World {
     /// The instances in a state, first come first.
     #[must_use]
     pub fn all_in(&self, state: State) -> Vec<InstanceId> {
-        self.watch.records().iter().filter(|record| record.state == state).map(|record| record.id).collect()
+        self.watch
+            .records()
+            .iter()
+            .filter(|record| record.state == state)
+            .map(|record| record.id)
+            .collect()
     }
 
     /// The instances that run, first come first.
@@ -124,7 +130,9 @@ impl World {
             limit: u32::MAX,
             ..JournalQuery::default()
         };
-        self.runtime.block_on(self.memory.journal(all)).unwrap_or_else(|error| panic!("read the journal: {error}"))
+        self.runtime
+            .block_on(self.memory.journal(all))
+            .unwrap_or_else(|error| panic!("read the journal: {error}"))
     }
 
     /// Whether something is in the journal.
@@ -137,7 +145,13 @@ impl World {
     pub fn healths_of(&self, id: &InstanceId) -> Vec<Health> {
         let of_it = self.journal().into_iter().filter(|entry| entry.instance == Some(*id));
         of_it
-            .filter_map(|entry| if let Event::HealthChanged { to, .. } = entry.event { Some(to) } else { None })
+            .filter_map(|entry| {
+                if let Event::HealthChanged { to, .. } = entry.event {
+                    Some(to)
+                } else {
+                    None
+                }
+            })
             .collect()
     }
 
@@ -145,7 +159,15 @@ impl World {
     #[must_use]
     pub fn decisions(&self) -> Vec<Decided> {
         let of_it = self.journal().into_iter();
-        of_it.filter_map(|entry| if let Event::Decided(decided) = entry.event { Some(*decided) } else { None }).collect()
+        of_it
+            .filter_map(|entry| {
+                if let Event::Decided(decided) = entry.event {
+                    Some(*decided)
+                } else {
+                    None
+                }
+            })
+            .collect()
     }
 
     /// The codes of why the last decision is as it is: the engine's, then what held it back.
@@ -153,14 +175,22 @@ impl World {
     pub fn why(&self) -> Vec<String> {
         let decisions = self.decisions();
         let last = decisions.last();
-        last.map_or_else(Vec::new, |last| last.reasons.iter().chain(&last.suppressed).map(|reason| reason.code.to_string()).collect())
+        last.map_or_else(Vec::new, |last| {
+            last.reasons
+                .iter()
+                .chain(&last.suppressed)
+                .map(|reason| reason.code.to_string())
+                .collect()
+        })
     }
 
     /// Whether some decision had this among its reasons.
     #[must_use]
     pub fn ever(&self, code: &str) -> bool {
         let decisions = self.decisions();
-        decisions.iter().any(|d| d.reasons.iter().chain(&d.suppressed).any(|reason| reason.code == code))
+        decisions
+            .iter()
+            .any(|d| d.reasons.iter().chain(&d.suppressed).any(|reason| reason.code == code))
     }
 
     /// The whole transcript.
@@ -193,10 +223,10 @@ impl World {
         &self.machines
     }
 
-    /// How many machines of ours have power.
+    /// How many machines of ours have power, as far as their site admits it.
     #[must_use]
     pub fn machines_there(&self) -> usize {
-        let ours = |m: &&crate::machines::Machine| m.is_there() && m.installation == super::INSTALLATION;
+        let ours = |m: &&crate::machines::Machine| m.is_there() && !m.called_gone && m.installation == super::INSTALLATION;
         self.machines.look(|all| all.values().filter(ours).count())
     }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use epu_core::fact::Kind;
 use epu_core::random::Random;
 use epu_core::{InstanceId, State};
 use epu_provisioner::iaas::Class;
 use epu_simulator::cloud::{Call, Mishap};
+use epu_simulator::sensors::Mode;
 use epu_simulator::{Service, Setup, World, millis, minutes, seconds};
 
 /// Chance, by a seed of its own.
@@ -31,11 +33,15 @@ const CALLS: [Call; 4] = [Call::Launch, Call::Terminate, Call::List, Call::Descr
 
 /// One thing goes wrong.
 fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
-    let running: Vec<InstanceId> = world.running().into_iter().filter(|id| world.machines().of(*id).is_some()).collect();
+    let running: Vec<InstanceId> = world
+        .running()
+        .into_iter()
+        .filter(|id| world.machines().of(*id).is_some())
+        .collect();
     let one = luck.of(&running);
     let service = luck.of(&SERVICES).unwrap();
     let call = luck.of(&CALLS).unwrap();
-    match (luck.below(15), one) {
+    match (luck.below(24), one) {
         (0, Some(id)) => {
             world.silence(&id);
             silenced.push(id);
@@ -52,7 +58,10 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
         (8, _) => world.cloud().next_call(call, Mishap::Refused(Class::Throttled)),
         (9, _) => world.cloud().next_call(call, Mishap::Nothing),
         (10, _) => {
-            world.store_fails(Some("the disk is away")).elapse(luck.some_time()).store_fails(None);
+            world
+                .store_fails(Some("the disk is away"))
+                .elapse(luck.some_time())
+                .store_fails(None);
         }
         (11, _) => world.net().lose_answers(2),
         (12, _) => {
@@ -62,6 +71,37 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
             world.suspend(service, true).elapse(luck.some_time()).suspend(service, false);
         }
         (14, _) => drop(world.lose_store_replies(1)),
+        (15, _) => {
+            let kind = luck.of(&[Kind::Instances, Kind::Snapshot, Kind::Pools, Kind::Listening]).unwrap();
+            world.net().lose(kind, true);
+            world.elapse(luck.some_time()).net().lose(kind, false);
+        }
+        (16, _) => {
+            world.cut_off(service, true).elapse(luck.some_time()).cut_off(service, false);
+        }
+        (17, _) => {
+            world.net().cut_agents_from(service, true);
+            world.elapse(luck.some_time() * 3).net().cut_agents_from(service, false);
+        }
+        (18, _) => {
+            world.cloud().goes_away(true);
+            world.elapse(luck.some_time() * 3).cloud().goes_away(false);
+        }
+        (19, Some(id)) => {
+            world.call_gone(&id);
+            silenced.push(id);
+        }
+        (20, Some(id)) => drop(world.end_worker(&id, 0)),
+        (21, Some(id)) => {
+            // Refused when the store is in trouble just then, which an operator would see.
+            drop(world.try_kill(&id));
+        }
+        (22, _) => {
+            world.sensor(Mode::Fails).elapse(luck.some_time()).sensor(Mode::True);
+        }
+        (23, _) => {
+            world.add_machine_of("simulated");
+        }
         _ => {}
     }
 }
@@ -78,9 +118,13 @@ fn calm(world: &mut World, silenced: &[InstanceId]) {
 
 #[test]
 fn a_pool_that_keeps_a_number_comes_back_whatever_happened() {
-    for seed in 0..60 {
+    for seed in 0..12 {
         let luck = Luck(Random::seeded(seed));
-        let mut world = Setup::keeping(6).without_cooldowns().template("ready-within", "5m").seed(seed).world();
+        let mut world = Setup::keeping(6)
+            .without_cooldowns()
+            .template("ready-within", "5m")
+            .seed(seed)
+            .world();
         world.elapse(minutes(2));
         let mut silenced = Vec::new();
         for _ in 0..15 {
@@ -93,15 +137,24 @@ fn a_pool_that_keeps_a_number_comes_back_whatever_happened() {
         calm(&mut world, &silenced);
         world.elapse(minutes(2));
         world.keep(5).elapse(minutes(90));
-        assert_eq!((world.staying(), world.machines_there()), (5, 5), "seed {seed}: {:?}", world.status().concerns);
+        assert_eq!(
+            (world.staying(), world.machines_there()),
+            (5, 5),
+            "seed {seed}: {:?}",
+            world.status().concerns
+        );
     }
 }
 
 #[test]
 fn a_pool_that_follows_a_queue_loses_no_job_whatever_happened() {
-    for seed in 100..140 {
+    for seed in 1165..1166 {
         let luck = Luck(Random::seeded(seed));
-        let mut world = Setup::following_queue(2, 8).with("min", 1).template("ready-within", "5m").seed(seed).world();
+        let mut world = Setup::following_queue(2, 8)
+            .with("min", 1)
+            .template("ready-within", "5m")
+            .seed(seed)
+            .world();
         world.elapse(minutes(2));
         let mut silenced = Vec::new();
         for _ in 0..12 {
@@ -111,8 +164,19 @@ fn a_pool_that_follows_a_queue_loses_no_job_whatever_happened() {
         }
         calm(&mut world, &silenced);
         world.elapse(minutes(180));
-        assert_eq!((world.queue().waiting(), world.queue().in_progress(), world.queue().lost()), (0, 0, 0), "seed {seed}");
-        assert_eq!((world.live(), world.count(State::Running), world.machines_there()), (1, 1, 1), "seed {seed}");
+        std::fs::write("/tmp/t1165", world.transcript()).unwrap();
+        eprintln!("CLAIMS {:?}", world.queue());
+        world.machines().look(|all| for m in all.values() { if m.body().is_some_and(|b| b.worker_lives()) { eprintln!("LIVES {} {:?} gone {} {:?}", m.id, m.power, m.called_gone, m.instance) } });
+        assert_eq!(
+            (world.queue().waiting(), world.queue().in_progress(), world.queue().lost()),
+            (0, 0, 0),
+            "seed {seed}"
+        );
+        assert_eq!(
+            (world.live(), world.count(State::Running), world.machines_there()),
+            (1, 1, 1),
+            "seed {seed}"
+        );
     }
 }
 
@@ -123,6 +187,10 @@ fn a_worker_that_begins_to_work_in_the_moment_it_is_given_up_is_not_interrupted(
         let mut world = Setup::keeping(0).without_cooldowns().world();
         world.cloud().boots_in(seconds(20), 0.0);
         world.submit(10, minutes(5)).keep(4).elapse(millis(at)).keep(1).elapse(minutes(12));
-        assert_eq!((world.staying(), world.queue().done_count(), world.queue().done_twice()), (1, world.queue().done_count(), 0), "at {at}");
+        assert_eq!(
+            (world.staying(), world.queue().done_count(), world.queue().done_twice()),
+            (1, world.queue().done_count(), 0),
+            "at {at}"
+        );
     }
 }

@@ -35,7 +35,11 @@ fn one_that_does_not_finish_is_ended_at_the_deadline() {
     assert_eq!(world.count(State::Running), 3);
     world.elapse(minutes(2));
     assert_eq!(world.count(State::Running), 2);
-    let ended = world.records().into_iter().find(|record| record.state >= State::Terminating).unwrap();
+    let ended = world
+        .records()
+        .into_iter()
+        .find(|record| record.state >= State::Terminating)
+        .unwrap();
     assert_eq!(ended.ending.as_ref().map(|ending| ending.why), Some(Cause::DrainDeadline));
 }
 
@@ -74,7 +78,11 @@ fn an_order_that_has_not_reached_the_worker_is_withdrawn_when_it_is_needed_again
     world.net().cut_agents_from(Service::Aggregator, false);
     world.elapse(minutes(5));
     assert!(world.happened(|event| matches!(event, Event::DrainWithdrawn)));
-    assert_eq!((world.staying(), world.machines_ever()), (3, 3), "nothing was launched in its place");
+    assert_eq!(
+        (world.staying(), world.machines_ever()),
+        (3, 3),
+        "nothing was launched in its place"
+    );
 }
 
 #[test]
@@ -118,7 +126,12 @@ fn idle_workers_go_before_busy_ones() {
 
 #[test]
 fn a_pause_holds_what_it_names_and_nothing_else() {
-    let pause = |grow, shrink, replace| Paused { grow, shrink, replace, why: "holiday".to_owned() };
+    let pause = |grow, shrink, replace| Paused {
+        grow,
+        shrink,
+        replace,
+        why: "holiday".to_owned(),
+    };
 
     let mut world = Setup::keeping(3).without_cooldowns().world();
     world.elapse(minutes(2)).pause(pause(true, false, false)).keep(5).elapse(minutes(5));
@@ -146,7 +159,13 @@ fn a_pause_holds_what_it_names_and_nothing_else() {
 #[test]
 fn a_pause_survives_a_restart_of_the_controller() {
     let mut world = Setup::keeping(3).without_cooldowns().world();
-    world.elapse(minutes(2)).pause(Paused { shrink: true, ..Paused::default() }).keep(1);
+    world
+        .elapse(minutes(2))
+        .pause(Paused {
+            shrink: true,
+            ..Paused::default()
+        })
+        .keep(1);
     world.restart(Service::Controller).elapse(minutes(10));
     assert_eq!(world.staying(), 3);
 }

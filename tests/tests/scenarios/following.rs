@@ -93,7 +93,11 @@ fn two_busy_workers_of_whom_one_is_too_many_are_one_that_drains() {
     assert!(gone.clone().count() > 0);
     for record in gone {
         let ending = record.ending.as_ref().unwrap();
-        assert_eq!((ending.why, ending.drained_for), (Cause::Drained, Some(Cause::ScaleIn)), "{record:?}");
+        assert_eq!(
+            (ending.why, ending.drained_for),
+            (Cause::Drained, Some(Cause::ScaleIn)),
+            "{record:?}"
+        );
     }
     assert_eq!((world.queue().done_count(), world.queue().done_twice()), (20, 0));
 }

@@ -31,7 +31,10 @@ fn one_that_was_heard_before_gets_the_missing_time_and_a_second_opinion() {
     assert!(world.healths_of(&silenced).is_empty(), "not yet");
     world.elapse(seconds(12));
     assert_eq!(world.healths_of(&silenced), [Health::OutOfContact]);
-    assert!(world.state_of(&silenced) == State::Running, "the site says that it runs: that buys it the really-missing time");
+    assert!(
+        world.state_of(&silenced) == State::Running,
+        "the site says that it runs: that buys it the really-missing time"
+    );
     world.elapse(seconds(16));
     assert_eq!(world.healths_of(&silenced), [Health::OutOfContact, Health::Missing]);
     world.elapse(minutes(2));
@@ -62,7 +65,9 @@ fn the_sites_word_gone_condemns_at_once() {
     // Lists fail, so that only the question about this one machine tells.
     let mut world = Setup::keeping(3).with("health.really-missing", "1h").world();
     let lost = world.elapse(minutes(3)).any();
-    world.cloud().every_call(Call::List, Some(Mishap::Refused(epu_provisioner::iaas::Class::Retryable)));
+    world
+        .cloud()
+        .every_call(Call::List, Some(Mishap::Refused(epu_provisioner::iaas::Class::Retryable)));
     world.lose_machine(&lost).elapse(seconds(140));
     assert_eq!(world.healths_of(&lost), [Health::OutOfContact, Health::Missing]);
     world.cloud().every_call(Call::List, None);
@@ -85,7 +90,10 @@ fn a_site_that_does_not_answer_delays_no_judgement_beyond_the_really_missing_tim
 #[test]
 fn a_missing_one_that_is_heard_again_before_it_was_replaced_is_kept() {
     let mut world = World::keeping(3);
-    world.elapse(minutes(3)).pause(Paused { replace: true, ..Paused::default() });
+    world.elapse(minutes(3)).pause(Paused {
+        replace: true,
+        ..Paused::default()
+    });
     let silenced = world.silence_one();
     world.elapse(minutes(10));
     assert_eq!(world.health_of(&silenced), Health::Missing);
@@ -103,7 +111,11 @@ fn one_that_speaks_long_after_its_end_is_a_zombie_and_is_told_to_stop() {
     assert_eq!(world.state_of(&zombie), State::Terminated);
     assert!(world.body(&zombie).worker_lives(), "the site is wrong: it runs");
     world.let_speak(&zombie).elapse(seconds(30));
-    assert!(world.healths_of(&zombie).contains(&Health::Zombie), "{:?}", world.healths_of(&zombie));
+    assert!(
+        world.healths_of(&zombie).contains(&Health::Zombie),
+        "{:?}",
+        world.healths_of(&zombie)
+    );
     assert!(!world.body(&zombie).worker_lives(), "it was told to stop");
     assert_eq!(world.staying(), 3);
 }
@@ -137,7 +149,11 @@ fn a_restarted_agent_finds_its_worker_and_disturbs_nothing() {
 fn a_controller_that_was_away_for_long_condemns_nobody() {
     let mut world = World::keeping(5);
     let before = world.elapse(minutes(3)).running();
-    world.crash(Service::Controller).elapse(hours(1)).start(Service::Controller).elapse(minutes(20));
+    world
+        .crash(Service::Controller)
+        .elapse(hours(1))
+        .start(Service::Controller)
+        .elapse(minutes(20));
     assert_eq!((world.running(), world.machines_ever()), (before, 5));
     assert!(!world.happened(|event| matches!(event, Event::HealthChanged { .. })));
 }
@@ -146,7 +162,11 @@ fn a_controller_that_was_away_for_long_condemns_nobody() {
 fn an_aggregator_that_was_away_for_long_condemns_nobody() {
     let mut world = World::keeping(5);
     let before = world.elapse(minutes(3)).running();
-    world.crash(Service::Aggregator).elapse(hours(1)).start(Service::Aggregator).elapse(minutes(20));
+    world
+        .crash(Service::Aggregator)
+        .elapse(hours(1))
+        .start(Service::Aggregator)
+        .elapse(minutes(20));
     assert_eq!((world.running(), world.machines_ever()), (before, 5));
 }
 
@@ -169,7 +189,11 @@ fn everything_restarted_at_once_condemns_nobody() {
 fn an_aggregator_that_stood_still_condemns_nobody() {
     let mut world = World::keeping(5);
     let before = world.elapse(minutes(3)).running();
-    world.suspend(Service::Aggregator, true).elapse(minutes(10)).suspend(Service::Aggregator, false).elapse(minutes(20));
+    world
+        .suspend(Service::Aggregator, true)
+        .elapse(minutes(10))
+        .suspend(Service::Aggregator, false)
+        .elapse(minutes(20));
     assert_eq!((world.running(), world.machines_ever()), (before, 5));
 }
 
@@ -177,7 +201,11 @@ fn an_aggregator_that_stood_still_condemns_nobody() {
 fn a_controller_that_stood_still_condemns_nobody() {
     let mut world = World::keeping(5);
     let before = world.elapse(minutes(3)).running();
-    world.suspend(Service::Controller, true).elapse(minutes(10)).suspend(Service::Controller, false).elapse(minutes(20));
+    world
+        .suspend(Service::Controller, true)
+        .elapse(minutes(10))
+        .suspend(Service::Controller, false)
+        .elapse(minutes(20));
     assert_eq!((world.running(), world.machines_ever()), (before, 5));
 }
 
@@ -192,13 +220,19 @@ fn one_that_fell_silent_while_the_controller_was_away_is_found_after_it_is_back(
 
 #[test]
 fn several_are_replaced_within_the_limit_one_window_after_the_other() {
-    let mut world = Setup::keeping(10).with("limits.replace-at-once", 2).with("limits.replace-window", "5m").world();
+    let mut world = Setup::keeping(10)
+        .with("limits.replace-at-once", 2)
+        .with("limits.replace-window", "5m")
+        .world();
     world.elapse(minutes(3));
     for id in world.running().into_iter().take(4) {
         world.kill_worker(&id);
     }
     world.elapse(minutes(1));
-    assert_eq!(world.records().iter().filter(|record| record.state >= State::Terminating).count(), 2);
+    assert_eq!(
+        world.records().iter().filter(|record| record.state >= State::Terminating).count(),
+        2
+    );
     assert!(world.ever("replacement-limit"));
     world.elapse(minutes(10));
     assert_eq!(world.staying(), 10);

@@ -12,7 +12,11 @@ fn teardown_ends_everything_and_launches_nothing_more() {
     let mut world = World::keeping(4);
     world.elapse(minutes(2)).tear_down(false).elapse(minutes(5));
     assert_eq!((world.live(), world.machines_there()), (0, 0));
-    world.keep(6).restart(Service::Controller).restart(Service::Provisioner).elapse(hours(1));
+    world
+        .keep(6)
+        .restart(Service::Controller)
+        .restart(Service::Provisioner)
+        .elapse(hours(1));
     assert_eq!((world.live(), world.machines_ever()), (0, 4));
     assert!(world.status().closed);
     assert_eq!(world.why(), ["keep", "closed"]);
@@ -47,7 +51,12 @@ fn a_teardown_in_the_middle_of_a_launch_leaves_nothing() {
 #[test]
 fn an_opened_installation_comes_back() {
     let mut world = World::keeping(3);
-    world.elapse(minutes(2)).tear_down(false).elapse(minutes(5)).open().elapse(minutes(2));
+    world
+        .elapse(minutes(2))
+        .tear_down(false)
+        .elapse(minutes(5))
+        .open()
+        .elapse(minutes(2));
     assert_eq!((world.staying(), world.machines_there()), (3, 3));
     assert!(!world.status().closed);
 }
@@ -56,7 +65,12 @@ fn an_opened_installation_comes_back() {
 fn a_removed_pool_is_drained_and_forgotten() {
     let mut world = World::keeping(3);
     let busy = world.elapse(minutes(2)).any();
-    world.protect(&busy, true).occupy(&busy).elapse(seconds(10)).remove(false).elapse(minutes(5));
+    world
+        .protect(&busy, true)
+        .occupy(&busy)
+        .elapse(seconds(10))
+        .remove(false)
+        .elapse(minutes(5));
     assert_eq!(world.running(), [busy], "a busy one finishes first");
     world.release(&busy).elapse(minutes(2));
     assert_eq!((world.live(), world.machines_there()), (0, 0));
@@ -72,10 +86,22 @@ fn a_store_that_fails_stops_what_must_be_recorded_and_harms_nobody() {
     assert_eq!(world.try_reconfigure("engine.keep.n", 6).unwrap_err().code, "store-failed");
     let killed = world.any();
     world.kill_worker(&killed).elapse(minutes(10));
-    assert_eq!((world.running(), world.machines_ever()), (before, 3), "nothing is done that cannot be recorded");
-    assert!(world.status().concerns.iter().any(|concern| concern.contains("no space left")), "{:?}", world.status().concerns);
+    assert_eq!(
+        (world.running(), world.machines_ever()),
+        (before, 3),
+        "nothing is done that cannot be recorded"
+    );
+    assert!(
+        world.status().concerns.iter().any(|concern| concern.contains("no space left")),
+        "{:?}",
+        world.status().concerns
+    );
     world.store_fails(None).elapse(minutes(3));
-    assert_eq!((world.state_of(&killed), world.staying()), (State::Terminated, 3), "it goes on by itself");
+    assert_eq!(
+        (world.state_of(&killed), world.staying()),
+        (State::Terminated, 3),
+        "it goes on by itself"
+    );
     assert_eq!(world.pool().pool.revision, 1, "what was refused was not kept");
 }
 
@@ -83,9 +109,17 @@ fn a_store_that_fails_stops_what_must_be_recorded_and_harms_nobody() {
 fn a_store_that_fails_in_the_middle_of_everything_leaves_nothing_half_done() {
     for after in [0, 20, 100, 300, 1_000, 5_000, 21_000, 25_000] {
         let mut world = World::keeping(0);
-        world.keep(3).elapse(millis(after)).store_fails(Some("input/output error")).elapse(minutes(2));
+        world
+            .keep(3)
+            .elapse(millis(after))
+            .store_fails(Some("input/output error"))
+            .elapse(minutes(2));
         world.store_fails(None).elapse(minutes(5));
-        assert_eq!((world.staying(), world.machines_there(), world.machines_ever()), (3, 3, 3), "failed after {after} ms");
+        assert_eq!(
+            (world.staying(), world.machines_there(), world.machines_ever()),
+            (3, 3, 3),
+            "failed after {after} ms"
+        );
     }
 }
 
@@ -110,7 +144,13 @@ fn a_write_whose_reply_is_lost_doubles_nothing() {
 #[test]
 fn a_decision_whose_reply_is_lost_is_not_carried_out_a_second_time_after_a_restart() {
     let mut world = World::keeping(1);
-    world.elapse(minutes(2)).lose_store_replies(1).keep(3).elapse(minutes(5)).restart(Service::Controller).elapse(minutes(5));
+    world
+        .elapse(minutes(2))
+        .lose_store_replies(1)
+        .keep(3)
+        .elapse(minutes(5))
+        .restart(Service::Controller)
+        .elapse(minutes(5));
     assert_eq!((world.staying(), world.machines_ever()), (3, 3));
 }
 
@@ -123,7 +163,9 @@ fn a_cooldown_survives_a_restart_of_the_controller() {
             .with("limits.stabilization", "0s")
             .world();
         world.elapse(minutes(1)).submit(40, seconds(60)).elapse(minutes(8));
-        world.until("it begins to shrink", hours(1), |world| world.happened(|event| matches!(event, Event::DrainOrdered { .. })));
+        world.until("it begins to shrink", hours(1), |world| {
+            world.happened(|event| matches!(event, Event::DrainOrdered { .. }))
+        });
         let begun = world.staying();
         if restart {
             world.restart(Service::Controller);
@@ -170,7 +212,12 @@ fn what_is_refused_changes_nothing() {
 #[test]
 fn every_recorded_decision_shown_again_to_its_engine_is_the_same() {
     let mut world = Setup::following_queue(2, 8).with("min", 1).world();
-    world.elapse(minutes(2)).submit(100, seconds(30)).elapse(minutes(10)).restart(Service::Controller).elapse(minutes(30));
+    world
+        .elapse(minutes(2))
+        .submit(100, seconds(30))
+        .elapse(minutes(10))
+        .restart(Service::Controller)
+        .elapse(minutes(30));
     let settings = json!({ "sensor": "jobs", "low-water": 2, "high-water": 8 });
     let engine = Registry::standard().make("queue-length", &settings).unwrap();
     let decisions = world.decisions();
@@ -187,6 +234,14 @@ fn an_operator_sees_why_in_the_newest_events() {
     let mut world = World::keeping(1);
     world.elapse(minutes(2)).keep(2).elapse(seconds(5));
     let events = world.events(20);
-    assert!(events.iter().any(|entry| matches!(&entry.event, Event::PoolChanged { revision: 2, .. }) && entry.who == "operator"));
-    assert!(events.iter().any(|entry| matches!(&entry.event, Event::Decided(decided) if decided.target == 2)));
+    assert!(
+        events
+            .iter()
+            .any(|entry| matches!(&entry.event, Event::PoolChanged { revision: 2, .. }) && entry.who == "operator")
+    );
+    assert!(
+        events
+            .iter()
+            .any(|entry| matches!(&entry.event, Event::Decided(decided) if decided.target == 2))
+    );
 }

@@ -39,7 +39,10 @@ fn a_worker_that_is_killed_is_replaced() {
     let killed = world.elapse(minutes(2)).any();
     world.kill_worker(&killed).elapse(minutes(2));
     assert_eq!(world.count(State::Running), 3);
-    assert_eq!(world.record(&killed).ending.as_ref().map(|ending| ending.why), Some(Cause::Unhealthy));
+    assert_eq!(
+        world.record(&killed).ending.as_ref().map(|ending| ending.why),
+        Some(Cause::Unhealthy)
+    );
     assert_eq!(world.machines_there(), 3);
 }
 
@@ -47,7 +50,11 @@ fn a_worker_that_is_killed_is_replaced() {
 fn a_controller_that_is_killed_and_started_again_changes_nothing() {
     let mut world = World::keeping(3);
     let before = world.elapse(minutes(2)).running();
-    world.crash(Service::Controller).elapse(seconds(30)).start(Service::Controller).elapse(minutes(10));
+    world
+        .crash(Service::Controller)
+        .elapse(seconds(30))
+        .start(Service::Controller)
+        .elapse(minutes(10));
     assert_eq!(world.running(), before);
     assert_eq!(world.machines_ever(), 3);
 }

@@ -29,7 +29,9 @@ fn machines_of_a_launch_that_is_never_answered_are_adopted_from_the_list() {
 fn a_provisioner_killed_before_its_call_reached_the_site_doubles_and_loses_nothing() {
     let mut world = World::keeping(0);
     world.cloud().calls_take(seconds(4));
-    world.keep(3).until("the launch is recorded", seconds(10), |world| world.count(State::Requested) == 3);
+    world
+        .keep(3)
+        .until("the launch is recorded", seconds(10), |world| world.count(State::Requested) == 3);
     world.crash(Service::Provisioner).elapse(minutes(1));
     assert_eq!(world.machines_ever(), 0);
     world.start(Service::Provisioner).elapse(minutes(3));
@@ -40,9 +42,15 @@ fn a_provisioner_killed_before_its_call_reached_the_site_doubles_and_loses_nothi
 fn a_provisioner_killed_after_its_call_reached_the_site_doubles_and_loses_nothing() {
     let mut world = World::keeping(0);
     world.cloud().calls_take(seconds(4));
-    world.keep(3).until("the machines are there", seconds(10), |world| world.machines_there() == 3);
+    world
+        .keep(3)
+        .until("the machines are there", seconds(10), |world| world.machines_there() == 3);
     assert_eq!(world.count(State::Requested), 3, "nobody knows it yet");
-    world.crash(Service::Provisioner).elapse(minutes(1)).start(Service::Provisioner).elapse(minutes(3));
+    world
+        .crash(Service::Provisioner)
+        .elapse(minutes(1))
+        .start(Service::Provisioner)
+        .elapse(minutes(3));
     assert_eq!((world.staying(), world.machines_ever()), (3, 3));
 }
 
@@ -50,7 +58,11 @@ fn a_provisioner_killed_after_its_call_reached_the_site_doubles_and_loses_nothin
 fn a_controller_killed_at_any_moment_of_a_launch_doubles_nothing() {
     for after in (0..3_000).step_by(250) {
         let mut world = World::keeping(3);
-        world.elapse(millis(after)).crash(Service::Controller).elapse(seconds(20)).start(Service::Controller);
+        world
+            .elapse(millis(after))
+            .crash(Service::Controller)
+            .elapse(seconds(20))
+            .start(Service::Controller);
         world.elapse(minutes(3));
         assert_eq!((world.staying(), world.machines_ever()), (3, 3), "killed after {after} ms");
     }
@@ -102,8 +114,10 @@ fn one_that_never_becomes_ready_is_given_up_at_its_deadline_and_replaced() {
 fn set_up_that_fails_is_running_failed_with_the_end_of_its_output() {
     let mut world = Setup::keeping(1).with("limits.launch-failures", 100).world();
     world.workers(|worker| worker.set_up_exit = 4).elapse(seconds(60));
-    assert!(world.happened(|event| matches!(event, Event::Moved { to: State::RunningFailed, fault: Some(fault), .. }
-        if fault.code == "set-up-failed" && fault.text.contains("something went wrong (4)"))));
+    assert!(world.happened(
+        |event| matches!(event, Event::Moved { to: State::RunningFailed, fault: Some(fault), .. }
+        if fault.code == "set-up-failed" && fault.text.contains("something went wrong (4)"))
+    ));
     assert!(!world.happened(|event| matches!(event, Event::Moved { to: State::Running, .. })));
     world.workers(|worker| worker.set_up_exit = 0).elapse(minutes(10));
     assert_eq!((world.staying(), world.machines_there()), (1, 1));
@@ -145,7 +159,13 @@ fn passing_errors_are_retried_with_the_same_launch() {
         world.keep(2).elapse(minutes(3));
         assert_eq!((world.staying(), world.machines_ever()), (2, 2), "{class:?}");
         assert_eq!(world.records().len(), 2, "no new ids for a repeated call");
-        assert!(world.happened(|event| matches!(event, Event::Moved { to: State::ErrorRetrying, .. })));
+        assert!(world.happened(|event| matches!(
+            event,
+            Event::Moved {
+                to: State::ErrorRetrying,
+                ..
+            }
+        )));
     }
 }
 
@@ -168,7 +188,13 @@ fn a_full_site_is_followed_by_the_next_one() {
     world.cloud().has_room_for(Some(0));
     world.keep(3).elapse(minutes(10));
     assert_eq!(world.staying(), 3);
-    assert!(world.records().iter().filter(|record| record.state == State::Running).all(|record| record.site.as_str() == "there"));
+    assert!(
+        world
+            .records()
+            .iter()
+            .filter(|record| record.state == State::Running)
+            .all(|record| record.site.as_str() == "there")
+    );
 }
 
 #[test]
@@ -222,6 +248,10 @@ fn a_machine_that_will_not_end_is_told_again_and_again() {
     world.cloud().every_call(Call::Terminate, None);
     world.elapse(minutes(3));
     assert_eq!((world.count(State::Terminated), world.machines_there()), (1, 1));
-    let gone = world.records().into_iter().find(|record| record.state == State::Terminated).unwrap();
+    let gone = world
+        .records()
+        .into_iter()
+        .find(|record| record.state == State::Terminated)
+        .unwrap();
     assert_eq!(gone.ending.as_ref().map(|ending| ending.why), Some(Cause::Drained));
 }

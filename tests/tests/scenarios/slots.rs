@@ -15,8 +15,12 @@ fn unique() -> Setup {
 
 fn holders(world: &World) -> BTreeMap<String, InstanceId> {
     let records = world.records();
-    let staying = records.iter().filter(|record| record.state == State::Running && !record.is_leaving());
-    staying.filter_map(|record| Some((record.slot.as_ref()?.to_string(), record.id))).collect()
+    let staying = records
+        .iter()
+        .filter(|record| record.state == State::Running && !record.is_leaving());
+    staying
+        .filter_map(|record| Some((record.slot.as_ref()?.to_string(), record.id)))
+        .collect()
 }
 
 fn side(record: &Instance) -> Option<&str> {
@@ -50,7 +54,11 @@ fn slots_are_bound_again_after_the_controller_was_restarted() {
     let mut world = unique().world();
     world.elapse(minutes(2));
     let before = holders(&world);
-    world.crash(Service::Controller).elapse(minutes(1)).start(Service::Controller).elapse(minutes(5));
+    world
+        .crash(Service::Controller)
+        .elapse(minutes(1))
+        .start(Service::Controller)
+        .elapse(minutes(5));
     assert_eq!(holders(&world), before);
     assert_eq!(world.machines_ever(), 3);
     let shown = world.pool().slots;
@@ -62,7 +70,9 @@ fn a_label_that_is_removed_has_its_instance_drained() {
     let mut world = unique().world();
     world.elapse(minutes(2));
     let right = holders(&world)["right"];
-    world.reconfigure("engine.keep.unique", json!({ "left": { "SIDE": "l" } })).elapse(minutes(2));
+    world
+        .reconfigure("engine.keep.unique", json!({ "left": { "SIDE": "l" } }))
+        .elapse(minutes(2));
     assert_eq!(world.state_of(&right), State::Terminated);
     let ending = world.record(&right).ending.clone();
     assert_eq!(ending.and_then(|ending| ending.drained_for), Some(Cause::SlotRemoved));

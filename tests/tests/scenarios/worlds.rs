@@ -7,7 +7,11 @@ fn eventful(seed: u64) -> World {
     world.elapse(minutes(3)).submit(200, seconds(20)).elapse(minutes(5));
     let silenced = world.silence_one();
     world.restart(Service::Controller).elapse(minutes(5));
-    world.let_speak(&silenced).crash(Service::Provisioner).elapse(minutes(1)).start(Service::Provisioner);
+    world
+        .let_speak(&silenced)
+        .crash(Service::Provisioner)
+        .elapse(minutes(1))
+        .start(Service::Provisioner);
     world.elapse(minutes(20));
     world
 }

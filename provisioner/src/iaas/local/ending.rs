@@ -82,6 +82,10 @@ fn send(instance: InstanceId, sent: std::io::Result<()>) {
 
 /// Starts the task that sees to everything that is being ended, unless it runs.
 pub(super) fn see_to_it(inner: &Arc<Inner>) {
+    see_to_it_by(inner, pass);
+}
+
+fn see_to_it_by(inner: &Arc<Inner>, pass: impl Fn(&Arc<Inner>, Instant) -> bool + Clone + Send + 'static) {
     let mut endings = held(&inner.endings);
     if endings.watched || endings.due.is_empty() {
         return;
@@ -95,9 +99,16 @@ pub(super) fn see_to_it(inner: &Arc<Inner>) {
         loop {
             let now = look.tick().await;
             let Some(inner) = weak.upgrade() else { return };
-            let pass = tokio::task::spawn_blocking(move || pass(&inner, now)).await;
-            if !matches!(pass, Ok(true)) {
-                return;
+            let (pass, held_by) = (pass.clone(), inner.clone());
+            match tokio::task::spawn_blocking(move || pass(&held_by, now)).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) if error.is_panic() => warn!(%error, "ending machines goes on at the next look"),
+                // The runtime ends.
+                Err(_) => {
+                    held(&inner.endings).watched = false;
+                    return;
+                }
             }
         }
     });
@@ -136,4 +147,39 @@ fn pass(inner: &Arc<Inner>, now: Instant) -> bool {
     }
     endings.watched = !endings.due.is_empty();
     endings.watched
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::{AgentProgram, Local, LocalSettings};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_panicked_is_followed_by_the_next() {
+        let home = tempfile::tempdir().unwrap();
+        let agent = AgentProgram {
+            program: "/bin/sh".into(),
+            arguments: Vec::new(),
+        };
+        let site = Local::new("test", home.path(), agent, LocalSettings::default());
+        let id = "0198f000-0000-7000-8000-000000000001".parse().unwrap();
+        held(&site.inner.endings).due.insert(id, Due::In(Duration::ZERO));
+        let looks = Arc::new(AtomicU32::new(0));
+        let counted = looks.clone();
+        see_to_it_by(&site.inner, move |inner, now| {
+            assert!(counted.fetch_add(1, Ordering::Relaxed) > 0, "as the test wishes");
+            pass(inner, now)
+        });
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if !held(&site.inner.endings).watched {
+                break;
+            }
+        }
+        let endings = held(&site.inner.endings);
+        assert!(!endings.watched && endings.due.is_empty(), "{endings:?}");
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
+    }
 }

@@ -51,6 +51,14 @@ pub(super) fn stop_grace(directory: &Path) -> Option<Duration> {
 }
 
 pub(super) fn launch(inner: &Arc<Inner>, launch: &IaasLaunch) -> Result<Vec<Machine>, IaasError> {
+    launch_by(inner, launch, |id, index| start(inner, launch, id, index))
+}
+
+fn launch_by(
+    inner: &Arc<Inner>,
+    launch: &IaasLaunch,
+    mut start: impl FnMut(InstanceId, u32) -> Result<(), IaasError>,
+) -> Result<Vec<Machine>, IaasError> {
     if launch.installation != inner.installation {
         return Err(IaasError::new(
             Class::Permanent,
@@ -83,17 +91,25 @@ pub(super) fn launch(inner: &Arc<Inner>, launch: &IaasLaunch) -> Result<Vec<Mach
         check_program(&inner.agent.program)?;
     }
     let mut room = room;
+    let mut refused = None;
     let mut machines = Vec::with_capacity(launch.instances.len());
     for (index, id) in (0..).zip(&launch.instances) {
         let (state, tag) = match groups.get(id) {
             Some(group) => (held(&inner.endings).state(*id), Some(machine(group, MachineState::Running))),
             None if was_started(&inner.directory(*id)) => (MachineState::Gone, None),
-            None if room == 0 => continue,
-            None => {
-                start(inner, launch, *id, index)?;
-                room -= 1;
-                (MachineState::Running, None)
-            }
+            None if room == 0 || refused.is_some() => continue,
+            None => match start(*id, index) {
+                Ok(()) => {
+                    room -= 1;
+                    (MachineState::Running, None)
+                }
+                // The call is made again and starts the rest.
+                Err(error) if error.class.is_passing() => return Err(error),
+                Err(error) => {
+                    refused = Some(error);
+                    continue;
+                }
+            },
         };
         machines.push(Machine {
             id: id.to_string(),
@@ -104,7 +120,11 @@ pub(super) fn launch(inner: &Arc<Inner>, launch: &IaasLaunch) -> Result<Vec<Mach
             address: tag.and_then(|m| m.address).or_else(|| Some("127.0.0.1".to_owned())),
         });
     }
-    Ok(machines)
+    // What was started counts: a machine that has no room for the thirtieth has room for the twenty-nine.
+    match refused {
+        Some(error) if machines.len() < min.max(1) => Err(error),
+        Some(_) | None => Ok(machines),
+    }
 }
 
 fn check_program(program: &Path) -> Result<(), IaasError> {
@@ -207,4 +227,56 @@ fn spawn_failed(program: &Path, error: &std::io::Error) -> IaasError {
         Some(_) | None => Class::Retryable,
     };
     IaasError::new(class, format!("start the agent program {}: {error}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use epu_core::id::{LaunchId, PoolName};
+    use epu_core::random::Random;
+    use epu_core::time::Timestamp;
+
+    use super::super::{AgentProgram, Local, LocalSettings};
+    use super::*;
+    use crate::iaas::LaunchToken;
+
+    #[test]
+    fn what_was_started_before_the_machine_was_full_is_the_answer_when_it_is_enough() {
+        let home = tempfile::tempdir().unwrap();
+        let agent = AgentProgram {
+            program: "/bin/sh".into(),
+            arguments: Vec::new(),
+        };
+        let site = Local::new("test", home.path(), agent, LocalSettings::default());
+        let random = Random::seeded(1);
+        let mut request = IaasLaunch {
+            installation: "test".to_owned(),
+            launch: LaunchId(random.uuid(Timestamp(1))),
+            pool: PoolName::new("web").unwrap(),
+            instances: (0..50).map(|_| InstanceId(random.uuid(Timestamp(1)))).collect(),
+            min: 29,
+            launch_token: LaunchToken("l.secret".to_owned()),
+            url: "http://127.0.0.1:1".to_owned(),
+            template: serde_json::from_value(serde_json::json!({ "run": ["work"] })).unwrap(),
+        };
+        let tried = Cell::new(0);
+        let full = |class| {
+            tried.set(0);
+            let tried = &tried;
+            move |_, index| {
+                tried.set(tried.get() + 1);
+                if index < 29 { Ok(()) } else { Err(IaasError::new(class, "fork: EAGAIN")) }
+            }
+        };
+        let machines = launch_by(&site.inner, &request, full(Class::Capacity)).unwrap();
+        assert_eq!((machines.len(), tried.get()), (29, 30), "it goes on starting on a full machine");
+        assert!((0..).zip(&machines).all(|(index, machine)| machine.index == Some(index)));
+
+        let error = launch_by(&site.inner, &request, full(Class::Retryable)).unwrap_err();
+        assert_eq!(error.class, Class::Retryable, "what may pass is repeated for the whole");
+        request.min = 30;
+        let error = launch_by(&site.inner, &request, full(Class::Capacity)).unwrap_err();
+        assert_eq!(error.class, Class::Capacity);
+    }
 }

@@ -17,9 +17,13 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 /// How much of an environment is read. Tags stand anywhere in it; a larger one is cut, which can only hide a process whose
 /// session mates are still seen.
 const ENVIRONMENT_MAX: u64 = 1 << 20;
-/// A process younger than this may still show its parent's environment, between fork and exec: that it carries no tag is then not
-/// kept. In clock ticks, which Linux shows to programs as hundredths of a second on every platform it has today.
-const YOUNG_TICKS: u64 = 100;
+/// A process younger than this may still show its parent's environment, between fork and exec, which on a busy machine takes its
+/// time: that it carries no tag is then not believed. In clock ticks, which Linux shows to programs as hundredths of a second on every
+/// platform it has today.
+const YOUNG_TICKS: u64 = 300;
+/// That a process carries no tag is believed for good only when two looks so far apart said it. Too low: one that was stopped before
+/// its exec is overlooked for life. Too high: the environments of strangers are read for nothing.
+const APART_TICKS: u64 = 200;
 
 /// What a process of ours carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,10 @@ pub(super) struct Table {
 struct Known {
     started: u64,
     tag: Option<Tag>,
+    /// When it was first seen, in clock ticks since the machine started.
+    seen: u64,
+    /// Whether what it carries is not read again.
+    is_settled: bool,
 }
 
 impl Table {
@@ -104,20 +112,23 @@ impl Table {
             // Whatever cannot be read has ended meanwhile, or is not ours.
             let Some((process, zombie)) = stat(pid) else { continue };
             let kept = self.known.remove(&pid).filter(|known| known.started == process.started);
-            let tag = match &kept {
-                Some(known) => known.tag,
+            let known = match kept {
+                Some(known) if known.is_settled => known,
                 None if zombie => continue,
-                None => self.read_tag(pid),
-            };
-            if kept.is_some() || tag.is_some() || uptime.saturating_sub(process.started) > YOUNG_TICKS {
-                seen.insert(
-                    pid,
+                kept => {
+                    let tag = self.read_tag(pid);
+                    let seen = kept.map_or(uptime, |known| known.seen);
+                    let is_old = uptime.saturating_sub(process.started) > YOUNG_TICKS;
                     Known {
                         started: process.started,
                         tag,
-                    },
-                );
-            }
+                        seen,
+                        is_settled: tag.is_some() || is_old && uptime.saturating_sub(seen) >= APART_TICKS,
+                    }
+                }
+            };
+            let tag = known.tag;
+            seen.insert(pid, known);
             if !zombie {
                 living.push((process, tag));
             }
@@ -202,10 +213,14 @@ fn parse_stat(pid: u32, text: &[u8]) -> Option<(Process, bool)> {
 
 fn uptime_ticks() -> std::io::Result<u64> {
     let text = std::fs::read_to_string("/proc/uptime")?;
-    let seconds = text.split('.').next().and_then(|whole| whole.parse::<u64>().ok());
-    seconds
-        .map(|seconds| seconds.saturating_mul(100))
-        .ok_or_else(|| std::io::Error::other("/proc/uptime is not a number of seconds"))
+    parse_uptime(&text).ok_or_else(|| std::io::Error::other("/proc/uptime is not a number of seconds"))
+}
+
+/// The first number, seconds with two digits behind the point, in hundredths.
+fn parse_uptime(text: &str) -> Option<u64> {
+    let (seconds, rest) = text.split_ascii_whitespace().next()?.split_once('.')?;
+    let hundredths: u64 = rest.get(..2)?.parse().ok()?;
+    Some(seconds.parse::<u64>().ok()?.saturating_mul(100).saturating_add(hundredths))
 }
 
 /// Sends a signal to exactly this process: never to one that has taken over its number since. One that is gone is fine.
@@ -251,6 +266,48 @@ mod tests {
         let (read, zombie) = parse_stat(42, line).unwrap();
         assert_eq!((read.session, read.started, read.frozen, zombie), (41, 777, true, false));
         assert!(parse_stat(1, b"1 (x").is_none());
+    }
+
+    #[test]
+    fn one_that_took_its_time_to_become_ours_is_seen() {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        use std::time::Duration;
+
+        let id = "0198f000-0000-7000-8000-000000000001";
+        let installation = format!("late-{}", std::process::id());
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "read go; exec env EPU_INSTALLATION=\"$0\" EPU_INSTANCE=\"$1\" sleep 100", &installation, id])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut table = Table::new(&installation);
+        std::thread::sleep(Duration::from_millis(1_200));
+        let before = table.groups().unwrap().len();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let mut found = false;
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(10));
+            found = table.groups().unwrap().contains_key(&id.parse().unwrap());
+            if found {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((before, found), (0, true));
+    }
+
+    #[test]
+    fn a_stranger_is_not_read_for_ever() {
+        let mut table = Table::new("nobody");
+        let ours = std::process::id();
+        for settled in [false, true] {
+            table.groups().unwrap();
+            assert_eq!(table.known[&ours].is_settled, settled);
+            std::thread::sleep(std::time::Duration::from_millis(3_200));
+        }
+        assert_eq!(parse_uptime("12345.67 9.00\n"), Some(1_234_567));
     }
 
     #[test]

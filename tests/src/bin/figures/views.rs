@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epu_controller::guards::Guards;
+use epu_controller::listening::Ears;
 use epu_controller::plan::{Plan, Wish, plan};
 use epu_controller::view::View;
 use epu_core::code::Fault;
@@ -45,6 +46,7 @@ struct World {
     sensors: Vec<SensorName>,
     guards: Guards,
     memory: Memory,
+    ears: Ears,
     target: u32,
     now: Timestamp,
     name: PoolName,
@@ -96,12 +98,14 @@ impl World {
         let engine = Registry::standard().make("queue-length", &samples::band()["queue-length"]);
         let engine = engine.map_err(|problems| Trouble::new("make an engine", format!("{problems:?}")))?;
         let begin = BEGIN + Duration::from_secs(3_600);
+        let view = View::new(Arc::new(pool), begin);
         let mut world = Self {
-            view: View::new(Arc::new(pool), begin),
             sensors: engine.sensors(),
             engine,
-            guards: Guards { revision: 1, ..Guards::default() },
+            guards: Guards { settings: view.settings(), ..Guards::default() },
+            view,
             memory: Memory::default(),
+            ears: Ears::default(),
             target: u32::try_from(SIZE).unwrap_or(u32::MAX),
             now: begin,
             instances: Instances::of(&name)?,
@@ -133,7 +137,8 @@ impl World {
             if n.is_multiple_of(a_second) {
                 self.now = self.now + Duration::from_secs(1);
                 let snapshot = self.snapshot(Vec::new(), true);
-                self.view.listened(&snapshot, self.now);
+                let listening = self.ears.take(&snapshot, self.now);
+                self.view.listened(listening, snapshot.complete, self.now);
             }
             let work = if n.is_multiple_of(2) { Work::Busy } else { Work::Idle };
             self.view.heard(&samples::heard(self.running[n].id, &self.name, work), self.now);
@@ -232,10 +237,10 @@ impl World {
     /// What the controller does with facts, in the order in which it does it.
     fn take_and_plan(&mut self, news: &News) -> Plan {
         let (view, now) = (&mut self.view, self.now);
-        view.listened(&news.snapshot, now);
         for heard in &news.snapshot.instances {
             view.heard(heard, now);
         }
+        view.listened(self.ears.take(&news.snapshot, now), news.snapshot.complete, now);
         for report in &news.snapshot.sensors {
             view.sensor(report, now);
         }

@@ -1,0 +1,317 @@
+//! One look at one pool: observe, decide, plan, record with the commands in one transaction, and only then count it as done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use epu_core::Reason;
+use epu_core::code::Chain;
+use epu_core::id::{PoolName, SensorName};
+use epu_core::instance::{Cause, Drain};
+use epu_core::invariant::{self, Violation};
+use epu_core::journal::{Action, Decided, Entry, Event};
+use epu_core::launch::{INSTANCES_MAX, LaunchRequest, Wanted};
+use epu_core::random::Random;
+use epu_core::request::{DrainOrder, Ids, Request, Terminate};
+use epu_core::time::Timestamp;
+use epu_decision_engines::{Decision, Memory, Observation};
+use epu_store::{DecisionCommit, Outgoing, PoolMemory};
+use tracing::{debug, info};
+
+use crate::guards::Guards;
+use crate::orders;
+use crate::plan::{Plan, Wish, plan};
+use crate::service::{Controller, Managed};
+use crate::view::View;
+
+/// A decision with what follows from it once it is recorded.
+pub(crate) struct Attempt {
+    decided: Decided,
+    guards: Guards,
+    memory: Memory,
+    commands: Vec<Outgoing>,
+}
+
+impl Controller {
+    pub(crate) async fn look_at(&mut self, name: &PoolName) {
+        let now = self.parts.clock.now();
+        if !self.make_sure(name, now).await {
+            return;
+        }
+        let Some(managed) = self.pools.get_mut(name) else { return };
+        if managed.view.pool.removed && managed.view.live() == 0 && managed.outbox.is_empty() {
+            self.forget(name, now).await;
+            return;
+        }
+        let statuses = sensor_changes(managed, now, name);
+        let observation = managed.view.observation(now, managed.target, managed.memory.clone());
+        let Some((decision, sensors, version)) = wish_of(managed, &observation) else {
+            self.wake(name, now + *self.parts.config.look_every);
+            return;
+        };
+        self.parts.metrics.looks.with_label_values(&[name.as_str()]).inc();
+        let wish = Wish {
+            now,
+            view: &managed.view,
+            decision: &decision,
+            sensors: &sensors,
+            target: managed.target,
+            guards: &managed.guards,
+            closed: self.closed,
+        };
+        let planned = plan(&wish);
+        let readable = crate::view::unreadable(managed.view.readings(), &sensors, now).is_empty();
+        let mut violations: Vec<Violation> = check(&managed.view, managed.target, &planned, readable);
+        let (commands, actions) = commands(&planned, managed, name, &self.parts.random, now);
+        let mut decided = Decided {
+            at: now,
+            engine: version.to_owned(),
+            revision: managed.view.pool.revision,
+            observed: serde_json::Value::Null,
+            desired: decision.desired,
+            target: planned.target,
+            reasons: decision.reasons.clone(),
+            suppressed: planned.suppressed.clone(),
+            actions,
+        };
+        let differs = managed.last.as_ref().is_none_or(|last| !same_decision(last, &decided));
+        let mut journal = statuses;
+        let storm_was = managed.guards.storm.is_some();
+        if planned.guards.storm.is_some() != storm_was {
+            let event = match planned.suppressed.iter().find(|r| r.code == "storm") {
+                Some(reason) => Event::BreakerOpened { breaker: "storm".into(), reason: reason.clone() },
+                None => Event::BreakerClosed { breaker: "storm".into() },
+            };
+            journal.push(Entry::new(now, "controller", event).of(name));
+        }
+        let wake = [planned.look_again_at, managed.view.next_due(now), Some(now + *self.parts.config.look_every)].into_iter().flatten().min();
+        let memory_changed = managed.target != Some(planned.target) || !managed.guards.says_the_same(&planned.guards) || managed.memory != decision.memory;
+        if planned.acts() || differs {
+            decided.observed = serde_json::to_value(&observation).unwrap_or_default();
+            journal.push(Entry::new(now, "controller", Event::Decided(Box::new(decided.clone()))).of(name));
+            let memory = PoolMemory {
+                target: Some(planned.target),
+                engine: version.to_owned(),
+                memory: decision.memory.0.clone(),
+                guards: serde_json::to_value(&planned.guards).unwrap_or_default(),
+            };
+            let commit = DecisionCommit { memory: Some(memory), outbox: commands.clone(), journal };
+            let attempt = Attempt { decided, guards: planned.guards, memory: decision.memory, commands };
+            let result = self.parts.store.commit_decision(name, commit).await;
+            if !self.noted(result.map_err(|e| Chain(&e).to_string()), "record a decision") {
+                // Perhaps it was recorded all the same; until that is known nothing is done. Time tries again.
+                if let Some(managed) = self.pools.get_mut(name) {
+                    managed.unsure = Some(Box::new(attempt));
+                }
+                self.wake(name, now + *self.parts.config.tick);
+                return;
+            }
+            self.recorded(name, attempt, now);
+        } else {
+            if !journal.is_empty() {
+                self.write_journal(journal).await;
+            }
+            let Some(managed) = self.pools.get_mut(name) else { return };
+            if let Some(last) = managed.last.as_mut() {
+                // The same decision on newer numbers: shown, not written.
+                last.reasons = decided.reasons;
+                last.suppressed = decided.suppressed;
+            }
+            managed.unwritten |= memory_changed;
+            managed.guards = planned.guards;
+            managed.target = Some(planned.target);
+            managed.memory = decision.memory;
+        }
+        for violation in violations.drain(..) {
+            self.violated(&violation);
+        }
+        self.show_size(name);
+        if let Some(at) = wake {
+            self.wake(name, at.max(now + Duration::from_millis(1)));
+        }
+    }
+
+    /// A decision is in the store: from now on it is what was decided.
+    fn recorded(&mut self, name: &PoolName, attempt: Attempt, now: Timestamp) {
+        let Attempt { decided, guards, memory, commands } = attempt;
+        self.parts.metrics.decisions.with_label_values(&[name.as_str()]).inc();
+        for reason in &decided.suppressed {
+            self.parts.metrics.suppressed.with_label_values(&[name.as_str(), reason.code.as_ref()]).inc();
+        }
+        for action in &decided.actions {
+            let (what, n) = counted(action);
+            self.parts.metrics.actions.with_label_values(&[name.as_str(), what]).inc_by(n);
+            info!(pool = %name, target = decided.target, because = %because(&decided), "{what} {n}");
+        }
+        debug!(pool = %name, target = decided.target, because = %because(&decided), "decided");
+        let Some(managed) = self.pools.get_mut(name) else { return };
+        managed.remembered_at = now;
+        managed.unwritten = false;
+        managed.guards = guards;
+        managed.target = Some(decided.target);
+        managed.memory = memory;
+        managed.last = Some(decided);
+        for command in &commands {
+            orders::note(&mut managed.view, command, now);
+        }
+        managed.outbox.push(commands);
+        self.to_send.insert(name.clone());
+    }
+
+    /// After a write of which no reply came: what the store has of it counts. Otherwise its commands would be found there at the next
+    /// start, and carried out beside what was decided since. False when the store does not say yet.
+    async fn make_sure(&mut self, name: &PoolName, now: Timestamp) -> bool {
+        if self.pools.get(name).is_none_or(|managed| managed.unsure.is_none()) {
+            return true;
+        }
+        let outbox = match self.parts.store.outbox().await {
+            Ok(outbox) => outbox,
+            Err(error) => {
+                self.noted(Err(Chain(&error).to_string()), "read commands not yet accepted");
+                self.wake(name, now + *self.parts.config.tick);
+                return false;
+            }
+        };
+        let attempt = self.pools.get_mut(name).and_then(|managed| managed.unsure.take());
+        // One without commands is decided again, which changes nothing.
+        let is_there = |attempt: &Attempt| attempt.commands.first().is_some_and(|first| outbox.iter().any(|stored| stored.id == first.id));
+        if let Some(attempt) = attempt.filter(|attempt| is_there(attempt)) {
+            self.recorded(name, *attempt, now);
+        }
+        true
+    }
+
+    fn show_size(&self, name: &PoolName) {
+        let Some(managed) = self.pools.get(name) else { return };
+        let counts = managed.view.counts();
+        let set = |what: &str, n: u32| self.parts.metrics.size.with_label_values(&[name.as_str(), what]).set(i64::from(n));
+        set("target", managed.target.unwrap_or(0));
+        set("capacity", counts.capacity);
+        set("pending", counts.pending);
+        set("busy", counts.busy);
+        set("idle", counts.idle);
+        set("unhealthy", counts.unhealthy);
+        set("draining", counts.draining);
+        set("live", managed.view.live());
+        let breaker = |which: &str, open: bool| self.parts.metrics.breaker.with_label_values(&[name.as_str(), which]).set(i64::from(open));
+        breaker("storm", managed.guards.storm.is_some());
+        breaker("launch", managed.guards.launching.values().any(|b| b.open_until.is_some()));
+    }
+}
+
+/// What the pool's engine wants, with the sensors it needs and its version. A removed pool wants nothing, whatever its engine.
+fn wish_of(managed: &Managed, observation: &Observation) -> Option<(Decision, Vec<SensorName>, &'static str)> {
+    match &managed.engine {
+        Some(engine) => Some((engine.decide(observation), engine.sensors(), engine.version())),
+        None if managed.view.pool.removed => {
+            let reasons = vec![Reason::new("removed", "the pool is being removed")];
+            let nothing = Decision { desired: 0, slots: BTreeMap::new(), stepwise: false, reasons, memory: Memory::default(), look_again_at: None };
+            Some((nothing, Vec::new(), "none"))
+        }
+        None => None,
+    }
+}
+
+/// Journal entries for sensors whose status changed since the last look.
+fn sensor_changes(managed: &mut Managed, now: Timestamp, name: &PoolName) -> Vec<Entry> {
+    let mut journal = Vec::new();
+    for (sensor, reading) in managed.view.readings() {
+        let word = reading.status(now).word();
+        let before = managed.statuses.insert(sensor.clone(), word);
+        if before.is_some_and(|before| before != word) || (before.is_none() && word == "invalid") {
+            let event = Event::SensorChanged { sensor: sensor.clone(), status: word.to_owned(), fault: reading.fault.clone() };
+            journal.push(Entry::new(now, "controller", event).of(name));
+        }
+    }
+    journal
+}
+
+/// Whether a decision says nothing that the last one did not: the same sizes for the same kinds of reasons.
+fn same_decision(last: &Decided, new: &Decided) -> bool {
+    let codes = |reasons: &[Reason]| reasons.iter().map(|r| r.code.clone()).collect::<Vec<_>>();
+    last.desired == new.desired
+        && last.target == new.target
+        && last.engine == new.engine
+        && last.revision == new.revision
+        && codes(&last.reasons) == codes(&new.reasons)
+        && codes(&last.suppressed) == codes(&new.suppressed)
+}
+
+fn because(decided: &Decided) -> String {
+    decided.reasons.iter().chain(&decided.suppressed).map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+fn counted(action: &Action) -> (&'static str, u64) {
+    let (what, n) = match action {
+        Action::Launch { instances, .. } => ("launch", instances.len()),
+        Action::Drain { instances, .. } => ("drain", instances.len()),
+        Action::WithdrawDrain { instances } => ("withdraw-drain", instances.len()),
+        Action::Terminate { instances, .. } => ("terminate", instances.len()),
+    };
+    (what, u64::try_from(n).unwrap_or(u64::MAX))
+}
+
+/// What must be true of a plan, whatever engine it came from.
+fn check(view: &View, target: Option<u32>, plan: &Plan, readable: bool) -> Vec<Violation> {
+    let ended: usize = plan.terminate.iter().map(|(_, ids)| ids.len()).sum();
+    let drained: usize = plan.drains.iter().map(|(_, ids)| ids.len()).sum();
+    let launched: usize = plan.launches.iter().map(|b| b.wanted.len()).sum();
+    let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let counts = view.counts();
+    let staying = (counts.capacity + counts.unhealthy).saturating_sub(size(ended + drained)) + size(plan.withdraw.len());
+    let limits = &view.pool.spec.limits;
+    let most = limits.replacements((counts.capacity + counts.unhealthy).max(plan.target));
+    [
+        invariant::within_max(staying, size(launched), view.pool.spec.max),
+        invariant::no_blind_shrink(target.unwrap_or(plan.target), plan.target, view.pool.spec.max, readable || view.pool.removed),
+        invariant::within_replacement_limit(&plan.guards.replaced, most, *limits.replace_window)
+            .filter(|_| plan.terminate.iter().any(|(why, _)| *why == Cause::Unhealthy)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The commands that carry out a plan, and what they are in the journal.
+fn commands(plan: &Plan, managed: &Managed, name: &PoolName, random: &Random, now: Timestamp) -> (Vec<Outgoing>, Vec<Action>) {
+    let pool = &managed.view.pool;
+    let mut commands = Vec::new();
+    let mut actions = Vec::new();
+    let mut add = |request| commands.push(Outgoing { id: random.uuid(now), pool: name.clone(), request, since: now });
+    for (why, ids) in &plan.terminate {
+        add(Request::Terminate(Terminate { instances: ids.clone(), why: *why, epoch: 0 }));
+        actions.push(Action::Terminate { instances: ids.iter().map(|(id, _)| *id).collect(), why: *why });
+    }
+    if !plan.withdraw.is_empty() {
+        add(Request::WithdrawDrain(Ids { instances: plan.withdraw.clone(), epoch: 0 }));
+        actions.push(Action::WithdrawDrain { instances: plan.withdraw.clone() });
+    }
+    // Before what is launched in their place, so that no launch is recorded above the maximum.
+    for (why, ids) in &plan.drains {
+        let drain = Drain { since: now, deadline: now + *pool.spec.limits.drain, why: *why };
+        add(Request::Drain(DrainOrder { instances: ids.clone(), drain, epoch: 0 }));
+        actions.push(Action::Drain { instances: ids.clone(), why: *why });
+    }
+    let batches = plan.launches.iter().flat_map(|batch| batch.wanted.chunks(INSTANCES_MAX).map(|wanted| (&batch.site, wanted)));
+    for (site, wanted) in batches {
+        let launch = random.launch(now);
+        let instances: Vec<Wanted> = wanted
+            .iter()
+            .map(|slot| {
+                let (slot, variables) = slot.clone().map_or((None, BTreeMap::new()), |(label, vars)| (Some(label), vars));
+                Wanted { id: random.instance(now), slot, variables }
+            })
+            .collect();
+        actions.push(Action::Launch { launch, site: site.clone(), instances: instances.iter().map(|w| (w.id, w.slot.clone())).collect() });
+        add(Request::Launch(Box::new(LaunchRequest {
+            launch,
+            pool: name.clone(),
+            site: site.clone(),
+            template: pool.template.clone(),
+            template_version: pool.template_version.clone(),
+            instances,
+            min: 1,
+            epoch: 0,
+        })));
+    }
+    (commands, actions)
+}
