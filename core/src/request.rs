@@ -306,7 +306,7 @@ pub struct Teardown {
     /// End at once instead of draining.
     #[serde(default)]
     pub force: bool,
-    /// How long draining may take; left out: each pool's own `drain`.
+    /// How long draining may take, whatever the pools say; left out: the provisioner's `teardown-drain`, one hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<Span>,
 }

@@ -248,7 +248,7 @@ pub(crate) struct Teardown {
     /// End every instance at once instead of draining: what they are working on is lost or done again.
     #[arg(long)]
     pub force: bool,
-    /// How long draining may take; left out: as each pool says.
+    /// How long draining may take, whatever the pools say; left out: one hour.
     #[arg(long, value_name = "TIME")]
     pub within: Option<Span>,
     /// Return as soon as it is accepted.

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use epu_controller::spec::{self, Known, Resolved};
-use epu_core::input::{Flaw, Flaws, TEXT_MAX, Tree, check, schema_of, strict};
+use epu_core::input::{Flaw, Flaws, TEXT_MAX, Tree, check, pointer, schema_of, strict};
 use epu_core::pool::Template;
 use epu_core::{SiteName, Span, TemplateName};
 use epu_decision_engines::Registry;
@@ -287,9 +287,14 @@ fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
                 );
                 flaws.push(flaw.help("listen on loopback and put a proxy with TLS, or an ssh tunnel, in front"));
             }
+            Ok(address) if address.port() == 0 => {
+                let flaw = tree.flaw("/listen", "port 0 stands for any free one, and agents must know which");
+                flaws.push(flaw.help(format!("name one, such as {DEFAULT_LISTEN}")));
+            }
             Ok(_) => {}
         }
     }
+    one_local_site(tree, flaws);
     if let Some(tick) = span("tick").filter(|tick| *tick < TICK.0 || *tick > TICK.1) {
         flaws.push(tree.flaw("/tick", format!("{tick} is not between {} and {}", TICK.0, TICK.1)));
     }
@@ -302,6 +307,22 @@ fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
     let level = tree.value().pointer("/log/level").and_then(Value::as_str);
     if let Some(Err(error)) = level.map(tracing_subscriber::EnvFilter::try_new) {
         flaws.push(tree.flaw("/log/level", format!("no log level: {error}")));
+    }
+}
+
+/// Two sites of this driver would list each other's workers, since a process table is of the whole machine.
+fn one_local_site(tree: &Tree, flaws: &mut Vec<Flaw>) {
+    let Some(sites) = tree.value().get("sites").and_then(Value::as_object) else {
+        return;
+    };
+    let mut local = sites.iter().filter(|(_, site)| site.get("local").is_some()).map(|(name, _)| name);
+    let Some(first) = local.next() else { return };
+    for name in local {
+        let flaw = tree.flaw_at_key(
+            &pointer(["sites", name]),
+            format!("site {first} has the driver `local` already, and this machine is one site"),
+        );
+        flaws.push(flaw.help(format!("take {name} out, and place its pools on {first}")));
     }
 }
 

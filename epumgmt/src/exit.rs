@@ -80,7 +80,11 @@ impl From<Exit> for ExitCode {
 /// A fault's text without what was being done, where the text says that too.
 fn once<'a>(doing: &str, text: &'a str) -> &'a str {
     let same = text.strip_prefix(doing).and_then(|rest| rest.strip_prefix(": "));
-    let asked = || text.strip_prefix("ask ").and_then(|rest| rest.split_once(": ")).map(|(_, rest)| rest);
+    let asked = || {
+        text.strip_prefix("ask ")
+            .and_then(|rest| rest.split_once(": "))
+            .map(|(_, rest)| rest)
+    };
     same.or_else(asked).unwrap_or(text)
 }
 

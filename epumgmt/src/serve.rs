@@ -10,9 +10,10 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use epu_bus::Bus;
-use epu_bus::http::{self, Door, Limits};
+use epu_bus::http::{self, Door, Limits, Ready};
 use epu_bus::local::LocalBus;
 use epu_bus::token::{Keyring, OperatorToken, fresh_secret};
 use epu_controller::service::FileConfig;
@@ -22,7 +23,7 @@ use epu_core::id::SiteName;
 use epu_core::input::Flaws;
 use epu_core::journal::{Entry, Event};
 use epu_core::random::Random;
-use epu_core::time::{Clock, SystemClock};
+use epu_core::time::{Clock, SystemClock, Timestamp};
 use epu_decision_engines::Registry;
 use epu_provisioner::config::Addresses;
 use epu_provisioner::iaas::Iaas;
@@ -32,7 +33,7 @@ use epu_store::{Metered, SqliteStore, Store};
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, TextEncoder};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -44,6 +45,10 @@ use crate::exit::{Exit, Failure};
 
 /// The installation's key in the data directory: every agent's token is made from it.
 const KEY_FILE: &str = "installation.key";
+/// The address in the data directory that agents were last given.
+const ADDRESS_FILE: &str = "address";
+/// How long an answer of `/readyz` stands: each is a write to the disk, and anybody may ask.
+const READY_FOR: Duration = Duration::from_secs(5);
 
 /// Why there is no service.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,11 @@ enum Error {
     Store { path: PathBuf, source: epu_store::Error },
     #[error(transparent)]
     Door(#[from] http::Error),
+    #[error(
+        "listen is {new}, and {live} instances live whose agents report to {old}: set listen back to {old}, or tear down first \
+         (listen at {old} once more and run `epumgmt teardown`)"
+    )]
+    Moved { old: String, new: String, live: usize },
     #[error("make the metrics")]
     Metrics(#[from] prometheus::Error),
     #[error("listen for signals")]
@@ -73,7 +83,7 @@ impl Error {
             } => "in-use",
             Self::Store { .. } => "store-failed",
             Self::Door(http::Error::Taken { .. }) => "in-use",
-            Self::Door(_) => "bad-config",
+            Self::Door(_) | Self::Moved { .. } => "bad-config",
             Self::File { .. } | Self::Secret(_) | Self::Metrics(_) | Self::Signals(_) | Self::Stopped { .. } => "internal",
         };
         Failure::while_doing("serve", Fault::new(code, Chain(self).to_string()))
@@ -90,7 +100,7 @@ pub(crate) fn run(args: &cli::Serve, file: &Path) -> Result<Exit, Failure> {
     log_to(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let served = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     served.map_err(|e| e.failure())?;
     Ok(Exit::Done)
 }
@@ -139,6 +149,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         path: config.data_dir.clone(),
         source,
     };
+    let live = metered.instances(true).await.map_err(kept)?.len();
+    keep_address(&config.data_dir, &config.listen.to_string(), live)?;
     let key = secret_in(&config.data_dir.join(KEY_FILE))?;
     let operator = secret_in(&config.data_dir.join(TOKEN_FILE))?;
     let fresh = format!("epu-{}", &fresh_secret()?[..12]);
@@ -199,7 +211,6 @@ async fn serve(config: Config) -> Result<(), Error> {
         file: file_seen,
     };
     let registry = metrics.registry.clone();
-    let ready_store = metered.clone();
     let door = Door {
         bus,
         keys,
@@ -207,10 +218,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         clock: clock.clone(),
         metrics: metrics.bus.clone(),
         render: Arc::new(move || render(&registry)),
-        ready: Arc::new(move || {
-            let store = ready_store.clone();
-            Box::pin(async move { store.check().await.map_err(|e| Fault::new("store-failed", Chain(&e).to_string())) })
-        }),
+        ready: readiness(metered.clone(), clock.clone()),
         limits: Limits::default(),
     };
     let text = |error: &dyn std::error::Error| Chain(error).to_string();
@@ -312,6 +320,61 @@ fn sites(config: &Config, installation: &str) -> Result<BTreeMap<SiteName, Arc<d
     Ok(sites)
 }
 
+/// Whether the store can be written to; found out at most once in a while, however many ask.
+fn readiness(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Ready {
+    let last: Arc<Mutex<Option<(Timestamp, Result<(), Fault>)>>> = Arc::default();
+    Arc::new(move || {
+        let (store, clock, last) = (store.clone(), clock.clone(), last.clone());
+        Box::pin(async move {
+            let mut last = last.lock().await;
+            if let Some((_, word)) = last.as_ref().filter(|(at, _)| clock.now().since(*at) < READY_FOR) {
+                return word.clone();
+            }
+            let word = store.check().await;
+            let word = word.map_err(|e| Fault::new("store-failed", Chain(&e).to_string()));
+            *last = Some((clock.now(), word.clone()));
+            word
+        })
+    })
+}
+
+/// Remembers the address that agents are given. They keep it for life, so another one is refused while any of them lives.
+fn keep_address(data_dir: &Path, address: &str, live: usize) -> Result<(), Error> {
+    let path = data_dir.join(ADDRESS_FILE);
+    let failed = |source| Error::File {
+        path: path.clone(),
+        source,
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(known) if known.trim() == address => return Ok(()),
+        Ok(known) if live > 0 && !known.trim().is_empty() => {
+            return Err(Error::Moved {
+                old: known.trim().to_owned(),
+                new: address.to_owned(),
+                live,
+            });
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(failed(source)),
+    }
+    write_whole(&path, address).map_err(failed)
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+fn write_whole(path: &Path, content: &str) -> std::io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&draft, path)
+}
+
 /// The secret in a file that only its owner can read, made when there is none.
 fn secret_in(path: &Path) -> Result<String, Error> {
     let failed = |source| Error::File {
@@ -328,16 +391,7 @@ fn secret_in(path: &Path) -> Result<String, Error> {
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let secret = fresh_secret()?;
-            let draft = path.with_extension("new");
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&draft)
-                .map_err(failed)?;
-            file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-            std::fs::rename(&draft, path).map_err(failed)?;
+            write_whole(path, &secret).map_err(failed)?;
             Ok(secret)
         }
         Err(source) => Err(failed(source)),
@@ -401,4 +455,48 @@ fn render(registry: &prometheus::Registry) -> Result<String, Fault> {
         .encode(&registry.gather(), &mut text)
         .map_err(|e| failed(e.to_string()))?;
     String::from_utf8(text).map_err(|e| failed(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use epu_core::time::ManualClock;
+    use epu_store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whether_it_is_ready_is_found_out_now_and_then() {
+        let store = Arc::new(MemoryStore::new());
+        let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
+        let ready = readiness(store.clone(), clock.clone());
+        assert_eq!(ready().await, Ok(()));
+        store.fail_with(Some("disk full"));
+        clock.advance(Duration::from_secs(4));
+        assert_eq!(ready().await, Ok(()), "the store was written to again");
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(ready().await.unwrap_err().code, "store-failed");
+        store.fail_with(None);
+        clock.advance(Duration::from_secs(4));
+        assert!(ready().await.is_err());
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(ready().await, Ok(()));
+    }
+
+    #[test]
+    fn where_agents_live_that_report_elsewhere_it_does_not_begin() {
+        let home = tempfile::tempdir().unwrap();
+        let (old, new) = ("127.0.0.1:8650", "127.0.0.1:9000");
+        keep_address(home.path(), old, 3).unwrap();
+        keep_address(home.path(), old, 3).unwrap();
+        let moved = keep_address(home.path(), new, 3).unwrap_err();
+        assert_eq!(
+            moved.to_string(),
+            "listen is 127.0.0.1:9000, and 3 instances live whose agents report to 127.0.0.1:8650: set listen back to 127.0.0.1:8650, \
+             or tear down first (listen at 127.0.0.1:8650 once more and run `epumgmt teardown`)"
+        );
+        keep_address(home.path(), old, 3).unwrap();
+        keep_address(home.path(), new, 0).unwrap();
+        keep_address(home.path(), new, 3).unwrap();
+        assert!(keep_address(home.path(), old, 1).is_err(), "the new one was not kept");
+    }
 }

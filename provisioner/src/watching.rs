@@ -304,7 +304,12 @@ impl Service {
         }
         // Whatever began to change last; what does not come to an end is not worth a look four times a second.
         let began = *known.changing_since.get_or_insert(now);
-        let newest = known.strays.values().map(|stray| stray.first_seen).chain(youngest).fold(began, Timestamp::max);
+        let newest = known
+            .strays
+            .values()
+            .map(|stray| stray.first_seen)
+            .chain(youngest)
+            .fold(began, Timestamp::max);
         known.next_look = now + patience(*fast.unwrap_or(known.can.look_fast), now.since(newest));
     }
 

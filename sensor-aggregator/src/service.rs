@@ -4,12 +4,15 @@
 //! last, each in bounded bites: a flood of heartbeats cannot keep snapshots from being told. Heartbeats are taken in batches that
 //! share one look at the clock.
 //!
+//! A snapshot is called complete only once every live instance is known and has had the time to speak twice: before that, whoever is
+//! not in it may just not have spoken yet. The moment that comes, everything is told without being asked.
+//!
 //! A sensor's new value is told at once, since a pool waits for it; everything else waits for the next snapshot.
 //!
 //! After a restart, or when the bus lost facts, or when instances speak that no record explains, the provisioner and the
 //! controllers are asked to tell everything again, ever more rarely while that does not help.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use epu_bus::{Bus, Call, Facts};
 use epu_core::fact::{Fact, Kind, Listener, Snapshot};
 use epu_core::heartbeat::{Heartbeat, Orders};
 use epu_core::request::{Answer, Caller, Request, Service};
-use epu_core::{Clock, Fault, Timestamp};
+use epu_core::{Clock, Fault, Pool, PoolName, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -49,6 +52,12 @@ const TEND_EVERY: Duration = Duration::from_secs(30);
 const ASK_AGAIN_FIRST: Duration = Duration::from_secs(2);
 /// The longest such wait. Too low: instances that stay unknown make the provisioner tell everything again and again.
 const ASK_AGAIN_LAST: Duration = Duration::from_secs(600);
+/// Heartbeats that each instance had the time for before a snapshot is called complete.
+const HEARTBEATS_HEARD: u32 = 2;
+/// The longest time between heartbeats that is waited for, and the one while no pool is known. Too high: after a start nothing shrinks
+/// for that much longer. Too low: a worker that speaks seldom seems to have nothing to say.
+const HEARTBEAT_MOST: Duration = Duration::from_secs(60);
+const HEARTBEAT_USUAL: Duration = Duration::from_secs(5);
 /// The longest such wait until everything was told once: nobody may have been there to be asked.
 const ASK_AGAIN_AT_START: Duration = Duration::from_secs(10);
 
@@ -120,6 +129,10 @@ struct Aggregator {
     watches: Watches,
     last_tick: Timestamp,
     complete_due: Timestamp,
+    /// Whether the last look found that a snapshot can be called complete.
+    was_complete: bool,
+    /// Between two heartbeats, by pool, and when each pool was last mentioned.
+    heartbeats: BTreeMap<PoolName, (Duration, Timestamp)>,
     tend_due: Timestamp,
     ask: AskAgain,
     /// Sensors whose values are among the metrics.
@@ -142,6 +155,8 @@ impl Aggregator {
             metrics: parts.metrics,
             last_tick: now,
             complete_due: now + period(parts.config.complete_every),
+            was_complete: false,
+            heartbeats: BTreeMap::new(),
             tend_due: now + TEND_EVERY,
             config: parts.config,
             ask: AskAgain::new(now),
@@ -180,17 +195,45 @@ impl Aggregator {
             self.tend_due = now + TEND_EVERY;
             self.window.forget(now);
             self.watches.tend(&mut self.window, now);
+            let forget = *self.config.forget_ended;
+            self.heartbeats.retain(|_, (_, mentioned_at)| now.since(*mentioned_at) <= forget);
         }
         self.watches.put_together(&mut self.window, now);
-        self.snapshot(self.complete_due <= now, now);
+        let is_complete = self.is_complete(now);
+        let became_complete = is_complete && !self.was_complete;
+        self.was_complete = is_complete;
+        self.snapshot(became_complete || self.complete_due <= now, now);
         self.show(now);
     }
 
-    fn snapshot(&mut self, complete: bool, now: Timestamp) {
-        if complete {
+    /// Whether everybody who lives has had the time to speak.
+    fn is_complete(&self, now: Timestamp) -> bool {
+        let longest = self.heartbeats.values().map(|(every, _)| *every).max().unwrap_or(HEARTBEAT_USUAL);
+        self.window.knows_all() && self.window.listening_for(now) >= longest.min(HEARTBEAT_MOST) * HEARTBEATS_HEARD
+    }
+
+    /// Takes in how often the workers of pools speak.
+    fn pools(&mut self, pools: &[Pool], now: Timestamp) {
+        for pool in pools {
+            if pool.removed {
+                self.heartbeats.remove(&pool.name);
+            } else {
+                self.heartbeats.insert(pool.name.clone(), (*pool.template.heartbeat, now));
+            }
+        }
+        self.watches.pools(pools, &mut self.window, now);
+    }
+
+    /// Tells what is new, or everything.
+    fn snapshot(&mut self, everything: bool, now: Timestamp) {
+        if everything {
             self.complete_due = now + period(self.config.complete_every);
         }
-        let pages = self.window.snapshot(now, complete);
+        let mut pages = self.window.snapshot(now, everything);
+        let complete = everything && self.is_complete(now);
+        if !complete {
+            pages.iter_mut().for_each(|page| page.complete = false);
+        }
         self.tell(pages, complete);
     }
 
@@ -234,7 +277,7 @@ impl Aggregator {
                     self.window.instances(&told, now);
                     tell_all |= !knew_all && self.window.knows_all();
                 }
-                Fact::Pools(told) => self.watches.pools(&told, &mut self.window, now),
+                Fact::Pools(told) => self.pools(&told, now),
                 Fact::Listening(Listener::Controller) => tell_all = true,
                 Fact::Listening(Listener::Aggregator) | Fact::Snapshot(_) => {}
             }

@@ -293,8 +293,13 @@ impl Window {
     }
 
     fn pages(&self, now: Timestamp) -> Pages {
-        let listening_for = if self.all_known { now.since(self.since) } else { Duration::ZERO };
-        Pages::new(&self.aggregator, millis(listening_for))
+        Pages::new(&self.aggregator, millis(self.listening_for(now)))
+    }
+
+    /// For how long nothing can have been missed; nothing while the provisioner has not told of every live instance.
+    #[must_use]
+    pub fn listening_for(&self, now: Timestamp) -> Duration {
+        if self.all_known { now.since(self.since) } else { Duration::ZERO }
     }
 
     /// What sensors last said.

@@ -77,12 +77,25 @@ fn settings_that_cannot_work_are_refused() {
         "tick: 1ms",
         "tick: 2m",
         "sites: {}",
+        "listen: 127.0.0.1:0",
         "sites: {a: {}, b: {}, a: {}}",
         "pool: {}",
     ]
     .map(|line| flaws(&format!("{line}\n{POOL}")).join("\n"));
     assert!(cases.iter().all(|flaws| !flaws.is_empty()), "{cases:#?}");
     insta::assert_snapshot!(cases.join("\n"));
+}
+
+#[test]
+fn one_machine_is_one_site() {
+    let text =
+        format!("{POOL}    placements: [{{site: here}}]\nsites:\n  here: {{local: {{}}}}\n  there: {{local: {{max-instances: 5}}}}\n");
+    assert_eq!(
+        flaws(&text),
+        [
+            "epu.yaml:13:3: sites.there: site here has the driver `local` already, and this machine is one site; take there out, and place its pools on here"
+        ]
+    );
 }
 
 #[test]

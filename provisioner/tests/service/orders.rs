@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use epu_bus::Bus;
 use epu_core::fact::{Fact, Listener};
-use epu_core::instance::{Cause, Work};
-use epu_core::journal::Event;
+use epu_core::instance::{Cause, Drain, Work};
+use epu_core::journal::{Entry, Event};
 use epu_core::life::State;
-use epu_core::request::{Caller, Happened, Ids, Logs, Nothing, Protect, Request, SiteStatus, SiteWord, Teardown, Terminate};
+use epu_core::request::{Caller, DrainOrder, Happened, Ids, Logs, Nothing, Protect, Request, SiteStatus, SiteWord, Teardown, Terminate};
 use epu_core::time::Span;
 use epu_core::{InstanceId, Timestamp};
 use epu_store::Store;
@@ -67,6 +69,80 @@ async fn an_id_that_nobody_knows_is_an_operators_mistake_and_a_services_old_news
         on: true,
     });
     assert_eq!(world.ask(operator(), protect).await.unwrap_err().code, "no-such-instance");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_with_one_wrong_id_changes_nothing() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    let order = |instances: Vec<InstanceId>| {
+        Request::Terminate(Terminate {
+            instances: instances.into_iter().map(|id| (id, Work::Unknown)).collect(),
+            why: Cause::Operator,
+            epoch: 0,
+        })
+    };
+    let strangers: Vec<InstanceId> = world.request(3_000).instances.iter().map(|wanted| wanted.id).collect();
+    let before = world.instance(id).await;
+    let fault = world.ask(operator(), order(vec![id, strangers[0]])).await.unwrap_err();
+    assert_eq!((fault.code.as_ref(), world.instance(id).await), ("no-such-instance", before));
+    // A service's old news, however much of it there is, keep nothing from happening.
+    let order = order(strangers.into_iter().chain([id]).collect());
+    assert!(world.ask(CONTROLLER, order).await.is_ok());
+    assert_eq!(world.state(id).await, State::Terminating);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_order_that_was_long_under_way_leaves_the_worker_its_time() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    let since = world.clock.now();
+    world.elapse(600).await;
+    let order = Request::Drain(DrainOrder {
+        instances: vec![id],
+        drain: Drain {
+            since,
+            deadline: since + Duration::from_secs(300),
+            why: Cause::ScaleIn,
+        },
+        epoch: 0,
+    });
+    world.ask(CONTROLLER, order.clone()).await.unwrap();
+    world.elapse(200).await;
+    world.ask(CONTROLLER, order).await.unwrap();
+    assert_eq!(world.state(id).await, State::Running, "its time was up before it heard of it");
+    world.elapse(110).await;
+    assert_eq!(
+        (world.state(id).await, world.cause(id).await),
+        (State::Terminated, Cause::DrainDeadline)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_teardown_that_was_cut_short_goes_on() {
+    let mut world = World::new().await;
+    let working = world.running_one().await;
+    let drained = world.running_one().await;
+    let booting = world.launch(&world.request(1)).await[0];
+    world.elapse(1).await;
+    world.drain(drained, 3_000).await.unwrap();
+    let standing = world.instance(drained).await.drain;
+    world.crash().await;
+    world.store.set_closed(true, Vec::new()).await.unwrap();
+    world.start().await;
+    world.elapse(5).await;
+    let drain = world.instance(working).await.drain.expect("a drain");
+    assert_eq!(
+        (drain.why, drain.deadline.since(drain.since)),
+        (Cause::Teardown, *world.config.teardown_drain)
+    );
+    assert_eq!(world.instance(drained).await.drain, standing);
+    assert_eq!(
+        (world.state(booting).await, world.cause(booting).await),
+        (State::Terminated, Cause::Teardown)
+    );
+    world.elapse(3_700).await;
+    assert_eq!(world.store.instances(true).await.unwrap(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -244,6 +320,19 @@ async fn every_change_is_told_with_a_growing_version() {
     assert_eq!(states.first(), Some(&State::Requested));
     assert_eq!(states.last(), Some(&State::Terminated));
     assert!(states.is_sorted());
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_much_there_is_to_forget_it_is_forgotten_soon() {
+    let mut world = World::new().await;
+    world.crash().await;
+    world.config.retention = Span::secs(60);
+    world.config.retire_every = Span::secs(600);
+    let old = (0..11_000).map(|_| Entry::new(world.clock.now(), "test", Event::Stopped));
+    world.store.append(old.collect()).await.unwrap();
+    world.start().await;
+    world.elapse(610).await;
+    assert!(world.store.size().await.unwrap().journal < 1_000);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,10 +2,13 @@ use std::time::Duration;
 
 use epu_core::instance::Cause;
 use epu_core::journal::Event;
+use epu_core::launch::Outcome;
 use epu_core::life::State;
 use epu_core::random::Random;
+use epu_core::request::{Nothing, Request, SiteStatus};
 use epu_core::time::Span;
 use epu_provisioner::iaas::{Capabilities, Iaas};
+use epu_store::Store;
 
 use crate::world::{Does, World};
 
@@ -143,12 +146,103 @@ async fn a_machine_of_a_launch_that_failed_is_found_and_ended() {
         .script
         .extend([Does::LosesAnswer, Does::Fails(epu_provisioner::iaas::Class::Permanent)]);
     world.site.look().list_fails = true;
-    let ids = world.launch(&world.request(1)).await;
+    let request = world.request(1);
+    let ids = world.launch(&request).await;
     world.elapse(5).await;
-    assert_eq!((world.state(ids[0]).await, world.site.running()), (State::Failed, 1));
+    let waiting = world.instance(ids[0]).await;
+    assert_eq!(
+        (waiting.state, world.site.running()),
+        (State::ErrorRetrying, 1),
+        "an error was taken for a list"
+    );
     world.site.look().list_fails = false;
     world.elapse(120).await;
-    assert_eq!(world.site.running(), 0);
+    assert_eq!((world.state(ids[0]).await, world.site.running()), (State::Started, 1));
+    assert_eq!((world.site.calls(), world.site.look().terminates.len()), (2, 0));
+    let launch = world.store.launch(request.launch).await.unwrap().unwrap();
+    assert_eq!(launch.outcome, Some(Outcome::Launched { machines: 1 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_of_one_site_is_never_ended_by_another() {
+    let mut world = World::new().await;
+    world.crash().await;
+    let other = world.another_site("there");
+    world.start().await;
+    let request = world.request(1);
+    let id = world.launch(&request).await[0];
+    world.site.look().script.push_back(Does::AllAfter(Duration::from_secs(40)));
+    let coming = world.request(1);
+    world.launch(&coming).await;
+    // Both show the same machines: one that is recorded, and one whose launch is still being called on its own site.
+    other.put("m-1", Some((request.launch, 0)), Some(id));
+    other.put("m-2", Some((coming.launch, 0)), Some(coming.instances[0].id));
+    other.put("stray", None, None);
+    world.elapse(300).await;
+    assert_eq!(other.look().terminates, [vec!["stray".to_owned()]]);
+    assert_eq!(world.state(id).await, State::Started);
+    assert_eq!(world.instance(coming.instances[0].id).await.machine.as_deref(), Some("m-2"));
+    // Its own site alone ends it, and says when it is gone.
+    world.terminate(id).await.unwrap();
+    world.elapse(5).await;
+    assert_eq!(world.state(id).await, State::Terminated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_site_that_is_no_more_nothing_is_written_again_and_again() {
+    let mut world = World::new().await;
+    let ending = world.running_one().await;
+    world.site.look().always = Some(Does::Hangs);
+    let coming = world.launch(&world.request(1)).await[0];
+    world.site.look().ignores_terminate = true;
+    world.terminate(ending).await.unwrap();
+    world.elapse(1).await;
+    world.crash().await;
+    world.sites.clear();
+    world.another_site("there");
+    world.start().await;
+    world.elapse(2 * 3_600).await;
+    let before = (world.instance(ending).await, world.instance(coming).await);
+    world.elapse(3_600).await;
+    assert_eq!((world.instance(ending).await, world.instance(coming).await), before);
+    assert!(before.0.version < 10, "{}", before.0.version);
+    let sites = crate::world::CONTROLLER;
+    let sites = world.ask(sites, Request::Sites(Nothing {})).await;
+    let sites: Vec<SiteStatus> = sites.unwrap().read().unwrap();
+    assert_eq!(
+        sites.iter().map(|site| (site.site.as_str(), site.live)).collect::<Vec<_>>(),
+        [("there", 0), ("here", 2)]
+    );
+    let fault = sites[1].fault.clone().unwrap();
+    assert_eq!(fault.code, "no-such-site");
+    assert!(fault.text.starts_with("2 instances live on site here"), "{}", fault.text);
+    // It can still be told to go.
+    world.terminate(coming).await.unwrap();
+    assert_eq!(world.state(coming).await, State::Terminating);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_stuck_has_its_site_looked_at_ever_more_slowly_and_what_is_new_has_not() {
+    let world = World::new().await;
+    world.running_one().await;
+    world.site.look().ignores_terminate = true;
+    world.terminate(world.store.instances(true).await.unwrap()[0].id).await.unwrap();
+    let lists = |seconds| {
+        let world = &world;
+        async move {
+            let before = world.site.look().lists;
+            world.elapse(seconds).await;
+            world.site.look().lists - before
+        }
+    };
+    assert!((18..=21).contains(&lists(10).await));
+    world.elapse(1).await;
+    assert!((18..=21).contains(&lists(20).await));
+    world.elapse(60).await;
+    assert!((48..=52).contains(&lists(100).await));
+    world.site.look().script.push_back(Does::Hangs);
+    world.launch(&world.request(1)).await;
+    assert!((18..=21).contains(&lists(10).await));
 }
 
 #[tokio::test(start_paused = true)]

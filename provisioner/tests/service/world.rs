@@ -227,6 +227,8 @@ pub(crate) struct World {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) config: Config,
     pub(crate) facts: Facts,
+    /// The sites that the next start is given.
+    pub(crate) sites: BTreeMap<SiteName, Arc<dyn Iaas>>,
     serving: Option<(CancellationToken, JoinHandle<Result<(), Error>>)>,
 }
 
@@ -248,13 +250,16 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(Virtual(Instant::now()));
         let bus = LocalBus::new();
         let facts = bus.listen(&[Kind::Instances]);
+        let site = Arc::new(Site {
+            inside: Mutex::default(),
+            clock: clock.clone(),
+            can,
+        });
+        let sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::from([(site_name(), site.clone() as _)]);
         let mut world = Self {
             store: Arc::new(MemoryStore::new()),
-            site: Arc::new(Site {
-                inside: Mutex::default(),
-                clock: clock.clone(),
-                can,
-            }),
+            site,
+            sites,
             bus,
             clock,
             random: Arc::new(Random::seeded(1)),
@@ -269,7 +274,6 @@ impl World {
 
     /// Starts the provisioner and gives it time for its first look.
     pub(crate) async fn start(&mut self) {
-        let site: Arc<dyn Iaas> = self.site.clone();
         let parts = Parts {
             installation: "test".to_owned(),
             config: self.config.clone(),
@@ -282,12 +286,23 @@ impl World {
             clock: self.clock.clone(),
             random: self.random.clone(),
             keyring: Arc::new(Keyring::new(&[7; 32]).unwrap()),
-            sites: BTreeMap::from([(site_name(), site)]),
+            sites: self.sites.clone(),
             metrics: self.metrics.clone(),
         };
         let cancel = CancellationToken::new();
         self.serving = Some((cancel.clone(), tokio::spawn(run(parts, cancel))));
         self.elapse(1).await;
+    }
+
+    /// Another site like the first, from the next start on.
+    pub(crate) fn another_site(&mut self, name: &str) -> Arc<Site> {
+        let site = Arc::new(Site {
+            inside: Mutex::default(),
+            clock: self.clock.clone(),
+            can: self.site.can.clone(),
+        });
+        self.sites.insert(SiteName::new(name).unwrap(), site.clone());
+        site
     }
 
     /// kill -9.

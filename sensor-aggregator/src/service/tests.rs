@@ -10,7 +10,7 @@ use epu_core::instance::{Instance, Work};
 use epu_core::pool::SensorSpec;
 use epu_core::reading::SensorReport;
 use epu_core::request::Nothing;
-use epu_core::{InstanceId, Pool, PoolName, SensorName, State};
+use epu_core::{InstanceId, SensorName, Span, State};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -137,11 +137,11 @@ impl World {
         }
     }
 
-    /// One that knows running instances 1 to `count`.
+    /// One that knows running instances 1 to `count`, and has listened long enough to say so.
     async fn knowing(count: u128) -> Self {
         let mut world = Self::start().await;
         world.tell_instances((1..=count).map(|n| instance(n, State::Running, 1)), true);
-        sleep(SECOND).await;
+        sleep(12 * SECOND).await;
         world.heard();
         world
     }
@@ -314,19 +314,65 @@ async fn a_controller_that_begins_to_listen_is_told_everything_at_once() {
     for number in 1..=3 {
         world.beat(number, 1).await.unwrap();
     }
-    sleep(5 * SECOND).await;
+    sleep(15 * SECOND).await;
     world.heard();
     world.bus.tell(Fact::Listening(Listener::Controller));
     sleep(Duration::from_millis(1)).await;
     let snapshots = world.snapshots();
     assert_eq!((snapshots.len(), snapshots[0].instances.len(), snapshots[0].complete), (1, 3, true));
-    assert!(snapshots[0].instances.iter().all(|heard| (5_000..5_100).contains(&heard.ago_ms)));
+    assert!(snapshots[0].instances.iter().all(|heard| (15_000..15_100).contains(&heard.ago_ms)));
     sleep(65 * SECOND).await;
     assert_eq!(
         world.snapshots().iter().filter(|snapshot| snapshot.complete).count(),
         2,
         "and every 30 s"
     );
+}
+
+/// When complete snapshots came, in seconds, within so many seconds.
+async fn complete_at(world: &mut World, seconds: u64) -> Vec<u64> {
+    let mut at = Vec::new();
+    for second in 1..=seconds {
+        sleep(SECOND).await;
+        at.extend(world.snapshots().iter().filter(|snapshot| snapshot.complete).map(|_| second));
+    }
+    at
+}
+
+fn speaking_every(every: Span) -> Pool {
+    let mut pool = pool(1, json!({}));
+    pool.template.heartbeat = every;
+    pool
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_called_complete_before_everybody_had_the_time_to_speak() {
+    let mut world = World::start().await;
+    world.tell_pools(vec![speaking_every(Span::secs(8))]);
+    assert!(complete_at(&mut world, 40).await.is_empty(), "the instances are not known");
+    world.tell_instances([instance(1, State::Running, 1)], true);
+    world.bus.tell(Fact::Listening(Listener::Controller));
+    world.beat(1, 1).await.unwrap();
+    let asked = world.snapshots();
+    assert!(asked.iter().all(|snapshot| !snapshot.complete));
+    // At once when it can be, without being asked, and from then on as usual.
+    let complete = complete_at(&mut world, 60).await;
+    assert!(complete.len() == 2 && (16..=17).contains(&complete[0]), "{complete:?}");
+    // After a gap it is not, until everybody had the time again.
+    world.clock.jumped.fetch_add(60_000, Ordering::Relaxed);
+    let complete = complete_at(&mut world, 30).await;
+    assert!(complete.len() == 1 && (17..=18).contains(&complete[0]), "{complete:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_that_speak_often_are_complete_soon_and_nobody_is_waited_for_too_long() {
+    for (every, expected) in [(Span::millis(300), 1..=2), (Span::secs(3_600), 120..=121)] {
+        let mut world = World::start().await;
+        world.tell_pools(vec![speaking_every(every)]);
+        world.tell_instances([], true);
+        let complete = complete_at(&mut world, 125).await;
+        assert!(expected.contains(&complete[0]), "{every}: {complete:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

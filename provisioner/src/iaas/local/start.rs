@@ -266,7 +266,11 @@ mod tests {
             let tried = &tried;
             move |_, index| {
                 tried.set(tried.get() + 1);
-                if index < 29 { Ok(()) } else { Err(IaasError::new(class, "fork: EAGAIN")) }
+                if index < 29 {
+                    Ok(())
+                } else {
+                    Err(IaasError::new(class, "fork: EAGAIN"))
+                }
             }
         };
         let machines = launch_by(&site.inner, &request, full(Class::Capacity)).unwrap();

@@ -1,2 +1,0 @@
-#[path = "../../tests/tests/scenarios/main.rs"]
-mod all;
