@@ -104,13 +104,24 @@ fn broken(invariant: Invariant, what: String) -> Option<Violation> {
 /// I1, second half: so many machines carry one instance's tags at once.
 #[must_use]
 pub fn one_machine(instance: crate::id::InstanceId, machines: usize) -> Option<Violation> {
-    if machines > 1 { broken(Invariant::I1, format!("{machines} machines for instance {instance}")) } else { None }
+    if machines > 1 {
+        broken(Invariant::I1, format!("{machines} machines for instance {instance}"))
+    } else {
+        None
+    }
 }
 
 /// I2: a launch of `more` is recorded in a pool with `staying` live instances that are not leaving.
 #[must_use]
 pub fn within_max(staying: u32, more: u32, max: u32) -> Option<Violation> {
-    if more > 0 && staying + more > max { broken(Invariant::I2, format!("{staying} stay, {more} more are launched, the maximum is {max}")) } else { None }
+    if more > 0 && staying + more > max {
+        broken(
+            Invariant::I2,
+            format!("{staying} stay, {more} more are launched, the maximum is {max}"),
+        )
+    } else {
+        None
+    }
 }
 
 /// I3: an instance is being ended, its worker doing `work` as far as known.
@@ -120,10 +131,25 @@ pub fn no_busy_ended(instance: &Instance) -> Option<Violation> {
     let chosen = matches!(ending.why, Cause::ScaleIn | Cause::SlotRemoved);
     let ran = instance.ready_at.is_some();
     if chosen && ran && ending.work != Work::Idle {
-        return broken(Invariant::I3, format!("instance {} was ended for {:?} while {}", instance.id, ending.why, ending.work.word()));
+        return broken(
+            Invariant::I3,
+            format!(
+                "instance {} was ended for {:?} while {}",
+                instance.id,
+                ending.why,
+                ending.work.word()
+            ),
+        );
     }
     let early = ending.why == Cause::DrainDeadline && instance.drain.as_ref().is_some_and(|drain| ending.since < drain.deadline);
-    if early { broken(Invariant::I3, format!("instance {} was ended before its drain deadline", instance.id)) } else { None }
+    if early {
+        broken(
+            Invariant::I3,
+            format!("instance {} was ended before its drain deadline", instance.id),
+        )
+    } else {
+        None
+    }
 }
 
 /// I4: these replacements were made, the pool's limit being `most` within `window`.
@@ -132,7 +158,10 @@ pub fn within_replacement_limit(replaced: &[Timestamp], most: u32, window: Durat
     for (n, first) in replaced.iter().enumerate() {
         let within = replaced.iter().skip(n).take_while(|at| at.since(*first) < window).count();
         if within > usize::try_from(most).unwrap_or(usize::MAX) {
-            return broken(Invariant::I4, format!("{within} replacements within {window:?} of {first}, the limit is {most}"));
+            return broken(
+                Invariant::I4,
+                format!("{within} replacements within {window:?} of {first}, the limit is {most}"),
+            );
         }
     }
     None
@@ -146,12 +175,16 @@ pub fn deadline_kept(instance: &Instance, now: Timestamp, grace: Duration) -> Op
     }
     let late = |at: Timestamp| now > at + grace;
     if let Some(at) = instance.deadline.filter(|at| late(*at)) {
-        return broken(Invariant::I5, format!("instance {} is still in {} after its deadline {at}", instance.id, instance.state));
+        return broken(
+            Invariant::I5,
+            format!("instance {} is still in {} after its deadline {at}", instance.id, instance.state),
+        );
     }
     match instance.drain.as_ref() {
-        Some(drain) if instance.state < State::Terminating && late(drain.deadline) => {
-            broken(Invariant::I5, format!("instance {} still drains after its deadline {}", instance.id, drain.deadline))
-        }
+        Some(drain) if instance.state < State::Terminating && late(drain.deadline) => broken(
+            Invariant::I5,
+            format!("instance {} still drains after its deadline {}", instance.id, drain.deadline),
+        ),
         Some(_) | None => None,
     }
 }
@@ -159,17 +192,34 @@ pub fn deadline_kept(instance: &Instance, now: Timestamp, grace: Duration) -> Op
 /// I9: a pool's target goes from one size to another by its engine's wish, and its engine's sensors could be read or not.
 #[must_use]
 pub fn no_blind_shrink(from: u32, to: u32, max: u32, readable: bool) -> Option<Violation> {
-    if to < from.min(max) && !readable { broken(Invariant::I9, format!("the size aimed at went from {from} to {to} on a sensor that cannot be read")) } else { None }
+    if to < from.min(max) && !readable {
+        broken(
+            Invariant::I9,
+            format!("the size aimed at went from {from} to {to} on a sensor that cannot be read"),
+        )
+    } else {
+        None
+    }
 }
 
 /// I12 and the rule that no state goes back: one record follows another.
 #[must_use]
 pub fn moved_legally(before: &Instance, after: &Instance) -> Option<Violation> {
     if after.version > before.version && after.state < before.state {
-        return broken(Invariant::I12, format!("instance {} went back from {} to {}", before.id, before.state, after.state));
+        return broken(
+            Invariant::I12,
+            format!("instance {} went back from {} to {}", before.id, before.state, after.state),
+        );
     }
     let confirmed = before.state == State::Terminated || after.state != State::Terminated || after.machine.is_some();
-    if confirmed { None } else { broken(Invariant::I12, format!("instance {} is TERMINATED without ever having had a machine", after.id)) }
+    if confirmed {
+        None
+    } else {
+        broken(
+            Invariant::I12,
+            format!("instance {} is TERMINATED without ever having had a machine", after.id),
+        )
+    }
 }
 
 #[cfg(test)]
@@ -194,12 +244,30 @@ mod tests {
         assert!(within_max(9, 2, 10).is_some() && within_max(8, 2, 10).is_none() && within_max(12, 0, 10).is_none());
 
         let mut busy = instance(State::Terminating);
-        busy.ending = Some(Ending { since: Timestamp(5), why: Cause::ScaleIn, work: Work::Unknown, drained_for: None });
+        busy.ending = Some(Ending {
+            since: Timestamp(5),
+            why: Cause::ScaleIn,
+            work: Work::Unknown,
+            drained_for: None,
+        });
         assert!(no_busy_ended(&busy).is_some());
-        busy.ending = Some(Ending { since: Timestamp(5), why: Cause::DrainDeadline, work: Work::Busy, drained_for: None });
-        busy.drain = Some(Drain { since: Timestamp(0), deadline: Timestamp(6), why: Cause::ScaleIn });
+        busy.ending = Some(Ending {
+            since: Timestamp(5),
+            why: Cause::DrainDeadline,
+            work: Work::Busy,
+            drained_for: None,
+        });
+        busy.drain = Some(Drain {
+            since: Timestamp(0),
+            deadline: Timestamp(6),
+            why: Cause::ScaleIn,
+        });
         assert!(no_busy_ended(&busy).is_some());
-        busy.drain = Some(Drain { since: Timestamp(0), deadline: Timestamp(5), why: Cause::ScaleIn });
+        busy.drain = Some(Drain {
+            since: Timestamp(0),
+            deadline: Timestamp(5),
+            why: Cause::ScaleIn,
+        });
         assert!(no_busy_ended(&busy).is_none());
 
         let times = [0, 10, 20, 70].map(|s| Timestamp(s * 1_000));
@@ -212,7 +280,11 @@ mod tests {
         assert!(deadline_kept(&stuck, Timestamp(2_000), Duration::from_secs(1)).is_none());
 
         assert!(no_blind_shrink(5, 4, 10, false).is_some());
-        assert!(no_blind_shrink(5, 4, 10, true).is_none() && no_blind_shrink(5, 4, 4, false).is_none() && no_blind_shrink(5, 6, 10, false).is_none());
+        assert!(
+            no_blind_shrink(5, 4, 10, true).is_none()
+                && no_blind_shrink(5, 4, 4, false).is_none()
+                && no_blind_shrink(5, 6, 10, false).is_none()
+        );
 
         let mut back = instance(State::Pending);
         back.version = 2;

@@ -78,13 +78,24 @@ impl Controller {
         let storm_was = managed.guards.storm.is_some();
         if planned.guards.storm.is_some() != storm_was {
             let event = match planned.suppressed.iter().find(|r| r.code == "storm") {
-                Some(reason) => Event::BreakerOpened { breaker: "storm".into(), reason: reason.clone() },
+                Some(reason) => Event::BreakerOpened {
+                    breaker: "storm".into(),
+                    reason: reason.clone(),
+                },
                 None => Event::BreakerClosed { breaker: "storm".into() },
             };
             journal.push(Entry::new(now, "controller", event).of(name));
         }
-        let wake = [planned.look_again_at, managed.view.next_due(now), Some(now + *self.parts.config.look_every)].into_iter().flatten().min();
-        let memory_changed = managed.target != Some(planned.target) || !managed.guards.says_the_same(&planned.guards) || managed.memory != decision.memory;
+        let wake = [
+            planned.look_again_at,
+            managed.view.next_due(now),
+            Some(now + *self.parts.config.look_every),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
+        let memory_changed =
+            managed.target != Some(planned.target) || !managed.guards.says_the_same(&planned.guards) || managed.memory != decision.memory;
         if planned.acts() || differs {
             decided.observed = serde_json::to_value(&observation).unwrap_or_default();
             journal.push(Entry::new(now, "controller", Event::Decided(Box::new(decided.clone()))).of(name));
@@ -94,8 +105,17 @@ impl Controller {
                 memory: decision.memory.0.clone(),
                 guards: serde_json::to_value(&planned.guards).unwrap_or_default(),
             };
-            let commit = DecisionCommit { memory: Some(memory), outbox: commands.clone(), journal };
-            let attempt = Attempt { decided, guards: planned.guards, memory: decision.memory, commands };
+            let commit = DecisionCommit {
+                memory: Some(memory),
+                outbox: commands.clone(),
+                journal,
+            };
+            let attempt = Attempt {
+                decided,
+                guards: planned.guards,
+                memory: decision.memory,
+                commands,
+            };
             let result = self.parts.store.commit_decision(name, commit).await;
             if !self.noted(result.map_err(|e| Chain(&e).to_string()), "record a decision") {
                 // Perhaps it was recorded all the same; until that is known nothing is done. Time tries again.
@@ -132,10 +152,19 @@ impl Controller {
 
     /// A decision is in the store: from now on it is what was decided.
     fn recorded(&mut self, name: &PoolName, attempt: Attempt, now: Timestamp) {
-        let Attempt { decided, guards, memory, commands } = attempt;
+        let Attempt {
+            decided,
+            guards,
+            memory,
+            commands,
+        } = attempt;
         self.parts.metrics.decisions.with_label_values(&[name.as_str()]).inc();
         for reason in &decided.suppressed {
-            self.parts.metrics.suppressed.with_label_values(&[name.as_str(), reason.code.as_ref()]).inc();
+            self.parts
+                .metrics
+                .suppressed
+                .with_label_values(&[name.as_str(), reason.code.as_ref()])
+                .inc();
         }
         for action in &decided.actions {
             let (what, n) = counted(action);
@@ -173,7 +202,12 @@ impl Controller {
         };
         let attempt = self.pools.get_mut(name).and_then(|managed| managed.unsure.take());
         // One without commands is decided again, which changes nothing.
-        let is_there = |attempt: &Attempt| attempt.commands.first().is_some_and(|first| outbox.iter().any(|stored| stored.id == first.id));
+        let is_there = |attempt: &Attempt| {
+            attempt
+                .commands
+                .first()
+                .is_some_and(|first| outbox.iter().any(|stored| stored.id == first.id))
+        };
         if let Some(attempt) = attempt.filter(|attempt| is_there(attempt)) {
             self.recorded(name, *attempt, now);
         }
@@ -192,7 +226,13 @@ impl Controller {
         set("unhealthy", counts.unhealthy);
         set("draining", counts.draining);
         set("live", managed.view.live());
-        let breaker = |which: &str, open: bool| self.parts.metrics.breaker.with_label_values(&[name.as_str(), which]).set(i64::from(open));
+        let breaker = |which: &str, open: bool| {
+            self.parts
+                .metrics
+                .breaker
+                .with_label_values(&[name.as_str(), which])
+                .set(i64::from(open))
+        };
         breaker("storm", managed.guards.storm.is_some());
         breaker("launch", managed.guards.launching.values().any(|b| b.open_until.is_some()));
     }
@@ -204,7 +244,14 @@ fn wish_of(managed: &Managed, observation: &Observation) -> Option<(Decision, Ve
         Some(engine) => Some((engine.decide(observation), engine.sensors(), engine.version())),
         None if managed.view.pool.removed => {
             let reasons = vec![Reason::new("removed", "the pool is being removed")];
-            let nothing = Decision { desired: 0, slots: BTreeMap::new(), stepwise: false, reasons, memory: Memory::default(), look_again_at: None };
+            let nothing = Decision {
+                desired: 0,
+                slots: BTreeMap::new(),
+                stepwise: false,
+                reasons,
+                memory: Memory::default(),
+                look_again_at: None,
+            };
             Some((nothing, Vec::new(), "none"))
         }
         None => None,
@@ -218,7 +265,11 @@ fn sensor_changes(managed: &mut Managed, now: Timestamp, name: &PoolName) -> Vec
         let word = reading.status(now).word();
         let before = managed.statuses.insert(sensor.clone(), word);
         if before.is_some_and(|before| before != word) || (before.is_none() && word == "invalid") {
-            let event = Event::SensorChanged { sensor: sensor.clone(), status: word.to_owned(), fault: reading.fault.clone() };
+            let event = Event::SensorChanged {
+                sensor: sensor.clone(),
+                status: word.to_owned(),
+                fault: reading.fault.clone(),
+            };
             journal.push(Entry::new(now, "controller", event).of(name));
         }
     }
@@ -237,7 +288,13 @@ fn same_decision(last: &Decided, new: &Decided) -> bool {
 }
 
 fn because(decided: &Decided) -> String {
-    decided.reasons.iter().chain(&decided.suppressed).map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
+    decided
+        .reasons
+        .iter()
+        .chain(&decided.suppressed)
+        .map(|r| r.text.as_str())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn counted(action: &Action) -> (&'static str, u64) {
@@ -262,7 +319,12 @@ fn check(view: &View, target: Option<u32>, plan: &Plan, readable: bool) -> Vec<V
     let most = limits.replacements((counts.capacity + counts.unhealthy).max(plan.target));
     [
         invariant::within_max(staying, size(launched), view.pool.spec.max),
-        invariant::no_blind_shrink(target.unwrap_or(plan.target), plan.target, view.pool.spec.max, readable || view.pool.removed),
+        invariant::no_blind_shrink(
+            target.unwrap_or(plan.target),
+            plan.target,
+            view.pool.spec.max,
+            readable || view.pool.removed,
+        ),
         invariant::within_replacement_limit(&plan.guards.replaced, most, *limits.replace_window)
             .filter(|_| plan.terminate.iter().any(|(why, _)| *why == Cause::Unhealthy)),
     ]
@@ -276,32 +338,73 @@ fn commands(plan: &Plan, managed: &Managed, name: &PoolName, random: &Random, no
     let pool = &managed.view.pool;
     let mut commands = Vec::new();
     let mut actions = Vec::new();
-    let mut add = |request| commands.push(Outgoing { id: random.uuid(now), pool: name.clone(), request, since: now });
+    let mut add = |request| {
+        commands.push(Outgoing {
+            id: random.uuid(now),
+            pool: name.clone(),
+            request,
+            since: now,
+        })
+    };
     for (why, ids) in &plan.terminate {
-        add(Request::Terminate(Terminate { instances: ids.clone(), why: *why, epoch: 0 }));
-        actions.push(Action::Terminate { instances: ids.iter().map(|(id, _)| *id).collect(), why: *why });
+        add(Request::Terminate(Terminate {
+            instances: ids.clone(),
+            why: *why,
+            epoch: 0,
+        }));
+        actions.push(Action::Terminate {
+            instances: ids.iter().map(|(id, _)| *id).collect(),
+            why: *why,
+        });
     }
     if !plan.withdraw.is_empty() {
-        add(Request::WithdrawDrain(Ids { instances: plan.withdraw.clone(), epoch: 0 }));
-        actions.push(Action::WithdrawDrain { instances: plan.withdraw.clone() });
+        add(Request::WithdrawDrain(Ids {
+            instances: plan.withdraw.clone(),
+            epoch: 0,
+        }));
+        actions.push(Action::WithdrawDrain {
+            instances: plan.withdraw.clone(),
+        });
     }
     // Before what is launched in their place, so that no launch is recorded above the maximum.
     for (why, ids) in &plan.drains {
-        let drain = Drain { since: now, deadline: now + *pool.spec.limits.drain, why: *why };
-        add(Request::Drain(DrainOrder { instances: ids.clone(), drain, epoch: 0 }));
-        actions.push(Action::Drain { instances: ids.clone(), why: *why });
+        let drain = Drain {
+            since: now,
+            deadline: now + *pool.spec.limits.drain,
+            why: *why,
+        };
+        add(Request::Drain(DrainOrder {
+            instances: ids.clone(),
+            drain,
+            epoch: 0,
+        }));
+        actions.push(Action::Drain {
+            instances: ids.clone(),
+            why: *why,
+        });
     }
-    let batches = plan.launches.iter().flat_map(|batch| batch.wanted.chunks(INSTANCES_MAX).map(|wanted| (&batch.site, wanted)));
+    let batches = plan
+        .launches
+        .iter()
+        .flat_map(|batch| batch.wanted.chunks(INSTANCES_MAX).map(|wanted| (&batch.site, wanted)));
     for (site, wanted) in batches {
         let launch = random.launch(now);
         let instances: Vec<Wanted> = wanted
             .iter()
             .map(|slot| {
                 let (slot, variables) = slot.clone().map_or((None, BTreeMap::new()), |(label, vars)| (Some(label), vars));
-                Wanted { id: random.instance(now), slot, variables }
+                Wanted {
+                    id: random.instance(now),
+                    slot,
+                    variables,
+                }
             })
             .collect();
-        actions.push(Action::Launch { launch, site: site.clone(), instances: instances.iter().map(|w| (w.id, w.slot.clone())).collect() });
+        actions.push(Action::Launch {
+            launch,
+            site: site.clone(),
+            instances: instances.iter().map(|w| (w.id, w.slot.clone())).collect(),
+        });
         add(Request::Launch(Box::new(LaunchRequest {
             launch,
             pool: name.clone(),

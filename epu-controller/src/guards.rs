@@ -169,7 +169,10 @@ impl Guards {
     pub fn says_the_same(&self, other: &Self) -> bool {
         let sizes = |guards: &Self| guards.wanted.iter().map(|(_, size)| *size).collect::<Vec<_>>();
         let steady = self.wanted.len() <= 1 && sizes(self) == sizes(other);
-        let timeless = |guards: &Self| Self { wanted: Vec::new(), ..guards.clone() };
+        let timeless = |guards: &Self| Self {
+            wanted: Vec::new(),
+            ..guards.clone()
+        };
         (steady || self.wanted == other.wanted) && timeless(self) == timeless(other)
     }
 
@@ -217,11 +220,21 @@ mod tests {
     use epu_core::time::Span;
 
     fn outcome(n: u128, at: i64, what: Turned) -> LaunchOutcome {
-        LaunchOutcome { site: SiteName::new("here").unwrap(), launch: LaunchId(uuid::Uuid::from_u128(n)), at: Timestamp(at * 1_000), what, loaded: false }
+        LaunchOutcome {
+            site: SiteName::new("here").unwrap(),
+            launch: LaunchId(uuid::Uuid::from_u128(n)),
+            at: Timestamp(at * 1_000),
+            what,
+            loaded: false,
+        }
     }
 
     fn limits() -> Limits {
-        Limits { launch_failures: 3, launch_backoff: Span::secs(30), ..Limits::default() }
+        Limits {
+            launch_failures: 3,
+            launch_backoff: Span::secs(30),
+            ..Limits::default()
+        }
     }
 
     #[test]
@@ -232,7 +245,11 @@ mod tests {
         assert_eq!(guards.stabilize(at(0), window, 9), 9);
         assert_eq!(guards.stabilize(at(10), window, 4), 9);
         assert_eq!(guards.stabilize(at(20), window, 6), 9);
-        assert_eq!(guards.stabilize(at(61), window, 3), 9, "9 was wanted until 10, when another size was");
+        assert_eq!(
+            guards.stabilize(at(61), window, 3),
+            9,
+            "9 was wanted until 10, when another size was"
+        );
         assert_eq!(guards.stabilize(at(71), window, 3), 6);
         assert_eq!(guards.stabilize(at(122), window, 3), 3);
         assert!(guards.wanted.len() <= 3);
@@ -291,7 +308,10 @@ mod tests {
         guards.outcome(&outcome(5, 100, Turned::Out), &limits());
         guards.outcome(&outcome(6, 200, Turned::Out), &limits());
         guards.outcome(&outcome(6, 202, Turned::Short), &limits());
-        assert_eq!((guards.launching[&here].failures, guards.launching[&here].gate(Timestamp(202_000))), (1, Gate::Closed));
+        assert_eq!(
+            (guards.launching[&here].failures, guards.launching[&here].gate(Timestamp(202_000))),
+            (1, Gate::Closed)
+        );
     }
 
     #[test]
@@ -301,7 +321,13 @@ mod tests {
         let stored = serde_json::to_value(&guards).unwrap();
         let mut again: Guards = serde_json::from_value(stored).unwrap();
         for (n, at) in [(1, 10), (0, 9)] {
-            again.outcome(&LaunchOutcome { loaded: true, ..outcome(n, at, Turned::Bad) }, &limits());
+            again.outcome(
+                &LaunchOutcome {
+                    loaded: true,
+                    ..outcome(n, at, Turned::Bad)
+                },
+                &limits(),
+            );
         }
         assert_eq!(again, guards);
     }

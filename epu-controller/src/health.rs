@@ -63,21 +63,44 @@ pub struct Verdict {
     pub look_at: Option<Timestamp>,
 }
 
+/// Until when the silence of one that was heard says nothing.
+#[must_use]
+pub fn quiet_until(heard_at: Timestamp, listening: Listening, limits: &HealthLimits) -> Timestamp {
+    just_after(heard_at.max(listening.since), *limits.missing)
+}
+
+fn just_after(from: Timestamp, wait: Duration) -> Timestamp {
+    from + wait + Duration::from_millis(1)
+}
+
 /// What to believe now.
 #[must_use]
 pub fn judge(seen: &Seen<'_>, limits: &HealthLimits) -> Verdict {
     match seen.state {
         State::Running => judge_running(seen, limits),
         State::Terminating | State::Terminated | State::Failed | State::Rejected => judge_ended(seen, limits),
-        State::Requesting | State::Requested | State::ErrorRetrying | State::Pending | State::Started | State::RunningFailed => {
-            Verdict { health: seen.health, why: String::new(), ask_site: false, look_at: None }
-        }
+        State::Requesting | State::Requested | State::ErrorRetrying | State::Pending | State::Started | State::RunningFailed => Verdict {
+            health: seen.health,
+            why: String::new(),
+            ask_site: false,
+            look_at: None,
+        },
     }
 }
 
 fn judge_running(seen: &Seen<'_>, limits: &HealthLimits) -> Verdict {
-    let stays = |look_at| Verdict { health: seen.health, why: String::new(), ask_site: false, look_at };
-    let becomes = |health, why: String, look_at| Verdict { health, why, ask_site: false, look_at };
+    let stays = |look_at| Verdict {
+        health: seen.health,
+        why: String::new(),
+        ask_site: false,
+        look_at,
+    };
+    let becomes = |health, why: String, look_at| Verdict {
+        health,
+        why,
+        ask_site: false,
+        look_at,
+    };
     if seen.worker_failed {
         return becomes(Health::ProcessError, "its worker ended with a fault".into(), None);
     }
@@ -87,8 +110,6 @@ fn judge_running(seen: &Seen<'_>, limits: &HealthLimits) -> Verdict {
         Condition::Ok => {}
     }
     let Some(listening) = seen.listening else { return stays(None) };
-    let just_after = |from: Timestamp, wait: Duration| from + wait + Duration::from_millis(1);
-
     if let (Health::OutOfContact | Health::Missing, Some(out_since)) = (seen.health, seen.out_since) {
         if let Some(heard_at) = seen.heard_at.filter(|at| *at > out_since) {
             return becomes(Health::Ok, "heard from again".into(), Some(just_after(heard_at, *limits.missing)));
@@ -99,9 +120,11 @@ fn judge_running(seen: &Seen<'_>, limits: &HealthLimits) -> Verdict {
         let counted_from = out_since.max(listening.since);
         return match seen.site {
             Some(SiteWord::Gone) => becomes(Health::Missing, "silent, and the site says that it is gone".into(), None),
-            Some(SiteWord::Running | SiteWord::NoAnswer) | None if listening.until.since(counted_from) > *limits.really_missing => {
-                becomes(Health::Missing, format!("silent for {} more after the site was asked", limits.really_missing), None)
-            }
+            Some(SiteWord::Running | SiteWord::NoAnswer) | None if listening.until.since(counted_from) > *limits.really_missing => becomes(
+                Health::Missing,
+                format!("silent for {} more after the site was asked", limits.really_missing),
+                None,
+            ),
             Some(SiteWord::Running | SiteWord::NoAnswer) | None => stays(Some(just_after(counted_from, *limits.really_missing))),
         };
     }
@@ -114,8 +137,17 @@ fn judge_running(seen: &Seen<'_>, limits: &HealthLimits) -> Verdict {
     };
     let look_at = just_after(counted_from, *limit);
     if listening.until.since(counted_from) > *limit {
-        let why = if seen.heard_at.is_some() { format!("silent for more than {limit}") } else { format!("not heard from within {limit}") };
-        return Verdict { health: Health::OutOfContact, why, ask_site: true, look_at: None };
+        let why = if seen.heard_at.is_some() {
+            format!("silent for more than {limit}")
+        } else {
+            format!("not heard from within {limit}")
+        };
+        return Verdict {
+            health: Health::OutOfContact,
+            why,
+            ask_site: true,
+            look_at: None,
+        };
     }
     if seen.heard_at.is_some() && seen.health != Health::Ok {
         return becomes(Health::Ok, "heard from".into(), Some(look_at));
@@ -132,7 +164,12 @@ fn judge_ended(seen: &Seen<'_>, limits: &HealthLimits) -> Verdict {
             ask_site: false,
             look_at: Some(heard_at + *limits.zombie + Duration::from_millis(1)),
         },
-        Some(_) | None => Verdict { health: Health::Unknown, why: "ended".into(), ask_site: false, look_at: None },
+        Some(_) | None => Verdict {
+            health: Health::Unknown,
+            why: "ended".into(),
+            ask_site: false,
+            look_at: None,
+        },
     }
 }
 
@@ -143,7 +180,12 @@ mod tests {
     use epu_core::time::Span;
 
     fn limits() -> HealthLimits {
-        HealthLimits { boot: Span::secs(10), missing: Span::secs(5), really_missing: Span::secs(3), zombie: Span::secs(10) }
+        HealthLimits {
+            boot: Span::secs(10),
+            missing: Span::secs(5),
+            really_missing: Span::secs(3),
+            zombie: Span::secs(10),
+        }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -172,7 +214,10 @@ mod tests {
             Self { seen, born }
         }
         fn look(&mut self, now: i64) -> Health {
-            self.seen.listening = Some(Listening { since: at(self.born), until: at(now) });
+            self.seen.listening = Some(Listening {
+                since: at(self.born),
+                until: at(now),
+            });
             let verdict = judge(&self.seen, &limits());
             if verdict.health == Health::OutOfContact && self.seen.health != Health::OutOfContact {
                 assert!(verdict.ask_site, "the site is asked");
@@ -269,7 +314,10 @@ mod tests {
         let mut life = Life::running(0, 0);
         life.hear(10);
         // No word from any aggregator since 12.
-        life.seen.listening = Some(Listening { since: at(0), until: at(12) });
+        life.seen.listening = Some(Listening {
+            since: at(0),
+            until: at(12),
+        });
         assert_eq!(judge(&life.seen, &limits()).health, Health::Ok);
         // A new one began at 1000.
         life.born = 1_000;

@@ -63,7 +63,13 @@ mod tests {
     use super::*;
 
     fn says(aggregator: &str, listening_for: i64) -> Snapshot {
-        Snapshot { aggregator: aggregator.into(), listening_for_ms: listening_for * 1_000, instances: vec![], sensors: vec![], complete: false }
+        Snapshot {
+            aggregator: aggregator.into(),
+            listening_for_ms: listening_for * 1_000,
+            instances: vec![],
+            sensors: vec![],
+            complete: false,
+        }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -73,9 +79,36 @@ mod tests {
     #[test]
     fn overlapping_terms_are_one_and_a_gap_begins_anew() {
         let mut ears = Ears::default();
-        assert_eq!(ears.take(&says("a", 100), at(100)), Listening { since: at(0), until: at(100) });
-        assert_eq!(ears.take(&says("b", 20), at(110)), Listening { since: at(0), until: at(110) }, "b began while a listened");
-        assert_eq!(ears.take(&says("c", 5), at(200)), Listening { since: at(195), until: at(200) }, "nobody listened from 110 to 195");
-        assert_eq!(ears.take(&says("c", 1), at(230)), Listening { since: at(229), until: at(230) }, "c was restarted");
+        assert_eq!(
+            ears.take(&says("a", 100), at(100)),
+            Listening {
+                since: at(0),
+                until: at(100)
+            }
+        );
+        assert_eq!(
+            ears.take(&says("b", 20), at(110)),
+            Listening {
+                since: at(0),
+                until: at(110)
+            },
+            "b began while a listened"
+        );
+        assert_eq!(
+            ears.take(&says("c", 5), at(200)),
+            Listening {
+                since: at(195),
+                until: at(200)
+            },
+            "nobody listened from 110 to 195"
+        );
+        assert_eq!(
+            ears.take(&says("c", 1), at(230)),
+            Listening {
+                since: at(229),
+                until: at(230)
+            },
+            "c was restarted"
+        );
     }
 }

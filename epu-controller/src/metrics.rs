@@ -42,20 +42,47 @@ impl Metrics {
         let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let gauge = |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
         let metrics = Self {
-            decisions: counter("epu_controller_decisions_total", "Decisions that acted or differed from the one before.", &["pool"])?,
+            decisions: counter(
+                "epu_controller_decisions_total",
+                "Decisions that acted or differed from the one before.",
+                &["pool"],
+            )?,
             looks: counter("epu_controller_looks_total", "How often an engine was asked.", &["pool"])?,
-            actions: counter("epu_controller_actions_total", "Instances launched, drained, kept after all, ended.", &["pool", "action"])?,
-            suppressed: counter("epu_controller_suppressed_total", "Decisions of which a guardrail held something back.", &["pool", "because"])?,
-            size: gauge("epu_controller_pool_size", "Instances of a pool, counted; target is the size aimed at.", &["pool", "what"])?,
-            busy_ended: counter("epu_controller_busy_ended_total", "Workers ended while busy, or not known to be idle.", &["pool", "because"])?,
+            actions: counter(
+                "epu_controller_actions_total",
+                "Instances launched, drained, kept after all, ended.",
+                &["pool", "action"],
+            )?,
+            suppressed: counter(
+                "epu_controller_suppressed_total",
+                "Decisions of which a guardrail held something back.",
+                &["pool", "because"],
+            )?,
+            size: gauge(
+                "epu_controller_pool_size",
+                "Instances of a pool, counted; target is the size aimed at.",
+                &["pool", "what"],
+            )?,
+            busy_ended: counter(
+                "epu_controller_busy_ended_total",
+                "Workers ended while busy, or not known to be idle.",
+                &["pool", "because"],
+            )?,
             breaker: gauge("epu_controller_breaker_open", "1 while a breaker is open.", &["pool", "breaker"])?,
             outbox: IntGauge::new("epu_controller_outbox_commands", "Commands not yet accepted by the provisioner.")?,
             retries: counter("epu_controller_retries_total", "Commands sent again.", &["op"])?,
             look_seconds: Histogram::with_opts(
-                HistogramOpts::new("epu_controller_look_seconds", "One look at the pools that changed, storing included.")
-                    .buckets(vec![0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]),
+                HistogramOpts::new(
+                    "epu_controller_look_seconds",
+                    "One look at the pools that changed, storing included.",
+                )
+                .buckets(vec![0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]),
             )?,
-            violations: counter("epu_invariant_violations_total", "Something that must always be true was not.", &["invariant"])?,
+            violations: counter(
+                "epu_invariant_violations_total",
+                "Something that must always be true was not.",
+                &["invariant"],
+            )?,
         };
         for invariant in epu_core::invariant::ALL {
             metrics.violations.with_label_values(&[invariant.id()]).inc_by(0);

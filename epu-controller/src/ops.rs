@@ -11,9 +11,7 @@ use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Cause, Work};
 use epu_core::journal::{Entry, Event};
 use epu_core::pool::{Origin, Paused, Pool};
-use epu_core::request::{
-    Answer, Caller, EventsAfter, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Request, Terminate,
-};
+use epu_core::request::{Answer, Caller, EventsAfter, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Request, Terminate};
 use epu_core::{Fault, Timestamp};
 use epu_store::JournalQuery;
 use serde_json::{Value, json};
@@ -30,6 +28,7 @@ const WHY_MAX: usize = 500;
 
 impl Controller {
     /// Answers a request.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what others answer is refused here")]
     pub(crate) async fn answer(&mut self, caller: &Caller, request: Request) -> Result<Answer, Fault> {
         match request {
             Request::PoolAdd(file) => self.pool_add(caller, &file).await,
@@ -37,13 +36,25 @@ impl Controller {
             Request::PoolShow(PoolRef { pool }) => Answer::of(&self.pool_view(&pool)?),
             Request::PoolReconfigure(change) => self.pool_reconfigure(caller, change).await,
             Request::PoolPause(pause) => self.pool_pause(caller, pause).await,
-            Request::PoolResume(PoolRef { pool }) => self.pool_pause(caller, PoolPause { pool, paused: Paused::default() }).await,
+            Request::PoolResume(PoolRef { pool }) => {
+                self.pool_pause(
+                    caller,
+                    PoolPause {
+                        pool,
+                        paused: Paused::default(),
+                    },
+                )
+                .await
+            }
             Request::PoolRemove(remove) => self.pool_remove(caller, &remove).await,
             Request::InstanceList(filter) => Answer::of(&self.instance_list(&filter).await?),
             Request::InstanceShow(which) => Answer::of(&self.instance_show(&which.instance).await?),
             Request::Status(_) => Answer::of(&self.status_view()),
             Request::Events(after) => self.events(after).await,
-            other => Err(Fault::new("bad-request", format!("the controller does not answer {:?}", other.op()))),
+            other => Err(Fault::new(
+                "bad-request",
+                format!("the controller does not answer {:?}", other.op()),
+            )),
         }
     }
 
@@ -54,10 +65,17 @@ impl Controller {
         let now = self.parts.clock.now();
         let mut changed = Vec::new();
         for resolved in &file.pools {
-            let origin = Origin::File { path: file.path.clone(), line: resolved.line };
+            let origin = Origin::File {
+                path: file.path.clone(),
+                line: resolved.line,
+            };
             let before = self.pools.get(&resolved.name).map(|m| m.view.pool.clone());
             let same = before.as_ref().is_some_and(|p| {
-                p.spec == resolved.spec && p.template == resolved.template && p.template_version == resolved.template_version && p.origin == origin && !p.removed
+                p.spec == resolved.spec
+                    && p.template == resolved.template
+                    && p.template_version == resolved.template_version
+                    && p.origin == origin
+                    && !p.removed
             });
             if !same {
                 let set = before.as_ref().map(|p| differences(p, resolved));
@@ -68,7 +86,10 @@ impl Controller {
             .iter()
             .map(|(pool, set)| {
                 let event = match set {
-                    Some(set) => Event::PoolChanged { revision: pool.revision, set: set.clone() },
+                    Some(set) => Event::PoolChanged {
+                        revision: pool.revision,
+                        set: set.clone(),
+                    },
                     None => Event::PoolAdded,
                 };
                 Entry::new(now, "config", event).of(&pool.name)
@@ -76,10 +97,10 @@ impl Controller {
             .collect();
         let pools: Vec<Pool> = changed.into_iter().map(|(pool, _)| pool).collect();
         let kept = self.keep_pools(pools, journal).await;
-        if let Err(fault) = &kept {
-            if !self.file_failed {
-                warn!(%fault, file = file.path, "the config file's pools could not be applied; trying again");
-            }
+        if let Err(fault) = &kept
+            && !self.file_failed
+        {
+            warn!(%fault, file = file.path, "the config file's pools could not be applied; trying again");
         }
         self.file_failed = kept.is_err();
     }
@@ -103,17 +124,30 @@ impl Controller {
         let known = self.parts.file.borrow().known.clone();
         let read = spec::read(&file.file, &file.text, &known)?;
         if read.is_empty() {
-            return Err(Fault::new("bad-config", format!("{}: there is no pool in it; write them under `pools:`", file.file)));
+            return Err(Fault::new(
+                "bad-config",
+                format!("{}: there is no pool in it; write them under `pools:`", file.file),
+            ));
         }
-        let taken: Vec<&str> = read.iter().filter(|r| self.pools.contains_key(&r.name)).map(|r| r.name.as_str()).collect();
+        let taken: Vec<&str> = read
+            .iter()
+            .filter(|r| self.pools.contains_key(&r.name))
+            .map(|r| r.name.as_str())
+            .collect();
         if !taken.is_empty() {
-            let text = format!("add pools: {} exists already; change it with `epumgmt pool reconfigure`, or choose another name", taken.join(", "));
+            let text = format!(
+                "add pools: {} exists already; change it with `epumgmt pool reconfigure`, or choose another name",
+                taken.join(", ")
+            );
             return Err(Fault::new("conflict", text));
         }
         let now = self.parts.clock.now();
         let pools: Vec<Pool> = read.iter().map(|resolved| pool(resolved, Origin::Operator, None, now)).collect();
         let names: Vec<PoolName> = pools.iter().map(|p| p.name.clone()).collect();
-        let journal = names.iter().map(|name| Entry::new(now, caller.name(), Event::PoolAdded).of(name)).collect();
+        let journal = names
+            .iter()
+            .map(|name| Entry::new(now, caller.name(), Event::PoolAdded).of(name))
+            .collect();
         self.keep_pools(pools, journal).await?;
         Answer::of(&names)
     }
@@ -125,22 +159,35 @@ impl Controller {
             return Err(Fault::new("conflict", format!("change pool {}: it is being removed", before.name)));
         }
         if change.if_revision.is_some_and(|revision| revision != before.revision) {
-            let text = format!("change pool {}: it is at revision {} by now; look at it again", before.name, before.revision);
+            let text = format!(
+                "change pool {}: it is at revision {} by now; look at it again",
+                before.name, before.revision
+            );
             return Err(Fault::new("conflict", text));
         }
         let known = self.parts.file.borrow().known.clone();
         let patched = spec::patched(&before, &change.set, &known)?;
-        let mut after = Pool { spec: patched, revision: before.revision + 1, ..before.as_ref().clone() };
+        let mut after = Pool {
+            spec: patched,
+            revision: before.revision + 1,
+            ..before.as_ref().clone()
+        };
         if after.spec.template != before.spec.template {
             let Some(template) = known.templates.get(&after.spec.template) else {
-                return Err(Fault::new("bad-config", format!("change pool {}: no template is named {}", before.name, after.spec.template)));
+                return Err(Fault::new(
+                    "bad-config",
+                    format!("change pool {}: no template is named {}", before.name, after.spec.template),
+                ));
             };
             after.template = template.clone();
             after.template_version = spec::version(&after.spec.template, template);
         }
         let now = self.parts.clock.now();
         let revision = after.revision;
-        let event = Event::PoolChanged { revision, set: json!(change.set) };
+        let event = Event::PoolChanged {
+            revision,
+            set: json!(change.set),
+        };
         let journal = vec![Entry::new(now, caller.name(), event).of(&before.name)];
         self.keep_pools(vec![after], journal).await?;
         Answer::of(&revision)
@@ -149,12 +196,19 @@ impl Controller {
     async fn pool_pause(&mut self, caller: &Caller, pause: PoolPause) -> Result<Answer, Fault> {
         let before = self.pool(&pause.pool)?;
         if pause.paused.why.len() > WHY_MAX {
-            return Err(Fault::new("bad-request", format!("pause pool {}: the reason is longer than {WHY_MAX} characters", before.name)));
+            return Err(Fault::new(
+                "bad-request",
+                format!("pause pool {}: the reason is longer than {WHY_MAX} characters", before.name),
+            ));
         }
         if before.paused != pause.paused {
             let now = self.parts.clock.now();
             let journal = vec![Entry::new(now, caller.name(), Event::PoolPaused(pause.paused.clone())).of(&before.name)];
-            let after = Pool { paused: pause.paused, revision: before.revision + 1, ..before.as_ref().clone() };
+            let after = Pool {
+                paused: pause.paused,
+                revision: before.revision + 1,
+                ..before.as_ref().clone()
+            };
             self.keep_pools(vec![after], journal).await?;
         }
         Answer::of(&())
@@ -166,16 +220,30 @@ impl Controller {
         let now = self.parts.clock.now();
         if !before.removed {
             let journal = vec![Entry::new(now, caller.name(), Event::PoolRemoved).of(&before.name)];
-            let after = Pool { removed: true, revision: before.revision + 1, ..before.as_ref().clone() };
+            let after = Pool {
+                removed: true,
+                revision: before.revision + 1,
+                ..before.as_ref().clone()
+            };
             self.keep_pools(vec![after], journal).await?;
         }
-        let Some(managed) = self.pools.get(&remove.pool) else { return Answer::of(&0) };
+        let Some(managed) = self.pools.get(&remove.pool) else {
+            return Answer::of(&0);
+        };
         let live = managed.view.live();
         if remove.force && live > 0 {
-            let instances: Vec<(InstanceId, Work)> =
-                managed.view.members().filter(|m| m.class() < Class::Ending).map(|m| (m.instance.id, m.work)).collect();
+            let instances: Vec<(InstanceId, Work)> = managed
+                .view
+                .members()
+                .filter(|m| m.class() < Class::Ending)
+                .map(|m| (m.instance.id, m.work))
+                .collect();
             // An operator's force goes to the provisioner at once; should it get lost, the pool drains all the same.
-            let order = Request::Terminate(Terminate { instances, why: Cause::PoolRemoved, epoch: 0 });
+            let order = Request::Terminate(Terminate {
+                instances,
+                why: Cause::PoolRemoved,
+                epoch: 0,
+            });
             self.send_once(order);
         }
         self.mark(&remove.pool);
@@ -183,7 +251,12 @@ impl Controller {
     }
 
     async fn events(&self, after: EventsAfter) -> Result<Answer, Fault> {
-        let query = JournalQuery { after: after.after, pool: after.pool, instance: None, limit: after.limit.unwrap_or(100).clamp(1, EVENTS_MAX) };
+        let query = JournalQuery {
+            after: after.after,
+            pool: after.pool,
+            instance: None,
+            limit: after.limit.unwrap_or(100).clamp(1, EVENTS_MAX),
+        };
         Answer::of(&self.parts.store.journal(query).await.map_err(|e| store_fault(&e))?)
     }
 
@@ -200,7 +273,10 @@ impl Controller {
     fn refuse_file(&self, pool: &Pool, doing: &str) -> Result<(), Fault> {
         match &pool.origin {
             Origin::File { path, line } if self.in_file.contains(&pool.name) => {
-                let text = format!("{doing} pool {}: its settings belong to {path}, line {line}; edit that file, then reload with SIGHUP", pool.name);
+                let text = format!(
+                    "{doing} pool {}: its settings belong to {path}, line {line}; edit that file, then reload with SIGHUP",
+                    pool.name
+                );
                 Err(Fault::new("from-file", text))
             }
             Origin::File { .. } | Origin::Operator => Ok(()),
@@ -210,7 +286,12 @@ impl Controller {
     /// Names that the config file no longer has and that were not removed.
     pub(crate) fn left_the_file(&self) -> BTreeSet<&PoolName> {
         let from_file = |m: &&crate::service::Managed| matches!(m.view.pool.origin, Origin::File { .. }) && !m.view.pool.removed;
-        self.pools.values().filter(from_file).map(|m| &m.view.pool.name).filter(|name| !self.in_file.contains(*name)).collect()
+        self.pools
+            .values()
+            .filter(from_file)
+            .map(|m| &m.view.pool.name)
+            .filter(|name| !self.in_file.contains(*name))
+            .collect()
     }
 }
 

@@ -15,45 +15,43 @@ use crate::view::{Ordered, View};
 
 /// Lets a view count what a command asks for as done.
 pub(crate) fn note(view: &mut View, command: &Outgoing, now: Timestamp) {
-    match &command.request {
-        Request::Launch(request) => {
-            for (index, wanted) in request.instances.iter().enumerate() {
-                let instance = requesting(request, wanted, u32::try_from(index).unwrap_or(u32::MAX), command.since);
-                view.instance(Arc::new(instance), now);
-                view.ordered(wanted.id, Ordered::Come);
-            }
+    if let Request::Launch(request) = &command.request {
+        for (index, wanted) in (0..).zip(&request.instances) {
+            view.instance(Arc::new(requesting(request, wanted, index, command.since)), now);
         }
-        Request::Drain(order) => order.instances.iter().for_each(|id| view.ordered(*id, Ordered::Drain)),
-        Request::WithdrawDrain(ids) => ids.instances.iter().for_each(|id| view.ordered(*id, Ordered::Stay)),
-        Request::Terminate(order) => order.instances.iter().for_each(|(id, _)| view.ordered(*id, Ordered::End)),
-        _ => {}
     }
-}
-
-pub(crate) fn undo(view: &mut View, command: &Outgoing) {
-    match &command.request {
-        Request::Launch(request) => request.instances.iter().for_each(|wanted| view.refused(wanted.id)),
-        Request::Drain(order) => order.instances.iter().for_each(|id| view.not_ordered(*id)),
-        Request::WithdrawDrain(ids) => ids.instances.iter().for_each(|id| view.not_ordered(*id)),
-        Request::Terminate(order) => order.instances.iter().for_each(|(id, _)| view.not_ordered(*id)),
-        _ => {}
+    let (what, ids) = meaning(&command.request);
+    for id in ids {
+        view.ordered(id, what);
     }
 }
 
 /// The command was accepted: its notes last only a while from now on.
 pub(crate) fn accepted(view: &mut View, command: &Outgoing, now: Timestamp) {
-    for id in concerned(&command.request) {
+    for id in meaning(&command.request).1 {
         view.accepted(id, now);
     }
 }
 
-fn concerned(request: &Request) -> Vec<InstanceId> {
+/// The command was refused for good.
+pub(crate) fn undo(view: &mut View, command: &Outgoing) {
+    let (what, ids) = meaning(&command.request);
+    for id in ids {
+        match what {
+            Ordered::Come => view.refused(id),
+            Ordered::Drain | Ordered::Stay | Ordered::End => view.not_ordered(id),
+        }
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "only these are ever put into an outbox")]
+fn meaning(request: &Request) -> (Ordered, Vec<InstanceId>) {
     match request {
-        Request::Launch(request) => request.instances.iter().map(|wanted| wanted.id).collect(),
-        Request::Drain(order) => order.instances.clone(),
-        Request::WithdrawDrain(ids) => ids.instances.clone(),
-        Request::Terminate(order) => order.instances.iter().map(|(id, _)| *id).collect(),
-        _ => Vec::new(),
+        Request::Launch(request) => (Ordered::Come, request.instances.iter().map(|wanted| wanted.id).collect()),
+        Request::Drain(order) => (Ordered::Drain, order.instances.clone()),
+        Request::WithdrawDrain(ids) => (Ordered::Stay, ids.instances.clone()),
+        Request::Terminate(order) => (Ordered::End, order.instances.iter().map(|(id, _)| *id).collect()),
+        _ => (Ordered::Stay, Vec::new()),
     }
 }
 

@@ -40,7 +40,7 @@ impl Outbox {
     }
 
     /// The next command to send now, if none is under way.
-    pub fn next(&mut self) -> Option<Outgoing> {
+    pub fn take_next(&mut self) -> Option<Outgoing> {
         if self.under_way {
             return None;
         }
@@ -97,7 +97,10 @@ impl Outbox {
 
 /// Whether sending the same command again would be refused again.
 fn is_final(fault: &Fault) -> bool {
-    matches!(fault.code.as_ref(), "closed" | "no-such-site" | "bad-request" | "conflict" | "forbidden" | "no-such-instance" | "stale-epoch")
+    matches!(
+        fault.code.as_ref(),
+        "closed" | "no-such-site" | "bad-request" | "conflict" | "forbidden" | "no-such-instance" | "stale-epoch"
+    )
 }
 
 #[cfg(test)]
@@ -108,26 +111,40 @@ mod tests {
     use epu_core::time::Timestamp;
 
     fn command(n: u128) -> Outgoing {
-        let request = Request::WithdrawDrain(Ids { instances: vec![], epoch: 0 });
-        Outgoing { id: Uuid::from_u128(n), pool: PoolName::new("web").unwrap(), request, since: Timestamp(0) }
+        let request = Request::WithdrawDrain(Ids {
+            instances: vec![],
+            epoch: 0,
+        });
+        Outgoing {
+            id: Uuid::from_u128(n),
+            pool: PoolName::new("web").unwrap(),
+            request,
+            since: Timestamp(0),
+        }
     }
 
     #[test]
     fn one_at_a_time_in_order_again_until_accepted() {
         let mut outbox = Outbox::default();
         outbox.push([command(1), command(2)]);
-        assert_eq!(outbox.next().map(|c| c.id), Some(Uuid::from_u128(1)));
-        assert!(outbox.next().is_none(), "one is under way");
+        assert_eq!(outbox.take_next().map(|c| c.id), Some(Uuid::from_u128(1)));
+        assert!(outbox.take_next().is_none(), "one is under way");
         let lost = Err(Fault::new("timeout", ""));
         assert!(matches!(outbox.done(Uuid::from_u128(1), lost.clone()), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST));
         outbox.ready();
-        assert_eq!(outbox.next().map(|c| c.id), Some(Uuid::from_u128(1)), "the same again");
+        assert_eq!(outbox.take_next().map(|c| c.id), Some(Uuid::from_u128(1)), "the same again");
         assert!(matches!(outbox.done(Uuid::from_u128(1), lost), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST * 2));
         outbox.ready();
-        outbox.next();
-        assert!(matches!(outbox.done(Uuid::from_u128(1), Ok(Answer::Json(serde_json::Value::Null))), Some(Sent::Accepted(..))));
-        assert_eq!(outbox.next().map(|c| c.id), Some(Uuid::from_u128(2)));
-        assert!(matches!(outbox.done(Uuid::from_u128(2), Err(Fault::new("closed", ""))), Some(Sent::Refused(..))));
+        outbox.take_next();
+        assert!(matches!(
+            outbox.done(Uuid::from_u128(1), Ok(Answer::Json(serde_json::Value::Null))),
+            Some(Sent::Accepted(..))
+        ));
+        assert_eq!(outbox.take_next().map(|c| c.id), Some(Uuid::from_u128(2)));
+        assert!(matches!(
+            outbox.done(Uuid::from_u128(2), Err(Fault::new("closed", ""))),
+            Some(Sent::Refused(..))
+        ));
         assert!(outbox.is_empty());
     }
 }

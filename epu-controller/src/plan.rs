@@ -86,7 +86,12 @@ impl Plan {
     fn leaving(&self, view: &View, site: &SiteName) -> u32 {
         let ended = self.terminate.iter().flat_map(|(_, ids)| ids).map(|(id, _)| id);
         let going = self.drains.iter().flat_map(|(_, ids)| ids).chain(ended);
-        u32::try_from(going.filter(|id| view.member(**id).is_some_and(|m| m.instance.site == *site)).count()).unwrap_or(u32::MAX)
+        u32::try_from(
+            going
+                .filter(|id| view.member(**id).is_some_and(|m| m.instance.site == *site))
+                .count(),
+        )
+        .unwrap_or(u32::MAX)
     }
 
     fn later(&mut self, at: Timestamp) {
@@ -119,10 +124,20 @@ impl Plan {
 /// same wish.
 #[must_use]
 pub fn plan(wish: &Wish<'_>) -> Plan {
-    let mut plan = Plan { guards: wish.guards.clone(), look_again_at: wish.decision.look_again_at, ..Plan::default() };
+    let mut plan = Plan {
+        guards: wish.guards.clone(),
+        look_again_at: wish.decision.look_again_at,
+        ..Plan::default()
+    };
     if wish.closed {
         plan.target = wish.target.unwrap_or(0);
-        plan.hold(Reason::new("closed", "the installation is closed by teardown: nothing is launched, replaced or resized"), None);
+        plan.hold(
+            Reason::new(
+                "closed",
+                "the installation is closed by teardown: nothing is launched, replaced or resized",
+            ),
+            None,
+        );
         return plan;
     }
     let removed = wish.view.pool.removed;
@@ -176,7 +191,10 @@ fn let_sick_go(wish: &Wish<'_>, plan: &mut Plan, surplus: u32) -> u32 {
     }
     let ended: BTreeSet<InstanceId> = plan.terminate.iter().flat_map(|(_, ids)| ids).map(|(id, _)| *id).collect();
     let held = wish.view.unhealthy().filter(|m| !m.is_leaving() && !ended.contains(&m.instance.id));
-    let going: Vec<InstanceId> = held.take(usize::try_from(surplus).unwrap_or(usize::MAX)).map(|m| m.instance.id).collect();
+    let going: Vec<InstanceId> = held
+        .take(usize::try_from(surplus).unwrap_or(usize::MAX))
+        .map(|m| m.instance.id)
+        .collect();
     for id in &going {
         plan.drain(Cause::ScaleIn, *id);
     }
@@ -200,7 +218,13 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
     let mut wanted = decision.desired.clamp(spec.min.min(spec.max), spec.max);
     if wanted != decision.desired {
         let text = format!("the engine wants {}, bounds are {} to {}", decision.desired, spec.min, spec.max);
-        plan.hold(Reason::new("bounds", text).with("desired", decision.desired).with("min", spec.min).with("max", spec.max), None);
+        plan.hold(
+            Reason::new("bounds", text)
+                .with("desired", decision.desired)
+                .with("min", spec.min)
+                .with("max", spec.max),
+            None,
+        );
     }
     // The first decision in the order of guardrails that holds a shrink back keeps the size.
     let bound = old.clamp(spec.min.min(spec.max), spec.max);
@@ -208,12 +232,19 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
         let unread = unreadable(view.readings(), wish.sensors, now);
         if !unread.is_empty() {
             let names = unread.iter().map(SensorName::as_str).collect::<Vec<_>>().join(", ");
-            plan.hold(Reason::new("sensor-unreadable", format!("not shrinking to {wanted}: {names} cannot be read")).with("desired", wanted), None);
+            plan.hold(
+                Reason::new("sensor-unreadable", format!("not shrinking to {wanted}: {names} cannot be read")).with("desired", wanted),
+                None,
+            );
             wanted = bound;
         }
     }
     if wanted == 0 && bound > 0 {
-        let waiting: f64 = wish.sensors.iter().filter_map(|name| view.readings().get(name)?.status(now).fresh()).sum();
+        let waiting: f64 = wish
+            .sensors
+            .iter()
+            .filter_map(|name| view.readings().get(name)?.status(now).fresh())
+            .sum();
         let busy = view.counts().busy;
         if waiting > 0.0 || busy > 0 {
             let text = "not removing the last worker: work is waiting or in progress";
@@ -225,20 +256,27 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
 
     if wanted > old {
         if paused.grow {
-            plan.hold(Reason::new("paused-grow", format!("growing to {wanted} is paused{}", because(&paused.why))).with("desired", wanted), None);
+            plan.hold(
+                Reason::new("paused-grow", format!("growing to {wanted} is paused{}", because(&paused.why))).with("desired", wanted),
+                None,
+            );
             return bound.min(old.max(view.counts().capacity.min(spec.max)));
         }
         let base = bound.max(old);
-        if wanted > base && !new_settings {
-            if let Some(until) = plan.guards.grown_at.map(|at| at + *limits.cooldown_up).filter(|until| now < *until) {
-                let text = format!("growing to {wanted} waits for cooldown-up ({})", limits.cooldown_up);
-                plan.hold(Reason::new("cooldown-up", text).with("desired", wanted), Some(until));
-                wanted = base;
-            }
+        if wanted > base
+            && !new_settings
+            && let Some(until) = plan.guards.grown_at.map(|at| at + *limits.cooldown_up).filter(|until| now < *until)
+        {
+            let text = format!("growing to {wanted} waits for cooldown-up ({})", limits.cooldown_up);
+            plan.hold(Reason::new("cooldown-up", text).with("desired", wanted), Some(until));
+            wanted = base;
         }
         let most = base.saturating_add(limits.step_up);
         if wanted > most {
-            plan.hold(Reason::new("step-up", format!("growing by {} at most in one action", limits.step_up)).with("desired", wanted), Some(now + *limits.cooldown_up));
+            plan.hold(
+                Reason::new("step-up", format!("growing by {} at most in one action", limits.step_up)).with("desired", wanted),
+                Some(now + *limits.cooldown_up),
+            );
             wanted = most;
         }
         if wanted > old {
@@ -249,11 +287,17 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
     if wanted < old {
         // What a moved bound takes away waits for nothing; only what the engine gives up does.
         if paused.shrink {
-            plan.hold(Reason::new("paused-shrink", format!("shrinking to {wanted} is paused{}", because(&paused.why))).with("desired", wanted), None);
+            plan.hold(
+                Reason::new("paused-shrink", format!("shrinking to {wanted} is paused{}", because(&paused.why))).with("desired", wanted),
+                None,
+            );
             return old;
         }
         if !view.has_heard_all() && view.counts().capacity > 0 {
-            plan.hold(Reason::new("not-heard-all", "not shrinking before an aggregator has told everything it knows").with("desired", wanted), None);
+            plan.hold(
+                Reason::new("not-heard-all", "not shrinking before an aggregator has told everything it knows").with("desired", wanted),
+                None,
+            );
             return old;
         }
         if !new_settings && wanted < bound {
@@ -261,7 +305,10 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
             if stable > wanted {
                 let until = plan.guards.wanted.first().map(|(at, _)| *at + *limits.stabilization);
                 let text = format!("{stable} was wanted within the last {}", limits.stabilization);
-                plan.hold(Reason::new("stabilization", text).with("desired", wanted).with("largest", stable), until);
+                plan.hold(
+                    Reason::new("stabilization", text).with("desired", wanted).with("largest", stable),
+                    until,
+                );
                 wanted = stable;
             }
         }
@@ -276,7 +323,10 @@ fn aim(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
         let least = bound.saturating_sub(limits.step_down);
         if wanted < least {
             let text = format!("shrinking by {} at most in one action", limits.step_down);
-            plan.hold(Reason::new("step-down", text).with("desired", wanted), Some(now + *limits.cooldown_down));
+            plan.hold(
+                Reason::new("step-down", text).with("desired", wanted),
+                Some(now + *limits.cooldown_down),
+            );
             wanted = least;
         }
         if wanted < old {
@@ -302,7 +352,11 @@ fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
     let (stillborn, sick): (Vec<_>, Vec<_>) = view.unhealthy().partition(|m| m.instance.state == State::RunningFailed);
     for member in stillborn {
         let late = member.instance.fault.as_ref().is_some_and(|fault| fault.code == "not-ready");
-        plan.end(if late { Cause::NotReady } else { Cause::StartFailed }, member.instance.id, Work::Idle);
+        plan.end(
+            if late { Cause::NotReady } else { Cause::StartFailed },
+            member.instance.id,
+            Work::Idle,
+        );
     }
     if removed || sick.is_empty() {
         for member in &sick {
@@ -323,16 +377,30 @@ fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
         plan.hold(Reason::new("paused-replace", text).with("unhealthy", ill), None);
         return held(0);
     }
-    let mut allowed = limits.replacements(size.max(plan.target)).saturating_sub(plan.guards.replaced_within(*limits.replace_window, now));
+    let mut allowed = limits
+        .replacements(size.max(plan.target))
+        .saturating_sub(plan.guards.replaced_within(*limits.replace_window, now));
     let stormy = ill >= limits.storm_at_least && f64::from(ill) > limits.storm_share * f64::from(size);
     let mut probe = false;
     if stormy {
-        let storm = plan.guards.storm.get_or_insert(Storm { since: now, probed_at: now });
+        let storm = plan.guards.storm.get_or_insert(Storm {
+            since: now,
+            probed_at: now,
+        });
         let next = storm.probed_at + *limits.storm_probe;
         probe = now >= next;
-        let text = format!("{ill} of {size} are unhealthy at once: the fault is elsewhere, replacing stops but for one each {}", limits.storm_probe);
+        let text = format!(
+            "{ill} of {size} are unhealthy at once: the fault is elsewhere, replacing stops but for one each {}",
+            limits.storm_probe
+        );
         allowed = u32::from(probe);
-        plan.hold(Reason::new("storm", text).with("unhealthy", ill).with("size", size).with("share", limits.storm_share), (!probe).then_some(next));
+        plan.hold(
+            Reason::new("storm", text)
+                .with("unhealthy", ill)
+                .with("size", size)
+                .with("share", limits.storm_share),
+            (!probe).then_some(next),
+        );
     } else {
         plan.guards.storm = None;
     }
@@ -350,8 +418,17 @@ fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
     let from = now - *limits.replace_window;
     plan.guards.replaced.retain(|at| *at > from);
     if done < ill && !stormy {
-        let until = plan.guards.replaced.first().map(|at| *at + *limits.replace_window + Duration::from_millis(1));
-        let text = format!("{} more unhealthy wait: {} at most are replaced within {}", ill - done, limits.replacements(size), limits.replace_window);
+        let until = plan
+            .guards
+            .replaced
+            .first()
+            .map(|at| *at + *limits.replace_window + Duration::from_millis(1));
+        let text = format!(
+            "{} more unhealthy wait: {} at most are replaced within {}",
+            ill - done,
+            limits.replacements(size),
+            limits.replace_window
+        );
         plan.hold(Reason::new("replacement-limit", text).with("unhealthy", ill), until);
     }
     held(done)
@@ -379,7 +456,11 @@ fn drop_slots(wish: &Wish<'_>, plan: &mut Plan) -> u32 {
 fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32) {
     let Wish { now, view, decision, .. } = *wish;
     let mut missing = missing;
-    let unfilled: Vec<_> = decision.slots.iter().filter(|(label, _)| !view.slot_members().any(|(held, _)| held == *label)).collect();
+    let unfilled: Vec<_> = decision
+        .slots
+        .iter()
+        .filter(|(label, _)| !view.slot_members().any(|(held, _)| held == *label))
+        .collect();
     let slots_missing = u32::try_from(unfilled.len()).unwrap_or(u32::MAX).min(missing);
     // A slot's own member comes back before anything new is launched for it; a generic one fills only a generic place.
     let mut wanted: Vec<Option<(SlotLabel, BTreeMap<String, String>)>> = Vec::new();
@@ -391,7 +472,11 @@ fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32) {
         }
         let withdrawable = !member.told_to_drain
             && member.instance.state == State::Running
-            && member.instance.drain.as_ref().is_some_and(|d| matches!(d.why, Cause::ScaleIn | Cause::SlotRemoved) && now < d.deadline);
+            && member
+                .instance
+                .drain
+                .as_ref()
+                .is_some_and(|d| matches!(d.why, Cause::ScaleIn | Cause::SlotRemoved) && now < d.deadline);
         let fits = match member.instance.slot.as_ref() {
             Some(label) => unfilled.iter().any(|(u, _)| *u == label) && taken_back.insert(label),
             None if generic > 0 => {
@@ -405,13 +490,16 @@ fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32) {
             missing -= 1;
         } else if fits && member.instance.slot.is_none() {
             generic += 1;
-        } else if fits {
-            if let Some(label) = member.instance.slot.as_ref() {
-                taken_back.remove(label);
-            }
+        } else if fits && let Some(label) = member.instance.slot.as_ref() {
+            taken_back.remove(label);
         }
     }
-    wanted.extend(unfilled.iter().filter(|(label, _)| !taken_back.contains(label)).map(|(label, vars)| Some(((*label).clone(), (*vars).clone()))));
+    wanted.extend(
+        unfilled
+            .iter()
+            .filter(|(label, _)| !taken_back.contains(label))
+            .map(|(label, vars)| Some(((*label).clone(), (*vars).clone()))),
+    );
     wanted.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
     wanted.resize(usize::try_from(missing).unwrap_or(usize::MAX), None);
     let mut wanted = wanted.into_iter().peekable();
@@ -432,11 +520,20 @@ fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32) {
             Gate::Closed => room,
             Gate::HalfOpen => room.min(1),
             Gate::Probing => {
-                plan.hold(Reason::new("launch-probing", format!("launching on {site} waits for the outcome of a trial")), None);
+                plan.hold(
+                    Reason::new("launch-probing", format!("launching on {site} waits for the outcome of a trial")),
+                    None,
+                );
                 0
             }
             Gate::Open(until) => {
-                plan.hold(Reason::new("launch-breaker", format!("launching on {site} pauses after launches that came to nothing")), Some(until));
+                plan.hold(
+                    Reason::new(
+                        "launch-breaker",
+                        format!("launching on {site} pauses after launches that came to nothing"),
+                    ),
+                    Some(until),
+                );
                 0
             }
         };
@@ -444,34 +541,60 @@ fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32) {
         if batch.is_empty() {
             continue;
         }
-        if gate == Gate::HalfOpen {
-            if let Some(breaker) = plan.guards.launching.get_mut(site) {
-                breaker.probing = true;
-            }
+        if gate == Gate::HalfOpen
+            && let Some(breaker) = plan.guards.launching.get_mut(site)
+        {
+            breaker.probing = true;
         }
-        plan.launches.push(Batch { site: site.clone(), wanted: batch });
+        plan.launches.push(Batch {
+            site: site.clone(),
+            wanted: batch,
+        });
     }
     let left = u32::try_from(wanted.count()).unwrap_or(u32::MAX);
     if left > 0 {
-        plan.hold(Reason::new("no-room", format!("{left} more are wanted than the placements take now")).with("missing", left), None);
+        plan.hold(
+            Reason::new("no-room", format!("{left} more are wanted than the placements take now")).with("missing", left),
+            None,
+        );
     }
 }
 
 fn give_up(wish: &Wish<'_>, plan: &mut Plan, excess: u32, why: Cause) {
     let view = wish.view;
     if why == Cause::ScaleIn && !view.has_heard_all() {
-        plan.hold(Reason::new("not-heard-all", "not shrinking before an aggregator has told everything it knows").with("excess", excess), None);
+        plan.hold(
+            Reason::new("not-heard-all", "not shrinking before an aggregator has told everything it knows").with("excess", excess),
+            None,
+        );
         return;
     }
     if why == Cause::ScaleIn && view.pool.paused.shrink {
-        plan.hold(Reason::new("paused-shrink", format!("{excess} more run than aimed at; shrinking is paused{}", because(&view.pool.paused.why))), None);
+        plan.hold(
+            Reason::new(
+                "paused-shrink",
+                format!(
+                    "{excess} more run than aimed at; shrinking is paused{}",
+                    because(&view.pool.paused.why)
+                ),
+            ),
+            None,
+        );
         return;
     }
-    let already: BTreeSet<InstanceId> = plan.drains.iter().flat_map(|(_, ids)| ids).copied().chain(plan.terminate.iter().flat_map(|(_, ids)| ids).map(|(id, _)| *id)).collect();
+    let already: BTreeSet<InstanceId> = plan
+        .drains
+        .iter()
+        .flat_map(|(_, ids)| ids)
+        .copied()
+        .chain(plan.terminate.iter().flat_map(|(_, ids)| ids).map(|(id, _)| *id))
+        .collect();
     let slotted_stay = u32::try_from(wish.decision.slots.len()).unwrap_or(u32::MAX);
     let mut left = excess;
     let protected_go_too = why == Cause::PoolRemoved;
-    let everyone = view.members().filter(|m| protected_go_too && m.instance.protected && matches!(m.class(), Class::Pending | Class::Running));
+    let everyone = view
+        .members()
+        .filter(|m| protected_go_too && m.instance.protected && matches!(m.class(), Class::Pending | Class::Running));
     for member in view.victims().chain(everyone) {
         if left == 0 {
             break;
@@ -489,6 +612,13 @@ fn give_up(wish: &Wish<'_>, plan: &mut Plan, excess: u32, why: Cause) {
         left -= 1;
     }
     if left > 0 {
-        plan.hold(Reason::new("protected", format!("{left} more would go, but what is left is protected or fills a slot")).with("excess", left), None);
+        plan.hold(
+            Reason::new(
+                "protected",
+                format!("{left} more would go, but what is left is protected or fills a slot"),
+            )
+            .with("excess", left),
+            None,
+        );
     }
 }

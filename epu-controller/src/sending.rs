@@ -28,7 +28,9 @@ impl Controller {
     /// Sends what is waiting, one command a pool at a time.
     pub(crate) fn send(&mut self) {
         for name in std::mem::take(&mut self.to_send) {
-            let Some(command) = self.pools.get_mut(&name).and_then(|managed| managed.outbox.next()) else { continue };
+            let Some(command) = self.pools.get_mut(&name).and_then(|managed| managed.outbox.take_next()) else {
+                continue;
+            };
             let bus = self.parts.bus.clone();
             let within = *self.parts.config.ask_within;
             self.tasks.spawn(async move {

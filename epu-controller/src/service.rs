@@ -33,8 +33,8 @@ use crate::config::Config;
 use crate::deciding::Attempt;
 use crate::error::Error;
 use crate::guards::Guards;
-use crate::metrics::Metrics;
 use crate::listening::Ears;
+use crate::metrics::Metrics;
 use crate::orders;
 use crate::outbox::Outbox;
 use crate::spec::{Known, Resolved};
@@ -152,7 +152,13 @@ impl Controller {
         let now = parts.clock.now();
         let load = |what| move |source| Error::Load { what, source };
         let pools = parts.store.pools().await.map_err(load("pools"))?;
-        let memories: BTreeMap<_, _> = parts.store.memories().await.map_err(load("what is remembered of pools"))?.into_iter().collect();
+        let memories: BTreeMap<_, _> = parts
+            .store
+            .memories()
+            .await
+            .map_err(load("what is remembered of pools"))?
+            .into_iter()
+            .collect();
         let closed = parts.store.closed().await.map_err(load("whether the installation is closed"))?;
         let mut controller = Self {
             parts,
@@ -283,20 +289,35 @@ impl Controller {
     }
 
     fn take_instance(&mut self, instance: Arc<Instance>, now: Timestamp) -> Changed {
-        let Some(managed) = self.pools.get_mut(&instance.pool) else { return Changed::default() };
+        let Some(managed) = self.pools.get_mut(&instance.pool) else {
+            return Changed::default();
+        };
         if let Some(before) = managed.view.member(instance.id) {
             let violation = invariant::moved_legally(&before.instance, &instance);
             let ended = instance.ending.is_some() && before.instance.ending.is_none();
             let busy = ended.then(|| invariant::no_busy_ended(&instance)).flatten();
-            if let Some(ending) = instance.ending.as_ref().filter(|e| ended && e.work != Work::Idle && instance.ready_at.is_some()) {
-                let because = serde_json::to_value(ending.why).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
-                self.parts.metrics.busy_ended.with_label_values(&[instance.pool.as_str(), &because]).inc();
+            if let Some(ending) = instance
+                .ending
+                .as_ref()
+                .filter(|e| ended && e.work != Work::Idle && instance.ready_at.is_some())
+            {
+                let because = serde_json::to_value(ending.why)
+                    .ok()
+                    .and_then(|v| v.as_str().map(str::to_owned))
+                    .unwrap_or_default();
+                self.parts
+                    .metrics
+                    .busy_ended
+                    .with_label_values(&[instance.pool.as_str(), &because])
+                    .inc();
             }
             for violation in [violation, busy].into_iter().flatten() {
                 self.violated(&violation);
             }
         }
-        let Some(managed) = self.pools.get_mut(&instance.pool) else { return Changed::default() };
+        let Some(managed) = self.pools.get_mut(&instance.pool) else {
+            return Changed::default();
+        };
         managed.view.instance(instance, now)
     }
 
@@ -319,10 +340,10 @@ impl Controller {
             }
         }
         for report in &snapshot.sensors {
-            if let Some(managed) = self.pools.get_mut(&report.pool) {
-                if managed.view.sensor(report, now) {
-                    changes.entry(report.pool.clone()).or_default().decision = true;
-                }
+            if let Some(managed) = self.pools.get_mut(&report.pool)
+                && managed.view.sensor(report, now)
+            {
+                changes.entry(report.pool.clone()).or_default().decision = true;
             }
         }
         for (name, changed) in changes {
@@ -347,7 +368,11 @@ impl Controller {
         for (id, from, to, why) in changed.health {
             if to != Health::Ok || from != Health::Unknown {
                 info!(pool = %name, instance = %id, %from, %to, why, "health changed");
-                journal.push(Entry::new(now, "controller", Event::HealthChanged { from, to, why }).of(name).on(id));
+                journal.push(
+                    Entry::new(now, "controller", Event::HealthChanged { from, to, why })
+                        .of(name)
+                        .on(id),
+                );
             }
         }
         let limits = managed.view.pool.spec.limits.clone();
@@ -360,7 +385,10 @@ impl Controller {
                 let failures = breaker.map_or(0, |b| b.failures);
                 let event = if open {
                     let text = format!("{failures} launches in a row on {site} came to nothing");
-                    Event::BreakerOpened { breaker: "launch".into(), reason: Reason::new("launch-breaker", text).with("failures", failures) }
+                    Event::BreakerOpened {
+                        breaker: "launch".into(),
+                        reason: Reason::new("launch-breaker", text).with("failures", failures),
+                    }
                 } else {
                     Event::BreakerClosed { breaker: "launch".into() }
                 };
@@ -373,7 +401,10 @@ impl Controller {
             let within = *self.parts.config.ask_within;
             let pool = name.clone();
             self.tasks.spawn(async move {
-                let look = Request::Look(Ids { instances: ids.clone(), epoch: 0 });
+                let look = Request::Look(Ids {
+                    instances: ids.clone(),
+                    epoch: 0,
+                });
                 let answer = bus.ask(Caller::Service("controller"), look, within).await;
                 Back::Looked(pool, ids, answer)
             });
@@ -436,7 +467,11 @@ impl Controller {
     }
 
     pub(crate) fn violated(&self, violation: &Violation) {
-        tracing::error!(invariant = violation.invariant.id(), what = violation.what, "something that must always be true is not");
+        tracing::error!(
+            invariant = violation.invariant.id(),
+            what = violation.what,
+            "something that must always be true is not"
+        );
         self.parts.metrics.violations.with_label_values(&[violation.invariant.id()]).inc();
     }
 
@@ -448,10 +483,10 @@ impl Controller {
             return;
         }
         info!(pool = %name, "the removed pool is empty and forgotten");
-        if let Some(managed) = self.pools.remove(name) {
-            if let Some(at) = managed.wake {
-                self.wakes.remove(&(at, name.clone()));
-            }
+        if let Some(managed) = self.pools.remove(name)
+            && let Some(at) = managed.wake
+        {
+            self.wakes.remove(&(at, name.clone()));
         }
         self.parts.metrics.forget(name);
         self.tell_pools();
@@ -460,8 +495,12 @@ impl Controller {
     /// Writes what changed without a decision, now and then.
     async fn remember(&mut self, now: Timestamp) {
         let every = *self.parts.config.remember_every;
-        let due: Vec<PoolName> =
-            self.pools.iter().filter(|(_, m)| m.unwritten && now.since(m.remembered_at) >= every).map(|(name, _)| name.clone()).collect();
+        let due: Vec<PoolName> = self
+            .pools
+            .iter()
+            .filter(|(_, m)| m.unwritten && now.since(m.remembered_at) >= every)
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in due {
             let Some(managed) = self.pools.get_mut(&name) else { continue };
             let memory = PoolMemory {
@@ -470,7 +509,10 @@ impl Controller {
                 memory: managed.memory.0.clone(),
                 guards: serde_json::to_value(&managed.guards).unwrap_or_default(),
             };
-            let commit = DecisionCommit { memory: Some(memory), ..DecisionCommit::default() };
+            let commit = DecisionCommit {
+                memory: Some(memory),
+                ..DecisionCommit::default()
+            };
             let result = self.parts.store.commit_decision(&name, commit).await;
             let written = self.noted(result.map_err(|e| Chain(&e).to_string()), "write what is remembered");
             if let Some(managed) = self.pools.get_mut(&name).filter(|_| written) {
@@ -498,7 +540,11 @@ impl Controller {
         };
         self.dirty.insert(name.clone());
         if let Some(managed) = self.pools.get_mut(&name) {
-            let same = managed.engine.as_ref().zip(engine.as_ref()).is_some_and(|(a, b)| a.version() == b.version());
+            let same = managed
+                .engine
+                .as_ref()
+                .zip(engine.as_ref())
+                .is_some_and(|(a, b)| a.version() == b.version());
             if !same {
                 managed.memory = Memory::default();
             }
@@ -541,7 +587,10 @@ impl Controller {
             }
         }
         self.pools.insert(name.clone(), managed);
-        let journal = dropped.into_iter().map(|why| Entry::new(now, "controller", Event::MemoryDropped { why }).of(&name)).collect();
+        let journal = dropped
+            .into_iter()
+            .map(|why| Entry::new(now, "controller", Event::MemoryDropped { why }).of(&name))
+            .collect();
         self.write_journal(journal).await;
     }
 }

@@ -19,7 +19,10 @@ impl Controller {
 
     pub(crate) fn pool_view(&self, name: &PoolName) -> Result<PoolView, Fault> {
         self.pool(name)?;
-        self.pools.get(name).map(|managed| self.view_of(managed)).ok_or_else(|| Fault::new("no-such-pool", format!("no pool is named {name}")))
+        self.pools
+            .get(name)
+            .map(|managed| self.view_of(managed))
+            .ok_or_else(|| Fault::new("no-such-pool", format!("no pool is named {name}")))
     }
 
     fn view_of(&self, managed: &Managed) -> PoolView {
@@ -32,7 +35,19 @@ impl Controller {
             counts: view.pool_counts(),
             target: managed.target,
             decision: managed.last.clone(),
-            readings: view.readings().iter().map(|(name, r)| (name.clone(), ReadingView { reading: r.clone(), status: r.status(now) })).collect(),
+            readings: view
+                .readings()
+                .iter()
+                .map(|(name, r)| {
+                    (
+                        name.clone(),
+                        ReadingView {
+                            reading: r.clone(),
+                            status: r.status(now),
+                        },
+                    )
+                })
+                .collect(),
             slots,
             concerns: self.concerns_of(managed),
             boot_ms: view.boot().map(epu_core::time::millis),
@@ -55,21 +70,40 @@ impl Controller {
             }
         }
         if let Some(storm) = &managed.guards.storm {
-            concerns.push(format!("a storm since {}: {} are unhealthy at once", storm.since, view.counts().unhealthy));
+            concerns.push(format!(
+                "a storm since {}: {} are unhealthy at once",
+                storm.since,
+                view.counts().unhealthy
+            ));
         }
         for (site, breaker) in &managed.guards.launching {
             if let Some(until) = breaker.open_until {
-                let why = view.members().filter(|m| m.instance.site == *site).filter_map(|m| m.instance.fault.as_ref()).last();
+                let why = view
+                    .members()
+                    .filter(|m| m.instance.site == *site)
+                    .filter_map(|m| m.instance.fault.as_ref())
+                    .last();
                 let why = why.map_or(String::new(), |fault| format!("; the last fault: {}", one_line(&fault.text)));
-                concerns.push(format!("launching on {site} pauses until {until} after {} launches came to nothing{why}", breaker.failures));
+                concerns.push(format!(
+                    "launching on {site} pauses until {until} after {} launches came to nothing{why}",
+                    breaker.failures
+                ));
             }
         }
         if view.pool.paused.any() {
-            let what: Vec<&str> = [("growing", view.pool.paused.grow), ("shrinking", view.pool.paused.shrink), ("replacing", view.pool.paused.replace)]
-                .into_iter()
-                .filter_map(|(word, on)| on.then_some(word))
-                .collect();
-            let why = if view.pool.paused.why.is_empty() { String::new() } else { format!(": {}", view.pool.paused.why) };
+            let what: Vec<&str> = [
+                ("growing", view.pool.paused.grow),
+                ("shrinking", view.pool.paused.shrink),
+                ("replacing", view.pool.paused.replace),
+            ]
+            .into_iter()
+            .filter_map(|(word, on)| on.then_some(word))
+            .collect();
+            let why = if view.pool.paused.why.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", view.pool.paused.why)
+            };
             concerns.push(format!("{} is paused{why}", what.join(", ")));
         }
         if self.left_the_file().contains(&view.pool.name) {
@@ -88,7 +122,11 @@ impl Controller {
         }
         let pools: Vec<PoolBrief> = self.pools.values().map(|managed| self.brief(managed)).collect();
         for managed in self.pools.values() {
-            concerns.extend(self.concerns_of(managed).into_iter().map(|text| format!("pool {}: {text}", managed.view.pool.name)));
+            concerns.extend(
+                self.concerns_of(managed)
+                    .into_iter()
+                    .map(|text| format!("pool {}: {text}", managed.view.pool.name)),
+            );
         }
         StatusView {
             installation: self.parts.config.installation.clone(),
@@ -109,14 +147,24 @@ impl Controller {
             _ if pool.removed => "removed",
             _ if self.closed => "closed",
             None => "waiting",
-            _ if managed.trouble.is_some() || managed.guards.storm.is_some() || managed.guards.launching.values().any(|b| b.open_until.is_some()) => "trouble",
+            _ if managed.trouble.is_some()
+                || managed.guards.storm.is_some()
+                || managed.guards.launching.values().any(|b| b.open_until.is_some()) =>
+            {
+                "trouble"
+            }
             _ if pool.paused.any() => "paused",
             Some(target) if capacity < target || counts.booting > 0 => "growing",
             Some(target) if capacity > target || counts.draining + counts.ending > 0 => "shrinking",
             Some(_) => "steady",
         };
         let why = managed.last.as_ref().map_or_else(String::new, |last| {
-            last.reasons.iter().chain(&last.suppressed).map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
+            last.reasons
+                .iter()
+                .chain(&last.suppressed)
+                .map(|r| r.text.as_str())
+                .collect::<Vec<_>>()
+                .join("; ")
         });
         PoolBrief {
             name: pool.name.clone(),
@@ -134,32 +182,62 @@ impl Controller {
         }
         let wanted = |pool: &PoolName| filter.pool.as_ref().is_none_or(|only| only == pool);
         if !filter.all {
-            let members = self.pools.iter().filter(|(name, _)| wanted(name)).flat_map(|(_, m)| m.view.members());
+            let members = self
+                .pools
+                .iter()
+                .filter(|(name, _)| wanted(name))
+                .flat_map(|(_, m)| m.view.members());
             return Ok(members.filter(|m| m.instance.is_live()).take(INSTANCES_MAX).map(shown).collect());
         }
         let stored = self.parts.store.instances(false).await.map_err(|e| store_fault(&e))?;
         let known = |i: &Instance| self.pools.get(&i.pool).and_then(|m| m.view.member(i.id));
-        Ok(stored.into_iter().filter(|i| wanted(&i.pool)).take(INSTANCES_MAX).map(|i| known(&i).map_or_else(|| bare(i.clone()), shown)).collect())
+        Ok(stored
+            .into_iter()
+            .filter(|i| wanted(&i.pool))
+            .take(INSTANCES_MAX)
+            .map(|i| known(&i).map_or_else(|| bare(i.clone()), shown))
+            .collect())
     }
 
     pub(crate) async fn instance_show(&self, which: &str) -> Result<InstanceView, Fault> {
         let which = which.trim().to_ascii_lowercase();
-        let missing = || Fault::new("no-such-instance", format!("no instance is {which:?}; see `epumgmt instance list --all`"));
+        let missing = || {
+            Fault::new(
+                "no-such-instance",
+                format!("no instance is {which:?}; see `epumgmt instance list --all`"),
+            )
+        };
         if which.len() < 4 {
-            return Err(Fault::new("bad-request", "give an instance's id, or at least the last four characters of it"));
+            return Err(Fault::new(
+                "bad-request",
+                "give an instance's id, or at least the last four characters of it",
+            ));
         }
         let fits = |id: &epu_core::InstanceId| id.to_string().ends_with(&which) || id.0.simple().to_string().ends_with(&which);
-        let live: Vec<&Member> = self.pools.values().flat_map(|m| m.view.members()).filter(|m| fits(&m.instance.id)).collect();
+        let live: Vec<&Member> = self
+            .pools
+            .values()
+            .flat_map(|m| m.view.members())
+            .filter(|m| fits(&m.instance.id))
+            .collect();
         match live.as_slice() {
             [one] => return Ok(shown(one)),
             [] => {}
-            several => return Err(Fault::new("bad-request", format!("{} instances end in {which:?}; give more of the id", several.len()))),
+            several => {
+                return Err(Fault::new(
+                    "bad-request",
+                    format!("{} instances end in {which:?}; give more of the id", several.len()),
+                ));
+            }
         }
         let stored = self.parts.store.instances(false).await.map_err(|e| store_fault(&e))?;
         let mut fitting = stored.into_iter().filter(|i| fits(&i.id));
         let one = fitting.next().ok_or_else(missing)?;
         if fitting.next().is_some() {
-            return Err(Fault::new("bad-request", format!("several instances end in {which:?}; give more of the id")));
+            return Err(Fault::new(
+                "bad-request",
+                format!("several instances end in {which:?}; give more of the id"),
+            ));
         }
         Ok(bare(one))
     }
@@ -170,19 +248,33 @@ fn one_line(text: &str) -> String {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let shortened = |line: &str| line.chars().take(160).collect::<String>();
     let first = lines.next().map(shortened).unwrap_or_default();
-    lines.last().map_or_else(|| first.clone(), |last| format!("{first} … {}", shortened(last)))
+    lines
+        .next_back()
+        .map_or_else(|| first.clone(), |last| format!("{first} … {}", shortened(last)))
 }
 
 fn wanted_slots(managed: &Managed) -> Vec<epu_core::SlotLabel> {
     let Some(engine) = &managed.engine else { return Vec::new() };
-    let observation = managed.view.observation(epu_core::Timestamp::START, managed.target, managed.memory.clone());
+    let observation = managed
+        .view
+        .observation(epu_core::Timestamp::START, managed.target, managed.memory.clone());
     engine.decide(&observation).slots.into_keys().collect()
 }
 
 fn shown(member: &Member) -> InstanceView {
-    InstanceView { instance: member.instance.as_ref().clone(), health: member.health, work: member.work, heard_at: member.heard_at }
+    InstanceView {
+        instance: member.instance.as_ref().clone(),
+        health: member.health,
+        work: member.work,
+        heard_at: member.heard_at,
+    }
 }
 
 fn bare(instance: Instance) -> InstanceView {
-    InstanceView { instance, health: epu_core::health::Health::Unknown, work: epu_core::instance::Work::Unknown, heard_at: None }
+    InstanceView {
+        instance,
+        health: epu_core::health::Health::Unknown,
+        work: epu_core::instance::Work::Unknown,
+        heard_at: None,
+    }
 }

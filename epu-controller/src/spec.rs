@@ -227,7 +227,9 @@ pub fn wish_of(spec: &PoolSpec) -> u64 {
 /// A digest of a JSON form.
 fn digest(of: &impl serde::Serialize) -> u64 {
     let canonical = serde_json::to_string(of).unwrap_or_default();
-    canonical.bytes().fold(FNV_START, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
+    canonical
+        .bytes()
+        .fold(FNV_START, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME))
 }
 
 /// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>): the same on every machine and in every release.

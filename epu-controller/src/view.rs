@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epu_core::fact::Heard;
-use epu_core::health::Health;
+use epu_core::health::{Health, HealthLimits};
 use epu_core::heartbeat::Condition;
 use epu_core::id::{InstanceId, SensorName, SiteName, SlotLabel};
 use epu_core::instance::{Cause, Instance, Work};
@@ -143,6 +143,18 @@ impl Member {
         self.told_to_drain && self.instance.drain.is_none() && self.ordered.is_none() && self.class == Class::Draining
     }
 
+    /// Whether it runs in good health and nothing is to be seen to but its silence. Found out without its record, which lies
+    /// elsewhere in memory: most of what is done with a large pool is asking this.
+    fn is_settled(&self) -> bool {
+        self.health == Health::Ok && self.class == Class::Running && self.ordered.is_none()
+    }
+
+    /// Until when its silence says nothing; none when that depends on more than what was heard.
+    fn quiet_until(&self, listening: Option<Listening>, limits: &HealthLimits) -> Option<Timestamp> {
+        let heard_at = self.heard_at.filter(|_| self.is_settled())?;
+        Some(health::quiet_until(heard_at, listening?, limits))
+    }
+
     fn worker_failed(&self) -> bool {
         self.instance.exit.as_ref().is_some_and(|exit| !exit.is_success())
     }
@@ -155,7 +167,8 @@ impl Member {
             Class::Ending
         } else if self.instance.state == State::RunningFailed || !self.health.is_good() {
             Class::Unhealthy
-        } else if ordered != Some(Ordered::Stay) && (self.instance.drain.is_some() || ordered == Some(Ordered::Drain) || self.told_to_drain) {
+        } else if ordered != Some(Ordered::Stay) && (self.instance.drain.is_some() || ordered == Some(Ordered::Drain) || self.told_to_drain)
+        {
             Class::Draining
         } else if self.instance.state.is_booting() {
             Class::Pending
@@ -207,7 +220,8 @@ impl Changed {
 pub struct View {
     /// Its record.
     pub pool: Arc<Pool>,
-    members: BTreeMap<InstanceId, Member>,
+    /// Boxed, so that what is searched stays small: it is searched far more often than walked.
+    members: BTreeMap<InstanceId, Box<Member>>,
     index: Index,
     settings: u64,
     /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
@@ -256,11 +270,17 @@ impl View {
         self.readings.retain(|name, _| pool.spec.sensors.contains_key(name));
         for (name, spec) in &pool.spec.sensors {
             let limits = spec.staleness();
-            self.readings.entry(name.clone()).and_modify(|r| r.limits = limits).or_insert_with(|| Reading::never(now, limits));
+            self.readings
+                .entry(name.clone())
+                .and_modify(|r| r.limits = limits)
+                .or_insert_with(|| Reading::never(now, limits));
         }
         self.settings = crate::spec::wish_of(&pool.spec);
         self.pool = pool;
-        let mut changed = Changed { decision: true, ..Changed::default() };
+        let mut changed = Changed {
+            decision: true,
+            ..Changed::default()
+        };
         let ids: Vec<InstanceId> = self.members.keys().copied().collect();
         for id in ids {
             changed.absorb(self.judge(id, now));
@@ -272,17 +292,22 @@ impl View {
     pub fn instance(&mut self, instance: Arc<Instance>, now: Timestamp) -> Changed {
         let id = instance.id;
         let known = self.members.get(&id);
-        if known.is_some_and(|m| m.instance.version >= instance.version) || (known.is_none() && instance.state.is_end() && !lingers(&instance, now)) {
+        if known.is_some_and(|m| m.instance.version >= instance.version)
+            || (known.is_none() && instance.state.is_end() && !lingers(&instance, now))
+        {
             return Changed::default();
         }
-        let mut changed = Changed { decision: true, ..Changed::default() };
+        let mut changed = Changed {
+            decision: true,
+            ..Changed::default()
+        };
         changed.outcomes.extend(turned(known.map(|m| m.instance.as_ref()), &instance, now));
-        if let (Some(ready_at), None) = (instance.ready_at, known.and_then(|m| m.instance.ready_at)) {
-            if known.is_some() {
-                self.boots.push(ready_at.since(instance.created_at));
-                if self.boots.len() > BOOTS {
-                    self.boots.remove(0);
-                }
+        if let (Some(ready_at), None) = (instance.ready_at, known.and_then(|m| m.instance.ready_at))
+            && known.is_some()
+        {
+            self.boots.push(ready_at.since(instance.created_at));
+            if self.boots.len() > BOOTS {
+                self.boots.remove(0);
             }
         }
         if let Some(member) = self.members.get_mut(&id) {
@@ -309,7 +334,11 @@ impl View {
     /// Notes what was ordered, until the provisioner's record says so itself.
     pub fn ordered(&mut self, id: InstanceId, what: Ordered) {
         if let Some(member) = self.members.get_mut(&id) {
-            let note = Note { what, version: member.instance.version, until: None };
+            let note = Note {
+                what,
+                version: member.instance.version,
+                until: None,
+            };
             self.index.change(member, |member| member.ordered = Some(note));
         }
     }
@@ -336,7 +365,10 @@ impl View {
     /// To be called after [`Self::heard`] for what came with it.
     pub fn listened(&mut self, listening: Listening, complete: bool, now: Timestamp) -> Changed {
         self.listened = Some(listening);
-        let mut changed = Changed { decision: complete && !self.heard_all, ..Changed::default() };
+        let mut changed = Changed {
+            decision: complete && !self.heard_all,
+            ..Changed::default()
+        };
         self.heard_all |= complete;
         if self.waiting.is_empty() {
             return changed;
@@ -351,13 +383,14 @@ impl View {
     pub fn heard(&mut self, heard: &Heard, now: Timestamp) -> Changed {
         let id = heard.instance;
         let at = Timestamp(now.0.saturating_sub(heard.ago_ms.max(0)));
-        let Some(known) = self.members.get_mut(&id) else { return Changed::default() };
+        let Some(known) = self.members.get_mut(&id) else {
+            return Changed::default();
+        };
         if known.heard_at.is_some_and(|before| before > at) {
             return Changed::default();
         }
         let same = known.work == heard.work && known.told_to_drain == heard.draining && known.condition == heard.condition;
-        let settled = matches!(known.health, Health::Ok) && known.instance.state == State::Running;
-        if same && settled {
+        if same && (known.is_settled() || (known.health == Health::Ok && known.instance.state == State::Running)) {
             // The steady case, and by far the most frequent: its deadline finds out by itself that it was heard from.
             known.heard_at = Some(at);
             return Changed::default();
@@ -371,14 +404,19 @@ impl View {
             member.work = heard.work;
             member.told_to_drain = heard.draining;
         });
-        let mut changed = Changed { decision: true, ..Changed::default() };
+        let mut changed = Changed {
+            decision: true,
+            ..Changed::default()
+        };
         changed.absorb(self.judge(id, now));
         changed
     }
 
     /// Takes in what a sensor said. True when a decision could depend on it.
     pub fn sensor(&mut self, report: &SensorReport, now: Timestamp) -> bool {
-        let Some(reading) = self.readings.get_mut(&report.sensor) else { return false };
+        let Some(reading) = self.readings.get_mut(&report.sensor) else {
+            return false;
+        };
         let before = (reading.status(now), reading.covers_in_progress);
         let taken_at = report.age_ms.map(|age| Timestamp(now.0.saturating_sub(age.max(0))));
         let newer = taken_at.is_some() && taken_at >= reading.taken_at;
@@ -398,7 +436,9 @@ impl View {
 
     /// Takes in the site's word about an instance that is out of contact.
     pub fn site_said(&mut self, id: InstanceId, word: SiteWord, now: Timestamp) -> Changed {
-        let Some(member) = self.members.get_mut(&id) else { return Changed::default() };
+        let Some(member) = self.members.get_mut(&id) else {
+            return Changed::default();
+        };
         member.site = Some(word);
         self.judge(id, now)
     }
@@ -412,6 +452,15 @@ impl View {
             }
             self.index.due.pop_first();
             let Some(member) = self.members.get_mut(&id) else { continue };
+            if let Some(later) = member
+                .quiet_until(self.listened, &self.pool.spec.health)
+                .filter(|later| *later > now)
+            {
+                // The steady case: it was heard meanwhile.
+                member.due = Some(later);
+                self.index.due.insert((later, id));
+                continue;
+            }
             member.due = None;
             if member.instance.state.is_end() && !lingers(&member.instance, now) {
                 self.take_out(id);
@@ -441,7 +490,10 @@ impl View {
     /// What an engine is shown.
     #[must_use]
     pub fn observation(&self, now: Timestamp, target: Option<u32>, memory: Memory) -> Observation {
-        let seen = |reading: &Reading| SeenReading { status: reading.status(now), covers_in_progress: reading.covers_in_progress };
+        let seen = |reading: &Reading| SeenReading {
+            status: reading.status(now),
+            covers_in_progress: reading.covers_in_progress,
+        };
         Observation {
             now,
             min: self.pool.spec.min,
@@ -457,7 +509,10 @@ impl View {
 
     /// Slots with the member that holds each: of several the one that came first.
     pub fn filled_slots(&self) -> impl Iterator<Item = (&SlotLabel, InstanceId)> {
-        self.index.slots.iter().filter_map(|(label, members)| members.first().map(|id| (label, *id)))
+        self.index
+            .slots
+            .iter()
+            .filter_map(|(label, members)| members.first().map(|id| (label, *id)))
     }
 
     /// Every member of a slot, first come first.
@@ -467,28 +522,28 @@ impl View {
 
     /// Capacity in the order in which it is given up.
     pub fn victims(&self) -> impl Iterator<Item = &Member> {
-        self.index.victims.iter().filter_map(|(_, _, _, id)| self.members.get(id))
+        self.index.victims.iter().filter_map(|(_, _, _, id)| self.member(*id))
     }
 
     /// Live members in bad health.
     pub fn unhealthy(&self) -> impl Iterator<Item = &Member> {
-        self.index.unhealthy.iter().filter_map(|id| self.members.get(id))
+        self.index.unhealthy.iter().filter_map(|id| self.member(*id))
     }
 
     /// Members that were told to drain.
     pub fn draining(&self) -> impl Iterator<Item = &Member> {
-        self.index.draining.iter().filter_map(|id| self.members.get(id))
+        self.index.draining.iter().filter_map(|id| self.member(*id))
     }
 
     /// Every member, ended ones that are still watched among them.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.values()
+        self.members.values().map(Box::as_ref)
     }
 
     /// One member.
     #[must_use]
     pub fn member(&self, id: InstanceId) -> Option<&Member> {
-        self.members.get(&id)
+        self.members.get(&id).map(Box::as_ref)
     }
 
     /// Counts for a decision.
@@ -546,7 +601,9 @@ impl View {
     #[must_use]
     pub fn boot(&self) -> Option<Duration> {
         let n = u32::try_from(self.boots.len()).ok().filter(|n| *n > 0)?;
-        Some(Duration::from_millis(u64::try_from(self.boots.iter().map(|b| millis(*b)).sum::<i64>() / i64::from(n)).unwrap_or(0)))
+        Some(Duration::from_millis(
+            u64::try_from(self.boots.iter().map(|b| millis(*b)).sum::<i64>() / i64::from(n)).unwrap_or(0),
+        ))
     }
 
     /// Since when, and until when, aggregators have listened without a gap.
@@ -556,7 +613,9 @@ impl View {
     }
 
     fn judge(&mut self, id: InstanceId, now: Timestamp) -> Changed {
-        let Some(member) = self.members.get_mut(&id) else { return Changed::default() };
+        let Some(member) = self.members.get_mut(&id) else {
+            return Changed::default();
+        };
         let verdict = health::judge(
             &health::Seen {
                 state: member.instance.state,
@@ -602,7 +661,11 @@ impl View {
             self.waiting.insert(id);
         }
         let look_at = verdict.look_at.filter(|_| !overdue);
-        let ended = member.instance.state.is_end().then(|| member.instance.state_since + *self.pool.spec.health.zombie + ENDED_LASTS);
+        let ended = member
+            .instance
+            .state
+            .is_end()
+            .then(|| member.instance.state_since + *self.pool.spec.health.zombie + ENDED_LASTS);
         let order_ends = member.ordered.and_then(|note| note.until);
         self.index.set_due(member, [look_at, ended, order_ends].into_iter().flatten().min());
         changed
@@ -616,7 +679,7 @@ impl View {
 
     fn put_in(&mut self, mut member: Member) {
         self.index.add(&mut member);
-        self.members.insert(member.instance.id, member);
+        self.members.insert(member.instance.id, Box::new(member));
     }
 
     /// Counts everything anew: what the kept counts must equal.
@@ -624,7 +687,10 @@ impl View {
     pub fn recount(&self) -> (Counts, u32) {
         let mut fresh = Self::new(self.pool.clone(), Timestamp::START);
         for member in self.members.values() {
-            fresh.put_in(Member { due: None, ..member.clone() });
+            fresh.put_in(Member {
+                due: None,
+                ..member.as_ref().clone()
+            });
         }
         (fresh.index.counts, fresh.index.ending)
     }
@@ -706,7 +772,8 @@ impl Index {
     }
 
     fn set_due(&mut self, member: &mut Member, at: Option<Timestamp>) {
-        if member.due == at {
+        // One that moves later is found out when the earlier one passes, which is far less often than it moves.
+        if member.due == at || member.due.is_some_and(|due| at.is_some_and(|at| due < at)) {
             return;
         }
         let id = member.instance.id;
@@ -753,7 +820,11 @@ fn lingers(instance: &Instance, now: Timestamp) -> bool {
 fn turned(before: Option<&Instance>, after: &Instance, now: Timestamp) -> Option<LaunchOutcome> {
     let was = before.map_or(State::Requesting, |b| b.state);
     let just_exited = after.exit.is_some() && before.is_some_and(|b| b.exit.is_none());
-    let asked_to_go = after.drain.is_some() || after.ending.as_ref().is_some_and(|e| !matches!(e.why, Cause::Finished | Cause::NotReady | Cause::StartFailed | Cause::Unhealthy));
+    let asked_to_go = after.drain.is_some()
+        || after
+            .ending
+            .as_ref()
+            .is_some_and(|e| !matches!(e.why, Cause::Finished | Cause::NotReady | Cause::StartFailed | Cause::Unhealthy));
     let (what, at) = if just_exited && !asked_to_go && after.ready_at.is_some_and(|ready| now.since(ready) < EARLY_EXIT) {
         (Turned::Short, now)
     } else if was < State::Running && after.state == State::Running {
@@ -765,11 +836,21 @@ fn turned(before: Option<&Instance>, after: &Instance, now: Timestamp) -> Option
     } else {
         return None;
     };
-    Some(LaunchOutcome { site: after.site.clone(), launch: after.launch, at, what, loaded: before.is_none() })
+    Some(LaunchOutcome {
+        site: after.site.clone(),
+        launch: after.launch,
+        at,
+        what,
+        loaded: before.is_none(),
+    })
 }
 
 /// The named readings that an engine needs and that cannot be acted on now.
 #[must_use]
 pub fn unreadable(readings: &Readings, needed: &[SensorName], now: Timestamp) -> Vec<SensorName> {
-    needed.iter().filter(|name| readings.get(*name).is_none_or(|r| r.status(now).fresh().is_none())).cloned().collect()
+    needed
+        .iter()
+        .filter(|name| readings.get(*name).is_none_or(|r| r.status(now).fresh().is_none()))
+        .cloned()
+        .collect()
 }

@@ -46,8 +46,17 @@ struct World {
 impl World {
     fn new(limits: serde_json::Value) -> Self {
         let view = View::new(Arc::new(pool(&limits)), at(0));
-        let guards = Guards { settings: view.settings(), ..Guards::default() };
-        let mut world = Self { view, target: Some(0), guards, now: 0, minted: 0 };
+        let guards = Guards {
+            settings: view.settings(),
+            ..Guards::default()
+        };
+        let mut world = Self {
+            view,
+            target: Some(0),
+            guards,
+            now: 0,
+            minted: 0,
+        };
         world.hear_all();
         world
     }
@@ -57,7 +66,14 @@ impl World {
     }
 
     fn hear_all(&mut self) {
-        self.view.listened(Listening { since: at(0), until: at(self.now) }, true, at(self.now));
+        self.view.listened(
+            Listening {
+                since: at(0),
+                until: at(self.now),
+            },
+            true,
+            at(self.now),
+        );
     }
 
     fn add(&mut self, state: State, slot: Option<&str>) -> InstanceId {
@@ -113,13 +129,31 @@ impl World {
     }
 
     fn decide_slots(&mut self, desired: u32, slots: &[&str]) -> Plan {
-        let slots = slots.iter().map(|label| (SlotLabel::new(label).unwrap(), BTreeMap::new())).collect();
-        let decision = Decision { desired, slots, stepwise: false, reasons: vec![Reason::new("test", "test")], memory: Memory::default(), look_again_at: None };
+        let slots = slots
+            .iter()
+            .map(|label| (SlotLabel::new(label).unwrap(), BTreeMap::new()))
+            .collect();
+        let decision = Decision {
+            desired,
+            slots,
+            stepwise: false,
+            reasons: vec![Reason::new("test", "test")],
+            memory: Memory::default(),
+            look_again_at: None,
+        };
         self.act(&decision, &[])
     }
 
     fn act(&mut self, decision: &Decision, sensors: &[SensorName]) -> Plan {
-        let planned = plan(&Wish { now: at(self.now), view: &self.view, decision, sensors, target: self.target, guards: &self.guards, closed: false });
+        let planned = plan(&Wish {
+            now: at(self.now),
+            view: &self.view,
+            decision,
+            sensors,
+            target: self.target,
+            guards: &self.guards,
+            closed: false,
+        });
         self.target = Some(planned.target);
         self.guards = planned.guards.clone();
         for id in planned.drains.iter().flat_map(|(_, ids)| ids) {
@@ -210,7 +244,13 @@ fn a_sick_one_that_keeps_its_place_goes_before_a_healthy_one() {
     world.target = Some(4);
     world.now = 20;
     for id in &ids[..2] {
-        world.change(*id, |i| i.exit = Some(Exit { code: Some(1), signal: None, output: String::new() }));
+        world.change(*id, |i| {
+            i.exit = Some(Exit {
+                code: Some(1),
+                signal: None,
+                output: String::new(),
+            })
+        });
     }
     assert_eq!(ended(&world.decide(4)), [ids[0]], "one is replaced, the other keeps its place");
     world.add(State::Requesting, None);
@@ -308,7 +348,14 @@ fn nothing_shrinks_on_a_sensor_that_cannot_be_read_whatever_the_engine_says() {
     let mut world = World::calm();
     world.running(3);
     world.target = Some(3);
-    let decision = Decision { desired: 0, slots: BTreeMap::new(), stepwise: false, reasons: vec![], memory: Memory::default(), look_again_at: None };
+    let decision = Decision {
+        desired: 0,
+        slots: BTreeMap::new(),
+        stepwise: false,
+        reasons: vec![],
+        memory: Memory::default(),
+        look_again_at: None,
+    };
     let planned = world.act(&decision, &[SensorName::new("jobs").unwrap()]);
     assert!(!planned.acts());
     assert_eq!(held_by(&planned), ["sensor-unreadable"]);
@@ -349,7 +396,14 @@ fn steps_down_that_follow_each_other_wait_for_the_window_once() {
     world.running(5);
     world.target = Some(5);
     let step = |world: &mut World, desired| {
-        let decision = Decision { desired, slots: BTreeMap::new(), stepwise: true, reasons: vec![], memory: Memory::default(), look_again_at: None };
+        let decision = Decision {
+            desired,
+            slots: BTreeMap::new(),
+            stepwise: true,
+            reasons: vec![],
+            memory: Memory::default(),
+            look_again_at: None,
+        };
         world.act(&decision, &[]).target
     };
     assert_eq!(step(&mut world, 5), 5);
@@ -422,7 +476,13 @@ fn only_so_many_unhealthy_are_replaced_at_once_and_the_others_keep_their_place()
     world.target = Some(10);
     world.now = 20;
     for id in &ids[..5] {
-        world.change(*id, |i| i.exit = Some(Exit { code: Some(1), signal: None, output: String::new() }));
+        world.change(*id, |i| {
+            i.exit = Some(Exit {
+                code: Some(1),
+                signal: None,
+                output: String::new(),
+            })
+        });
     }
     let planned = world.decide(10);
     assert_eq!((ended(&planned).len(), launched(&planned)), (2, 2));
@@ -441,7 +501,13 @@ fn mass_unhealthiness_stops_replacing_but_for_probes() {
     let ids = world.running(10);
     world.target = Some(10);
     for id in &ids[..6] {
-        world.change(*id, |i| i.exit = Some(Exit { code: None, signal: Some(9), output: String::new() }));
+        world.change(*id, |i| {
+            i.exit = Some(Exit {
+                code: None,
+                signal: Some(9),
+                output: String::new(),
+            })
+        });
     }
     let planned = world.decide(10);
     assert!(!planned.acts());
@@ -492,21 +558,33 @@ fn a_drain_is_withdrawn_before_anything_new_is_launched() {
 fn slots_are_filled_first_kept_and_dropped_by_label() {
     let mut world = World::calm();
     let planned = world.decide_slots(3, &["a", "b"]);
-    let labels: Vec<_> = planned.launches[0].wanted.iter().map(|w| w.as_ref().map(|(l, _)| l.to_string())).collect();
+    let labels: Vec<_> = planned.launches[0]
+        .wanted
+        .iter()
+        .map(|w| w.as_ref().map(|(l, _)| l.to_string()))
+        .collect();
     assert_eq!(labels, [Some("a".into()), Some("b".into()), None]);
     let a = world.add(State::Running, Some("a"));
     let b = world.add(State::Running, Some("b"));
     let generic = world.add(State::Running, None);
     assert!(!world.decide_slots(3, &["a", "b"]).acts());
     world.now = 1;
-    assert_eq!(drained(&world.decide_slots(2, &["a", "b"])), [generic], "a slot's member stays while a generic one is there");
+    assert_eq!(
+        drained(&world.decide_slots(2, &["a", "b"])),
+        [generic],
+        "a slot's member stays while a generic one is there"
+    );
     world.now = 2;
     let planned = world.decide_slots(1, &["a"]);
     assert_eq!(planned.drains, vec![(Cause::SlotRemoved, vec![b])]);
     world.now = 3;
     world.change(a, |i| i.state = State::Terminated);
     let planned = world.decide_slots(1, &["a"]);
-    assert_eq!(planned.launches[0].wanted[0].as_ref().unwrap().0.as_str(), "a", "the replacement inherits the slot");
+    assert_eq!(
+        planned.launches[0].wanted[0].as_ref().unwrap().0.as_str(),
+        "a",
+        "the replacement inherits the slot"
+    );
 }
 
 #[test]
@@ -515,7 +593,12 @@ fn placements_are_filled_in_order_up_to_their_maximum() {
     let mut changed = world.view.pool.as_ref().clone();
     changed.spec.placements = serde_json::from_value(serde_json::json!([{"site": "near", "max": 2}, {"site": "far"}])).unwrap();
     world.view.set_pool(Arc::new(changed), at(0));
-    let sites: Vec<(String, usize)> = world.decide(5).launches.iter().map(|b| (b.site.to_string(), b.wanted.len())).collect();
+    let sites: Vec<(String, usize)> = world
+        .decide(5)
+        .launches
+        .iter()
+        .map(|b| (b.site.to_string(), b.wanted.len()))
+        .collect();
     assert_eq!(sites, [("near".to_owned(), 2), ("far".to_owned(), 3)]);
 }
 
@@ -565,13 +648,22 @@ proptest! {
         for (what, which, desired) in steps {
             world.now += 1;
             let one = ids.get(which % ids.len().max(1)).copied();
-            match (what, one) {
-                (0, Some(id)) => world.says(id, Work::Busy),
-                (1, Some(id)) => world.says(id, Work::Idle),
-                (2, Some(id)) => if world.view.member(id).is_some_and(|m| m.instance.state < State::Running) { let now = at(world.now); world.change(id, |i| { i.state = State::Running; i.ready_at = Some(now); }); },
-                (3, Some(id)) => if world.view.member(id).is_some_and(|m| m.instance.state < State::Terminated) { world.change(id, |i| i.state = State::Terminated); },
-                (4, Some(id)) => if world.view.member(id).is_some_and(|m| m.instance.state == State::Running) { world.change(id, |i| i.exit = Some(Exit { code: Some(1), signal: None, output: String::new() })); },
-                (5, Some(id)) => if world.view.member(id).is_some() { world.change(id, |i| i.protected = !i.protected); },
+            let state = one.and_then(|id| world.view.member(id)).map(|m| m.instance.state);
+            match (what, one.zip(state)) {
+                (0, Some((id, _))) => world.says(id, Work::Busy),
+                (1, Some((id, _))) => world.says(id, Work::Idle),
+                (2, Some((id, state))) if state < State::Running => {
+                    let now = at(world.now);
+                    world.change(id, |i| {
+                        i.state = State::Running;
+                        i.ready_at = Some(now);
+                    });
+                }
+                (3, Some((id, state))) if state < State::Terminated => world.change(id, |i| i.state = State::Terminated),
+                (4, Some((id, State::Running))) => {
+                    world.change(id, |i| i.exit = Some(Exit { code: Some(1), signal: None, output: String::new() }));
+                }
+                (5, Some((id, _))) => world.change(id, |i| i.protected = !i.protected),
                 (6, _) => world.hear_all(),
                 _ => {}
             }
@@ -607,8 +699,19 @@ proptest! {
 #[test]
 fn a_breaker_is_stored_and_read_again() {
     let mut guards = Guards::default();
-    guards.launching.insert(SiteName::new("here").unwrap(), Breaker { failures: 2, last_failed: Some(LaunchId(Uuid::from_u128(3))), ..Breaker::default() });
+    guards.launching.insert(
+        SiteName::new("here").unwrap(),
+        Breaker {
+            failures: 2,
+            last_failed: Some(LaunchId(Uuid::from_u128(3))),
+            ..Breaker::default()
+        },
+    );
     let text = serde_json::to_string(&guards).unwrap();
     assert_eq!(serde_json::from_str::<Guards>(&text).unwrap(), guards);
-    assert_eq!(serde_json::from_str::<Guards>("{}").unwrap(), Guards::default(), "older forms are read");
+    assert_eq!(
+        serde_json::from_str::<Guards>("{}").unwrap(),
+        Guards::default(),
+        "older forms are read"
+    );
 }

@@ -149,8 +149,14 @@ async fn serve(config: Config) -> Result<(), Error> {
         path: config.data_dir.clone(),
         source,
     };
-    let live = metered.instances(true).await.map_err(kept)?.len();
-    keep_address(&config.data_dir, &config.listen.to_string(), live)?;
+    let address = config.listen.to_string();
+    if let Some(old) = other_address(&config.data_dir, &address)? {
+        let live = metered.instances(true).await.map_err(kept)?.len();
+        if live > 0 {
+            return Err(Error::Moved { old, new: address, live });
+        }
+    }
+    keep_address(&config.data_dir, &address)?;
     let key = secret_in(&config.data_dir.join(KEY_FILE))?;
     let operator = secret_in(&config.data_dir.join(TOKEN_FILE))?;
     let fresh = format!("epu-{}", &fresh_secret()?[..12]);
@@ -243,7 +249,7 @@ async fn serve(config: Config) -> Result<(), Error> {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
             Some(ended) = services.join_next() => break Some(ended),
-            _ = hangup.recv() => reload(&config.file, &file),
+            _ = hangup.recv() => reload(&config.file, &config, &file),
         }
     };
     cancel.cancel();
@@ -276,10 +282,13 @@ async fn serve(config: Config) -> Result<(), Error> {
 }
 
 /// Reads the config file again. One with faults changes nothing.
-fn reload(path: &Path, file: &watch::Sender<Arc<FileConfig>>) {
+fn reload(path: &Path, running: &Config, file: &watch::Sender<Arc<FileConfig>>) {
     match Config::load(path) {
+        Ok(config) if config.sites != running.sites => {
+            error!(file = %path.display(), "not reloaded: its sites are others now, and sites are read at start only; restart to use them (workers go on)");
+        }
         Ok(config) => {
-            info!(file = %path.display(), pools = config.pools.len(), "reloaded; sites, listen and data-dir are read at start only");
+            info!(file = %path.display(), pools = config.pools.len(), "reloaded; listen and data-dir are read at start only");
             file.send_replace(Arc::new(file_config(&config)));
         }
         Err(flaws) => error!(file = %path.display(), faults = %flaws, "not reloaded: mend the file and send SIGHUP again"),
@@ -322,7 +331,8 @@ fn sites(config: &Config, installation: &str) -> Result<BTreeMap<SiteName, Arc<d
 
 /// Whether the store can be written to; found out at most once in a while, however many ask.
 fn readiness(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Ready {
-    let last: Arc<Mutex<Option<(Timestamp, Result<(), Fault>)>>> = Arc::default();
+    type Word = (Timestamp, Result<(), Fault>);
+    let last: Arc<Mutex<Option<Word>>> = Arc::default();
     Arc::new(move || {
         let (store, clock, last) = (store.clone(), clock.clone(), last.clone());
         Box::pin(async move {
@@ -338,27 +348,19 @@ fn readiness(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Ready {
     })
 }
 
-/// Remembers the address that agents are given. They keep it for life, so another one is refused while any of them lives.
-fn keep_address(data_dir: &Path, address: &str, live: usize) -> Result<(), Error> {
+/// The address that agents were last given, when it is another one: those that live would not find us any more.
+fn other_address(data_dir: &Path, address: &str) -> Result<Option<String>, Error> {
     let path = data_dir.join(ADDRESS_FILE);
-    let failed = |source| Error::File {
-        path: path.clone(),
-        source,
-    };
     match std::fs::read_to_string(&path) {
-        Ok(known) if known.trim() == address => return Ok(()),
-        Ok(known) if live > 0 && !known.trim().is_empty() => {
-            return Err(Error::Moved {
-                old: known.trim().to_owned(),
-                new: address.to_owned(),
-                live,
-            });
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(failed(source)),
+        Ok(known) => Ok(Some(known.trim().to_owned()).filter(|known| !known.is_empty() && known != address)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File { path, source }),
     }
-    write_whole(&path, address).map_err(failed)
+}
+
+fn keep_address(data_dir: &Path, address: &str) -> Result<(), Error> {
+    let path = data_dir.join(ADDRESS_FILE);
+    write_whole(&path, address).map_err(|source| Error::File { path, source })
 }
 
 /// Writes a file that only its owner can read, whole or not at all.
@@ -486,17 +488,23 @@ mod tests {
     fn where_agents_live_that_report_elsewhere_it_does_not_begin() {
         let home = tempfile::tempdir().unwrap();
         let (old, new) = ("127.0.0.1:8650", "127.0.0.1:9000");
-        keep_address(home.path(), old, 3).unwrap();
-        keep_address(home.path(), old, 3).unwrap();
-        let moved = keep_address(home.path(), new, 3).unwrap_err();
+        assert_eq!(other_address(home.path(), old).unwrap(), None, "a directory of before");
+        keep_address(home.path(), old).unwrap();
+        assert_eq!(other_address(home.path(), old).unwrap(), None);
+        assert_eq!(other_address(home.path(), new).unwrap().as_deref(), Some(old));
+        let text = Error::Moved {
+            old: old.to_owned(),
+            new: new.to_owned(),
+            live: 3,
+        }
+        .failure()
+        .shown(false);
+        assert!(text.contains(old) && text.contains("tear down"), "{text}");
+        keep_address(home.path(), new).unwrap();
         assert_eq!(
-            moved.to_string(),
-            "listen is 127.0.0.1:9000, and 3 instances live whose agents report to 127.0.0.1:8650: set listen back to 127.0.0.1:8650, \
-             or tear down first (listen at 127.0.0.1:8650 once more and run `epumgmt teardown`)"
+            other_address(home.path(), old).unwrap().as_deref(),
+            Some(new),
+            "the new one is kept"
         );
-        keep_address(home.path(), old, 3).unwrap();
-        keep_address(home.path(), new, 0).unwrap();
-        keep_address(home.path(), new, 3).unwrap();
-        assert!(keep_address(home.path(), old, 1).is_err(), "the new one was not kept");
     }
 }

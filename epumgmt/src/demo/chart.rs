@@ -1,6 +1,5 @@
 //! Workers and queue over time, as a picture in the terminal.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 /// How many columns the picture has.
@@ -69,10 +68,10 @@ pub(crate) fn draw(samples: &[Sample], marks: &[Mark]) -> String {
         }
         letters[at] = mark.letter;
     }
-    let _: Result<(), _> = writeln!(picture, "{:>9}  {}", "", letters.iter().collect::<String>().trim_end());
-    let _: Result<(), _> = writeln!(picture, "{:>9}  0 s{:>width$.0} s", "", end.as_secs_f64(), width = WIDTH - 5);
+    picture.push_str(&format!("{:>9}  {}\n", "", letters.iter().collect::<String>().trim_end()));
+    picture.push_str(&format!("{:>9}  0 s{:>width$.0} s\n", "", end.as_secs_f64(), width = WIDTH - 5));
     let legend: Vec<String> = marks.iter().map(|m| format!("{} {}", m.letter, m.meaning)).collect();
-    let _: Result<(), _> = writeln!(picture, "{:>9}  {}", "", legend.join("   "));
+    picture.push_str(&format!("{:>9}  {}\n", "", legend.join("   ")));
     picture
 }
 
@@ -84,7 +83,7 @@ fn graph(picture: &mut String, name: &str, values: &[usize; WIDTH], rows: usize)
             .iter()
             .map(|value| EIGHTHS[(value * rows * 8).div_ceil(top).saturating_sub(row * 8).min(8)])
             .collect();
-        let _: Result<(), _> = writeln!(picture, "{label:>10} {line}");
+        picture.push_str(&format!("{label:>10} {line}\n"));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The demo's story, scene by scene, and the promises that are checked at its end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ pub(crate) async fn tell(args: &cli::Demo) -> Result<bool, String> {
     let spool =
         Spool::open(&directory.join("spool")).map_err(|e| format!("make {}: {e}; is there room and permission?", directory.display()))?;
     let directory = directory.canonicalize().map_err(|e| format!("find {}: {e}", directory.display()))?;
-    println!("A pool of sleeping workers, a queue of jobs, and what can happen to both. Everything here is a real process.\n");
+    put("A pool of sleeping workers, a queue of jobs, and what can happen to both. Everything here is a real process.\n");
     let control = Control::start(&directory, MAX)
         .await
         .map_err(|e| format!("start the control process: {e}"))?;
@@ -80,7 +81,7 @@ pub(crate) async fn tell(args: &cli::Demo) -> Result<bool, String> {
     let told = told.map_err(|why| format!("{why}\nThe control process last said:\n{}", story.control.last_words()));
     story.clean_up().await;
     if args.dir.is_some() || told.is_err() {
-        println!("\nConfig, database and logs are kept in {}", directory.display());
+        put(&format!("\nConfig, database and logs are kept in {}", directory.display()));
     } else {
         drop(std::fs::remove_dir_all(&directory));
     }
@@ -181,7 +182,7 @@ impl Story {
         self.promise(twice == 0, "no job was done twice");
         self.promise(busy_killed == 0, "no busy worker was killed by us");
         self.promise(leaked == 0, "no process was left running");
-        println!("\n{}", chart::draw(&self.samples, &self.marks));
+        put(&format!("\n{}", chart::draw(&self.samples, &self.marks)));
         let seconds = |d: Duration| format!("{:.1} s", d.as_secs_f64());
         let rows = [
             ("jobs submitted", JOBS.to_string()),
@@ -203,15 +204,15 @@ impl Story {
             ("time in all", seconds(self.clock.now().since(self.began))),
         ];
         for (what, value) in rows {
-            println!("{what:>40}  {value}");
+            put(&format!("{what:>40}  {value}"));
         }
         if self.broken.is_empty() {
-            println!("\nEvery promise was kept.");
+            put("\nEvery promise was kept.");
             return Ok(true);
         }
-        println!("\nBROKEN PROMISES:");
+        put("\nBROKEN PROMISES:");
         for promise in &self.broken {
-            println!("  not true: {promise}");
+            put(&format!("  not true: {promise}"));
         }
         Ok(false)
     }
@@ -222,11 +223,11 @@ impl Story {
             if self.control.has_ended() {
                 return Err(format!("waiting until {what}: the control process ended by itself"));
             }
-            if let Ok(seen) = self.look().await {
-                if is_so(&seen) {
-                    self.say(&format!("   {what}"));
-                    return Ok(());
-                }
+            if let Ok(seen) = self.look().await
+                && is_so(&seen)
+            {
+                self.say(&format!("   {what}"));
+                return Ok(());
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -337,12 +338,13 @@ impl Story {
         let about = entries
             .into_iter()
             .filter(|e| e.instance.is_some_and(|id| id.to_string() == instance));
-        Ok(about
-            .filter_map(|entry| match entry.event {
-                Event::HealthChanged { to, why, .. } if to != Health::Ok => Some((to, why)),
-                _ => None,
-            })
-            .collect())
+        let health = |entry: Entry| {
+            let Event::HealthChanged { to, why, .. } = entry.event else {
+                return None;
+            };
+            (to != Health::Ok).then_some((to, why))
+        };
+        Ok(about.filter_map(health).collect())
     }
 
     /// Two workers that are busy and not the same.
@@ -406,7 +408,7 @@ impl Story {
 
     fn say(&self, line: &str) {
         let line: String = line.chars().take(150).collect();
-        println!("{:6.1} s  {line}", self.clock.now().since(self.began).as_secs_f64());
+        put(&format!("{:6.1} s  {line}", self.clock.now().since(self.began).as_secs_f64()));
     }
 
     /// Ends whatever of the demo still runs, however it ended.
@@ -418,6 +420,11 @@ impl Story {
             }
         }
     }
+}
+
+/// Prints a line. Whoever read the output has perhaps seen enough; the demo goes on and cleans up all the same.
+fn put(line: &str) {
+    writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// The figures that are measured on the way.

@@ -85,7 +85,8 @@ pub(super) fn document() -> Result<String, Fault> {
     for (name, schema) in &types {
         // Arguments of one request only stand there already.
         let named = whole.matches(&format!("\"#/$defs/{name}\"")).count();
-        if !matches!(name.as_str(), "Request" | "Fact") && !(arguments.contains(name.as_str()) && named == 1) {
+        let is_shown_elsewhere = arguments.contains(name.as_str()) && named == 1;
+        if !is_shown_elsewhere && !matches!(name.as_str(), "Request" | "Fact") {
             let id = name.to_lowercase();
             line(
                 &mut text,
@@ -297,7 +298,7 @@ fn answered(op: &str, answer: Value) -> Result<(), Fault> {
         "look" => drop(read::<Vec<(epu_core::InstanceId, SiteWord)>>(op, answer)?),
         "sites" => drop(read::<Vec<SiteStatus>>(op, answer)?),
         "context" => drop(read::<Context>(op, answer)?),
-        "report" | "heartbeat" => drop(read::<Orders>(op, answer)?),
+        "report" | "heartbeat" => read::<Orders>(op, answer).map(|_| ())?,
         "pool_list" => drop(read::<Vec<PoolView>>(op, answer)?),
         "instance_list" => drop(read::<Vec<InstanceView>>(op, answer)?),
         "instance_show" => drop(read::<InstanceView>(op, answer)?),

@@ -23,17 +23,24 @@ pub(crate) struct ThreadCpu(File);
 
 impl ThreadCpu {
     pub(crate) fn here() -> Result<Self> {
-        File::open("/proc/thread-self/schedstat").map(Self).map_err(|e| Trouble::new("open /proc/thread-self/schedstat", e))
+        File::open("/proc/thread-self/schedstat")
+            .map(Self)
+            .map_err(|e| Trouble::new("open /proc/thread-self/schedstat", e))
     }
 
     /// Used so far. To be asked by the thread that made it.
     pub(crate) fn used(&self) -> Result<Duration> {
         std::thread::yield_now();
         let mut text = [0; 128];
-        let read = self.0.read_at(&mut text, 0).map_err(|e| Trouble::new("read /proc/thread-self/schedstat", e))?;
+        let read = self
+            .0
+            .read_at(&mut text, 0)
+            .map_err(|e| Trouble::new("read /proc/thread-self/schedstat", e))?;
         let text = String::from_utf8_lossy(&text[..read]);
         let nanos = text.split(' ').next().and_then(|word| word.parse().ok());
-        nanos.map(Duration::from_nanos).ok_or_else(|| Trouble::new("read /proc/thread-self/schedstat", text))
+        nanos
+            .map(Duration::from_nanos)
+            .ok_or_else(|| Trouble::new("read /proc/thread-self/schedstat", text))
     }
 }
 
@@ -51,7 +58,11 @@ pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = std::fs::read_to_string(&path).map_err(|e| Trouble::new(format!("read {path}"), e))?;
     // After the name in parentheses, which may hold anything: user time is field 14 and system time field 15 of proc(5).
-    let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_ascii_whitespace()
+        .collect();
     let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u32>().ok()).map(f64::from);
     match (ticks(11), ticks(12)) {
         (Some(user), Some(system)) => Ok(Duration::from_secs_f64((user + system) / TICKS)),
@@ -73,7 +84,9 @@ fn megabytes(path: &str, key: &str) -> Result<f64> {
     let text = std::fs::read_to_string(path).map_err(|e| Trouble::new(format!("read {path}"), e))?;
     let line = text.lines().find_map(|line| line.strip_prefix(key));
     let kilobytes = line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<f64>().ok());
-    kilobytes.map(|kb| kb * 1_024.0 / 1e6).ok_or_else(|| Trouble::new(format!("read {path}"), format!("no {key}")))
+    kilobytes
+        .map(|kb| kb * 1_024.0 / 1e6)
+        .ok_or_else(|| Trouble::new(format!("read {path}"), format!("no {key}")))
 }
 
 /// In milliseconds.

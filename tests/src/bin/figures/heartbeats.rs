@@ -78,10 +78,20 @@ async fn world() -> Result<Report> {
     let stop = cancel.clone();
     services.spawn(async move { epu_sensor_aggregator::run(parts, stop).await.map_err(|e| e.to_string()) });
     tokio::task::yield_now().await;
-    let told = Told { changed: instances.clone(), closed: false, complete: true };
+    let told = Told {
+        changed: instances.clone(),
+        closed: false,
+        complete: true,
+    };
     bus.tell(Fact::Instances(Arc::new(told)));
     let ids = Arc::new(instances.iter().map(|i| i.id).collect());
-    let mut world = World { bus: bus.clone(), clock: clock.clone(), ids, sequence: 0, taken: metrics.heartbeats.clone() };
+    let mut world = World {
+        bus: bus.clone(),
+        clock: clock.clone(),
+        ids,
+        sequence: 0,
+        taken: metrics.heartbeats.clone(),
+    };
     tokio::time::sleep(Duration::from_millis(100)).await;
 
     let count = ROUNDS * u64::from(INSTANCES);
@@ -92,7 +102,10 @@ async fn world() -> Result<Report> {
         best = best.min(cpu.used()?.saturating_sub(before));
     }
     report.figure("heartbeats-local-bus", rate(count, best), "per-core-second", Goal::Above(500_000.0));
-    report.note(format!("{ASKERS} askers, each awaiting the answer to one heartbeat at a time; {:.2} us each", 1e6 / rate(count, best)));
+    report.note(format!(
+        "{ASKERS} askers, each awaiting the answer to one heartbeat at a time; {:.2} us each",
+        1e6 / rate(count, best)
+    ));
     let mut best = Duration::MAX;
     for _ in 0..5 {
         let before = cpu.used()?;
@@ -102,11 +115,22 @@ async fn world() -> Result<Report> {
     report.note(format!("in batches of {BATCH}: {:.0} per core second", rate(count, best)));
 
     let stored = stored(&mut world, pool, instances, &mut services, &cancel).await?;
-    report.figure("heartbeats-stored", rate(stored, Duration::from_secs(1)), "writes", Goal::Below(1.0));
-    report.note(format!("by a controller on the same bus, during {} heartbeats and the snapshots of {} s", 10 * u64::from(INSTANCES), 3));
+    report.figure(
+        "heartbeats-stored",
+        rate(stored, Duration::from_secs(1)),
+        "writes",
+        Goal::Below(1.0),
+    );
+    report.note(format!(
+        "by a controller on the same bus, during {} heartbeats and the snapshots of {} s",
+        10 * u64::from(INSTANCES),
+        3
+    ));
     cancel.cancel();
     while let Some(ended) = services.join_next().await {
-        ended.map_err(|e| Trouble::new("run a service", e))?.map_err(|e| Trouble::new("run a service", e))?;
+        ended
+            .map_err(|e| Trouble::new("run a service", e))?
+            .map_err(|e| Trouble::new("run a service", e))?;
     }
     Ok(report)
 }
@@ -166,7 +190,11 @@ impl World {
 
     fn check(&self, before: u64, rounds: u64) -> Result<()> {
         let (taken, sent) = (self.so_far() - before, rounds * u64::from(INSTANCES));
-        if taken == sent { Ok(()) } else { Err(Trouble::new("send heartbeats", format!("{sent} were sent and {taken} taken"))) }
+        if taken == sent {
+            Ok(())
+        } else {
+            Err(Trouble::new("send heartbeats", format!("{sent} were sent and {taken} taken")))
+        }
     }
 }
 
@@ -202,8 +230,16 @@ async fn stored(
     let broken = |e: epu_store::Error| Trouble::new("fill the store", e);
     let memory = Arc::new(MemoryStore::new());
     memory.put_pools(&[pool], Vec::new()).await.map_err(broken)?;
-    let first = |i: &Arc<Instance>| Arc::new(Instance { version: 1, ..i.as_ref().clone() });
-    let commit = ProvisionCommit { instances: instances.iter().map(first).collect(), ..ProvisionCommit::default() };
+    let first = |i: &Arc<Instance>| {
+        Arc::new(Instance {
+            version: 1,
+            ..i.as_ref().clone()
+        })
+    };
+    let commit = ProvisionCommit {
+        instances: instances.iter().map(first).collect(),
+        ..ProvisionCommit::default()
+    };
     memory.commit_provision(commit).await.map_err(broken)?;
     let metrics = epu_store::Metrics::new().map_err(|e| Trouble::new("make metrics", e))?;
     let parts = epu_controller::Parts {
@@ -212,7 +248,10 @@ async fn stored(
         clock: world.clock.clone(),
         random: Arc::new(Random::seeded(1)),
         engines: Arc::new(Registry::standard()),
-        config: epu_controller::Config { tick: Span::millis(100), ..epu_controller::Config::default() },
+        config: epu_controller::Config {
+            tick: Span::millis(100),
+            ..epu_controller::Config::default()
+        },
         metrics: epu_controller::Metrics::new().map_err(|e| Trouble::new("make metrics", e))?,
         file: no_file(),
     };
@@ -225,15 +264,24 @@ async fn stored(
     };
     world.singles(1).await?;
     // It hears everybody with the aggregator's answer to its first word, and decides once.
-    wait::until(Duration::from_secs(20), "the controller knows that everybody is busy", async || match ask().await {
-        Ok(status) if status.pools.iter().any(|p| p.counts.busy == INSTANCES && p.condition == "steady") => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
+    wait::until(
+        Duration::from_secs(20),
+        "the controller knows that everybody is busy",
+        async || match ask().await {
+            Ok(status) if status.pools.iter().any(|p| p.counts.busy == INSTANCES && p.condition == "steady") => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    )
     .await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let writes = || -> u64 {
         let families = metrics.writes.collect();
-        families.iter().flat_map(|f| f.get_metric()).map(|m| m.get_counter().get_value()).map(whole).sum()
+        families
+            .iter()
+            .flat_map(|f| f.get_metric())
+            .map(|m| m.get_counter().get_value())
+            .map(whole)
+            .sum()
     };
     let before = writes();
     if before == 0 {
@@ -246,7 +294,11 @@ async fn stored(
     Ok(writes() - before)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter of writes: a small whole number")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a counter of writes: a small whole number"
+)]
 fn whole(value: f64) -> u64 {
     value as u64
 }

@@ -45,12 +45,19 @@ pools:
     })
     .await?;
     let all_idle = |pool: &epu_core::request::PoolBrief| pool.counts.running == WORKERS && pool.counts.idle == WORKERS;
-    serving.until(Duration::from_secs(120), "all workers run and are idle", all_idle).await?;
+    serving
+        .until(Duration::from_secs(120), "all workers run and are idle", all_idle)
+        .await?;
     tokio::time::sleep(SETTLE).await;
 
     let pid = serving.pid();
-    let before = serving.client.get_text("/metrics").await.map_err(|e| Trouble::new("read the metrics", e))?;
-    let (agents, workers): (BTreeSet<Proc>, BTreeSet<Proc>) = serving.workers().into_iter().partition(|p| p.command_line().ends_with(" agent"));
+    let before = serving
+        .client
+        .get_text("/metrics")
+        .await
+        .map_err(|e| Trouble::new("read the metrics", e))?;
+    let (agents, workers): (BTreeSet<Proc>, BTreeSet<Proc>) =
+        serving.workers().into_iter().partition(|p| p.command_line().ends_with(" agent"));
     let [agents_before, workers_before] = [used(&agents)?, used(&workers)?];
     let (began, cpu_before) = (wall(), cpu_of(pid)?);
     let mut rss = 0.0_f64;
@@ -60,14 +67,25 @@ pools:
     }
     let (took, cpu) = (began.elapsed().as_secs_f64(), cpu_of(pid)?.saturating_sub(cpu_before));
     let [agents, workers] = [used(&agents)?, used(&workers)?];
-    let after = serving.client.get_text("/metrics").await.map_err(|e| Trouble::new("read the metrics", e))?;
+    let after = serving
+        .client
+        .get_text("/metrics")
+        .await
+        .map_err(|e| Trouble::new("read the metrics", e))?;
     if !serving.pools().await?.iter().all(all_idle) {
         return Err(Trouble::new("keep steady", format!("{:?}", serving.pools().await?)));
     }
 
-    report.figure("serve-100-idle-cpu", cpu.as_secs_f64() / took * 100.0, "%-of-a-core", Goal::Below(2.0));
+    report.figure(
+        "serve-100-idle-cpu",
+        cpu.as_secs_f64() / took * 100.0,
+        "%-of-a-core",
+        Goal::Below(2.0),
+    );
     report.figure("serve-100-idle-rss", rss, "MB", Goal::Below(60.0));
-    report.note(format!("of the control process, the most resident within {took:.0} s; apart from it:"));
+    report.note(format!(
+        "of the control process, the most resident within {took:.0} s; apart from it:"
+    ));
     for (what, was, is) in [("agents", agents_before, agents), ("workers", workers_before, workers)] {
         let percent = is.cpu.saturating_sub(was.cpu).as_secs_f64() / took * 100.0;
         report.note(format!(
@@ -90,7 +108,12 @@ pools:
 }
 
 fn used(processes: &BTreeSet<Proc>) -> Result<Used> {
-    let mut used = Used { count: 0.0, cpu: Duration::ZERO, rss: 0.0, pss: 0.0 };
+    let mut used = Used {
+        count: 0.0,
+        cpu: Duration::ZERO,
+        rss: 0.0,
+        pss: 0.0,
+    };
     for process in processes {
         used.count += 1.0;
         used.cpu += cpu_of(process.pid)?;
@@ -102,6 +125,8 @@ fn used(processes: &BTreeSet<Proc>) -> Result<Used> {
 
 /// All samples of one name, added up.
 fn sum_of(metrics: &str, name: &str) -> f64 {
-    let samples = metrics.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    let samples = metrics
+        .lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
     samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

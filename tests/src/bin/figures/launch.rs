@@ -59,7 +59,10 @@ async fn cross() -> Result<Report> {
         at(99),
         at(100)
     ));
-    Rc::into_inner(serving).ok_or_else(|| Trouble::new("end", "somebody still asks"))?.tear_down().await?;
+    Rc::into_inner(serving)
+        .ok_or_else(|| Trouble::new("end", "somebody still asks"))?
+        .tear_down()
+        .await?;
     Ok(report)
 }
 
@@ -96,12 +99,20 @@ pools:
 /// Goes through the cycles of one pool and gives what each crossing took, in milliseconds.
 async fn pool(serving: &Serving, name: &str, queue: &Path, database: &Path) -> Result<Vec<f64>> {
     let broken = |e| Trouble::new("look into the database", e);
-    let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(database).read_only(true)).await.map_err(broken)?;
+    let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(database).read_only(true))
+        .await
+        .map_err(broken)?;
     let put = |n: usize| std::fs::write(queue.join(format!("job-{n}")), "").map_err(|e| Trouble::new("put a job", e));
     let mut took = Vec::new();
     for _ in 0..CYCLES {
         let small = async || match serving.pools().await {
-            Ok(pools) if pools.iter().any(|p| p.name.as_str() == name && p.counts.live == 1 && p.counts.running == 1) => Ok(()),
+            Ok(pools)
+                if pools
+                    .iter()
+                    .any(|p| p.name.as_str() == name && p.counts.live == 1 && p.counts.running == 1) =>
+            {
+                Ok(())
+            }
             other => Err(format!("{other:?}")),
         };
         wait::until(Duration::from_secs(60), "the pool is at its minimum", small).await?;

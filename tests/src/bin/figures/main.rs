@@ -61,7 +61,11 @@ impl fmt::Display for Figure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = if self.value.abs() < 100.0 { 3 } else { 0 };
         let Self { name, value, unit, goal } = self;
-        write!(out, "{name} {value:.digits$} {unit} {goal} {}", if self.is_met() { "met" } else { "short" })
+        write!(
+            out,
+            "{name} {value:.digits$} {unit} {goal} {}",
+            if self.is_met() { "met" } else { "short" }
+        )
     }
 }
 
@@ -89,13 +93,41 @@ struct Measurement {
 }
 
 const ALL: &[Measurement] = &[
-    Measurement { names: &["observe-100k-changed-100", "replace-1000-of-100k"], long: false, run: views::measure },
-    Measurement { names: &["tick-1000-pools-50"], long: false, run: ticks::measure },
-    Measurement { names: &["heartbeats-local-bus", "heartbeats-stored"], long: false, run: heartbeats::measure },
-    Measurement { names: &["restart-100k", "restart-100k-to-sqlx"], long: false, run: restart::measure },
-    Measurement { names: &["queue-to-launch"], long: false, run: launch::measure },
-    Measurement { names: &["serve-100-idle-cpu", "serve-100-idle-rss"], long: false, run: idle::measure },
-    Measurement { names: &["first-command"], long: true, run: first::measure },
+    Measurement {
+        names: &["observe-100k-changed-100", "replace-1000-of-100k"],
+        long: false,
+        run: views::measure,
+    },
+    Measurement {
+        names: &["tick-1000-pools-50"],
+        long: false,
+        run: ticks::measure,
+    },
+    Measurement {
+        names: &["heartbeats-local-bus", "heartbeats-stored"],
+        long: false,
+        run: heartbeats::measure,
+    },
+    Measurement {
+        names: &["restart-100k", "restart-100k-to-sqlx"],
+        long: false,
+        run: restart::measure,
+    },
+    Measurement {
+        names: &["queue-to-launch"],
+        long: false,
+        run: launch::measure,
+    },
+    Measurement {
+        names: &["serve-100-idle-cpu", "serve-100-idle-rss"],
+        long: false,
+        run: idle::measure,
+    },
+    Measurement {
+        names: &["first-command"],
+        long: true,
+        run: first::measure,
+    },
 ];
 
 #[expect(clippy::print_stdout, reason = "this is what the program is for")]
@@ -107,7 +139,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let long = arguments.iter().any(|a| a == "--long");
     let wanted: Vec<&String> = arguments.iter().filter(|a| *a != "--long").collect();
-    if let Some(unknown) = wanted.iter().find(|w| !ALL.iter().flat_map(|m| m.names).any(|n| n.starts_with(w.as_str()))) {
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|w| !ALL.iter().flat_map(|m| m.names).any(|n| n.starts_with(w.as_str())))
+    {
         say(format_args!("usage: tests/figures [NAME...] [--long]\n{unknown:?} is none of:"));
         ALL.iter().flat_map(|m| m.names).for_each(|name| say(format_args!("  {name}")));
         return ExitCode::from(2);

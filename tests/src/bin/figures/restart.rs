@@ -8,13 +8,13 @@ use std::time::Duration;
 use epu_bus::Bus as _;
 use epu_bus::local::LocalBus;
 use epu_bus::token::{Keyring, fresh_secret};
+use epu_core::State;
 use epu_core::instance::Instance;
 use epu_core::launch::{Launch, LaunchRequest, Outcome, Wanted};
 use epu_core::pool::Pool;
 use epu_core::random::Random;
 use epu_core::request::{Caller, PoolRef, PoolView, Request};
 use epu_core::time::{Clock, SystemClock};
-use epu_core::State;
 use epu_decision_engines::Registry;
 use epu_store::{ProvisionCommit, SqliteStore, Store};
 use epu_tests::{Result, Trouble};
@@ -42,10 +42,16 @@ struct Took {
 }
 
 impl Took {
-    const EVER: Self = Self { wall: Duration::MAX, cpu: Duration::MAX };
+    const EVER: Self = Self {
+        wall: Duration::MAX,
+        cpu: Duration::MAX,
+    };
 
     fn best(self, other: Self) -> Self {
-        Self { wall: self.wall.min(other.wall), cpu: self.cpu.min(other.cpu) }
+        Self {
+            wall: self.wall.min(other.wall),
+            cpu: self.cpu.min(other.cpu),
+        }
     }
 }
 
@@ -59,7 +65,12 @@ async fn restart() -> Result<Report> {
         ready = ready.best(start(directory.path()).await?);
     }
     report.figure("restart-100k", ready.cpu.as_secs_f64(), "s", Goal::Below(3.0));
-    report.figure("restart-100k-to-sqlx", ready.wall.as_secs_f64() / plain.wall.as_secs_f64(), "times", Goal::Below(2.0));
+    report.figure(
+        "restart-100k-to-sqlx",
+        ready.wall.as_secs_f64() / plain.wall.as_secs_f64(),
+        "times",
+        Goal::Below(2.0),
+    );
     report.note(format!(
         "view ready after {:.3} s by the clock ({:.3} s of processors, provisioner included); through sqlx alone {:.3} s ({:.3} s)",
         ready.wall.as_secs_f64(),
@@ -84,9 +95,18 @@ async fn fill(directory: &Path) -> Result<()> {
     let pool = pool()?;
     store.put_pools(std::slice::from_ref(&pool), Vec::new()).await.map_err(broken)?;
     let mut made = Instances::of(&pool.name)?;
-    let all: Vec<Instance> = (0..SIZE).map(|n| made.make(State::Running, BEGIN + Duration::from_millis(u64::from(n) * 10))).collect();
+    let all: Vec<Instance> = (0..SIZE)
+        .map(|n| made.make(State::Running, BEGIN + Duration::from_millis(u64::from(n) * 10)))
+        .collect();
     for launch in all.chunk_by(|a, b| a.launch == b.launch) {
-        let wanted = launch.iter().map(|i| Wanted { id: i.id, slot: None, variables: std::collections::BTreeMap::new() }).collect();
+        let wanted = launch
+            .iter()
+            .map(|i| Wanted {
+                id: i.id,
+                slot: None,
+                variables: std::collections::BTreeMap::new(),
+            })
+            .collect();
         let first = &launch[0];
         let request = LaunchRequest {
             launch: first.launch,
@@ -98,10 +118,23 @@ async fn fill(directory: &Path) -> Result<()> {
             min: 1,
             epoch: 0,
         };
-        let outcome = Some(Outcome::Launched { machines: u32::try_from(launch.len()).unwrap_or(u32::MAX) });
-        let record = Launch { id: first.launch, request, accepted_at: first.created_at, epoch: 0, attempts: 1, outcome };
+        let outcome = Some(Outcome::Launched {
+            machines: u32::try_from(launch.len()).unwrap_or(u32::MAX),
+        });
+        let record = Launch {
+            id: first.launch,
+            request,
+            accepted_at: first.created_at,
+            epoch: 0,
+            attempts: 1,
+            outcome,
+        };
         let instances = launch.iter().map(|i| Arc::new(Instance { version: 1, ..i.clone() })).collect();
-        let commit = ProvisionCommit { instances, launches: vec![record], journal: Vec::new() };
+        let commit = ProvisionCommit {
+            instances,
+            launches: vec![record],
+            journal: Vec::new(),
+        };
         store.commit_provision(commit).await.map_err(broken)?;
     }
     store.close().await;
@@ -112,7 +145,9 @@ async fn fill(directory: &Path) -> Result<()> {
 async fn start(directory: &Path) -> Result<Took> {
     let store = Arc::new(SqliteStore::open(directory).await.map_err(broken)?);
     let failed = |e: &dyn std::fmt::Display| Trouble::new("set up the services", e);
-    let key = fresh_secret().and_then(|secret| Keyring::new(secret.as_bytes())).map_err(|e| failed(&e))?;
+    let key = fresh_secret()
+        .and_then(|secret| Keyring::new(secret.as_bytes()))
+        .map_err(|e| failed(&e))?;
     let bus = LocalBus::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let random = Arc::new(Random::seeded(1));
@@ -153,7 +188,10 @@ async fn start(directory: &Path) -> Result<Took> {
             Err(fault) => return Err(failed(&fault)),
         }
     };
-    let took = Took { wall: began.elapsed(), cpu: cpu_of(std::process::id())?.saturating_sub(cpu_before) };
+    let took = Took {
+        wall: began.elapsed(),
+        cpu: cpu_of(std::process::id())?.saturating_sub(cpu_before),
+    };
     if live != SIZE {
         return Err(Trouble::new("have the view ready", format!("the first answer says {live}")));
     }
@@ -171,13 +209,19 @@ async fn fetch(database: &Path) -> Result<Took> {
     let (began, cpu_before) = (wall(), cpu_of(std::process::id())?);
     let options = SqliteConnectOptions::new().filename(database).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(|e| failed(&e))?;
-    let rows = sqlx::query("SELECT body FROM instances WHERE state < '800'").fetch_all(&mut connection).await.map_err(|e| failed(&e))?;
+    let rows = sqlx::query("SELECT body FROM instances WHERE state < '800'")
+        .fetch_all(&mut connection)
+        .await
+        .map_err(|e| failed(&e))?;
     let mut instances: Vec<Instance> = Vec::with_capacity(rows.len());
     for row in &rows {
         let text: &str = row.try_get(0).map_err(|e| failed(&e))?;
         instances.push(serde_json::from_str(text).map_err(|e| failed(&e))?);
     }
-    let took = Took { wall: began.elapsed(), cpu: cpu_of(std::process::id())?.saturating_sub(cpu_before) };
+    let took = Took {
+        wall: began.elapsed(),
+        cpu: cpu_of(std::process::id())?.saturating_sub(cpu_before),
+    };
     if u32::try_from(instances.len()) != Ok(SIZE) {
         return Err(failed(&format_args!("{} rows", instances.len())));
     }

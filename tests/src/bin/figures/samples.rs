@@ -49,7 +49,13 @@ impl Instances {
     pub(crate) fn of(pool: &PoolName) -> Result<Self> {
         let random = Random::seeded(7);
         let site = SiteName::new("here").map_err(|e| Trouble::new("name a site", e))?;
-        Ok(Self { pool: pool.clone(), site, launch: random.launch(BEGIN), random, made: 0 })
+        Ok(Self {
+            pool: pool.clone(),
+            site,
+            launch: random.launch(BEGIN),
+            random,
+            made: 0,
+        })
     }
 
     /// One that was launched at `at`, and if it runs, has done so since 40 s later.

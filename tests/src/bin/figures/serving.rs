@@ -26,7 +26,10 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts it with a config that goes on after `listen` and `data-dir`, and waits until it answers.
     pub(crate) async fn start(config: impl FnOnce(&std::path::Path) -> String) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("epu-figures-").tempdir().map_err(|e| Trouble::new("make a directory", e))?;
+        let directory = tempfile::Builder::new()
+            .prefix("epu-figures-")
+            .tempdir()
+            .map_err(|e| Trouble::new("make a directory", e))?;
         let home = directory.path().canonicalize().map_err(|e| Trouble::new("find the directory", e))?;
         let url = format!("127.0.0.1:{}", ports::free()?);
         let file = home.join("epu.yaml");
@@ -37,7 +40,12 @@ impl Serving {
         let mut running = Running::start(&["serve", "all", "--config", &shown], &home.join("serve.log"), |_| {})?;
         let token = home.join("data").join("operator.token");
         let client = running_client(&mut running, &url, &token).await?;
-        Ok(Self { running, client, leftovers, directory })
+        Ok(Self {
+            running,
+            client,
+            leftovers,
+            directory,
+        })
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -50,7 +58,11 @@ impl Serving {
 
     pub(crate) async fn ask<T: DeserializeOwned>(&self, request: Request) -> Result<T> {
         let op = request.op();
-        let answer = self.client.ask(&request, WITHIN).await.map_err(|e| Trouble::new(format!("ask {op}"), e))?;
+        let answer = self
+            .client
+            .ask(&request, WITHIN)
+            .await
+            .map_err(|e| Trouble::new(format!("ask {op}"), e))?;
         serde_json::from_value(answer).map_err(|e| Trouble::new(format!("read the answer to {op}"), e))
     }
 
@@ -77,7 +89,8 @@ impl Serving {
     /// Ends workers and control process in the orderly way.
     pub(crate) async fn tear_down(mut self) -> Result<()> {
         let _ending: serde_json::Value = self.ask(Request::Teardown(Teardown { force: true, within: None })).await?;
-        self.until(Duration::from_secs(60), "everything has ended", |pool| pool.counts.live == 0).await?;
+        self.until(Duration::from_secs(60), "everything has ended", |pool| pool.counts.live == 0)
+            .await?;
         self.running.stop(Duration::from_secs(20)).await.map(drop)
     }
 }
@@ -88,7 +101,10 @@ async fn running_client(running: &mut Running, url: &str, token: &std::path::Pat
         .until_ready(Duration::from_secs(30), async || {
             let text = std::fs::read_to_string(token).map_err(|e| Trouble::new("read the operator's token", e))?;
             let asking = Client::new(format!("http://{url}"), text);
-            asking.ask(&Request::Status(Nothing {}), WITHIN).await.map_err(|e| Trouble::new("ask for the status", e))?;
+            asking
+                .ask(&Request::Status(Nothing {}), WITHIN)
+                .await
+                .map_err(|e| Trouble::new("ask for the status", e))?;
             client = Some(asking);
             Ok(())
         })

@@ -52,7 +52,10 @@ impl Clock for VirtualClock {
 }
 
 pub(crate) fn measure() -> Result<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
     runtime.map_err(|e| Trouble::new("start a runtime", e))?.block_on(world())
 }
 
@@ -65,7 +68,12 @@ pub(crate) fn no_file() -> tokio::sync::watch::Receiver<Arc<FileConfig>> {
         tick: Span::secs(1),
         search: None,
     };
-    tokio::sync::watch::channel(Arc::new(FileConfig { path: String::new(), pools: Vec::new(), known })).1
+    tokio::sync::watch::channel(Arc::new(FileConfig {
+        path: String::new(),
+        pools: Vec::new(),
+        known,
+    }))
+    .1
 }
 
 async fn world() -> Result<Report> {
@@ -91,7 +99,12 @@ async fn world() -> Result<Report> {
     let pages = pages(&pools, &instances)?;
     let cpu = ThreadCpu::here()?;
 
-    let looks = || pools.iter().map(|p| metrics.looks.with_label_values(&[p.name.as_str()]).get()).sum::<u64>();
+    let looks = || {
+        pools
+            .iter()
+            .map(|p| metrics.looks.with_label_values(&[p.name.as_str()]).get())
+            .sum::<u64>()
+    };
     let mut second = 0;
     let mut pass = async |seconds: u32| {
         for _ in 0..seconds {
@@ -118,13 +131,18 @@ async fn world() -> Result<Report> {
         return Err(Trouble::new("let nothing change", format!("{told} events were written")));
     }
     cancel.cancel();
-    running.await.map_err(|e| Trouble::new("run the controller", e))?.map_err(|e| Trouble::new("run the controller", e))?;
+    running
+        .await
+        .map_err(|e| Trouble::new("run the controller", e))?
+        .map_err(|e| Trouble::new("run the controller", e))?;
     report.figure("tick-1000-pools-50", ms(best), "ms", Goal::Below(20.0));
     let heard: usize = pages[0].iter().map(|p| p.instances.len()).sum();
     let seconds = f64::from(SECONDS * 5);
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let looked = looked as f64 / seconds;
-    report.note(format!("with {heard} heartbeats taken in and {looked:.0} pools looked at in each tick, nothing decided or written"));
+    report.note(format!(
+        "with {heard} heartbeats taken in and {looked:.0} pools looked at in each tick, nothing decided or written"
+    ));
     Ok(report)
 }
 
@@ -133,7 +151,11 @@ async fn fill(store: &MemoryStore) -> Result<(Vec<Pool>, Vec<Arc<Instance>>)> {
     let mut pools = Vec::new();
     let mut all = Vec::new();
     for n in 0..POOLS {
-        let engine = if n.is_multiple_of(2) { samples::band() } else { json!({"keep": {"n": MEMBERS}}) };
+        let engine = if n.is_multiple_of(2) {
+            samples::band()
+        } else {
+            json!({"keep": {"n": MEMBERS}})
+        };
         let pool = samples::pool(&format!("pool-{n:04}"), &engine, &json!({}))?;
         let mut instances = Instances::of(&pool.name)?;
         let at = |member: u32| BEGIN + Duration::from_millis(u64::from(member) * 50_000 + u64::try_from(n).unwrap_or(0));
@@ -149,7 +171,13 @@ async fn fill(store: &MemoryStore) -> Result<(Vec<Pool>, Vec<Arc<Instance>>)> {
             Arc::new(first)
         })
         .collect();
-    store.commit_provision(ProvisionCommit { instances: written, ..ProvisionCommit::default() }).await.map_err(broken)?;
+    store
+        .commit_provision(ProvisionCommit {
+            instances: written,
+            ..ProvisionCommit::default()
+        })
+        .await
+        .map_err(broken)?;
     Ok((pools, all))
 }
 
@@ -162,20 +190,32 @@ fn pages(pools: &[Pool], instances: &[Arc<Instance>]) -> Result<Vec<Vec<Arc<Snap
             .iter()
             .enumerate()
             .filter(|(n, _)| n % EVERY == second)
-            .map(|(n, i)| (i.id, Heard { ago_ms: i64::try_from(n % 1_000).unwrap_or(0), ..samples::heard(i.id, &i.pool, Work::Busy) }))
+            .map(|(n, i)| {
+                (
+                    i.id,
+                    Heard {
+                        ago_ms: i64::try_from(n % 1_000).unwrap_or(0),
+                        ..samples::heard(i.id, &i.pool, Work::Busy)
+                    },
+                )
+            })
             .collect();
         heard.sort_by_key(|(id, _)| id.0.as_u128().rotate_left(64));
-        let sensors = pools.iter().enumerate().filter(|(n, _)| n % EVERY == second).map(|(_, pool)| SensorReport {
-            pool: pool.name.clone(),
-            sensor: jobs.clone(),
-            value: Some(100.0),
-            age_ms: Some(10),
-            source: "/var/spool/jobs".to_owned(),
-            fault: None,
-            reported: 1,
-            of: 1,
-            covers_in_progress: false,
-        });
+        let sensors = pools
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| n % EVERY == second)
+            .map(|(_, pool)| SensorReport {
+                pool: pool.name.clone(),
+                sensor: jobs.clone(),
+                value: Some(100.0),
+                age_ms: Some(10),
+                source: "/var/spool/jobs".to_owned(),
+                fault: None,
+                reported: 1,
+                of: 1,
+                covers_in_progress: false,
+            });
         let heard: Vec<Heard> = heard.into_iter().map(|(_, heard)| heard).collect();
         let page = |instances: &[Heard]| Snapshot {
             aggregator: "a".to_owned(),
@@ -195,6 +235,14 @@ fn pages(pools: &[Pool], instances: &[Arc<Instance>]) -> Result<Vec<Vec<Arc<Snap
 }
 
 async fn events(store: &MemoryStore) -> Result<usize> {
-    let all = JournalQuery { after: Some(0), limit: u32::MAX, ..JournalQuery::default() };
-    store.journal(all).await.map(|entries| entries.len()).map_err(|e| Trouble::new("read the journal", e))
+    let all = JournalQuery {
+        after: Some(0),
+        limit: u32::MAX,
+        ..JournalQuery::default()
+    };
+    store
+        .journal(all)
+        .await
+        .map(|entries| entries.len())
+        .map_err(|e| Trouble::new("read the journal", e))
 }

@@ -79,13 +79,19 @@ pub(crate) fn measure() -> Result<Report> {
     })?;
     report.figure("observe-100k-changed-100", ms(best), "ms", Goal::Below(0.5));
     report.note(format!("the longest of {} steps: {:.3} ms", STEPS * 5, ms(worst)));
-    report.note(format!("taking in {QUIET} heartbeats without news, beside that: {:.3} ms", ms(world.quiet)));
+    report.note(format!(
+        "taking in {QUIET} heartbeats without news, beside that: {:.3} ms",
+        ms(world.quiet)
+    ));
 
     let best = best_of_five(|| world.replace())?;
     report.figure("replace-1000-of-100k", ms(best), "ms", Goal::Below(10.0));
     let (counts, recounted) = (world.view.counts(), world.view.recount().0);
     if counts != recounted {
-        return Err(Trouble::new("check the view", format!("it counts {counts:?}, there are {recounted:?}")));
+        return Err(Trouble::new(
+            "check the view",
+            format!("it counts {counts:?}, there are {recounted:?}"),
+        ));
     }
     Ok(report)
 }
@@ -102,7 +108,10 @@ impl World {
         let mut world = Self {
             sensors: engine.sensors(),
             engine,
-            guards: Guards { settings: view.settings(), ..Guards::default() },
+            guards: Guards {
+                settings: view.settings(),
+                ..Guards::default()
+            },
             view,
             memory: Memory::default(),
             ears: Ears::default(),
@@ -162,7 +171,13 @@ impl World {
             of: 1,
             covers_in_progress: false,
         }];
-        Snapshot { aggregator: "a".to_owned(), listening_for_ms: 3_600_000, instances, sensors, complete }
+        Snapshot {
+            aggregator: "a".to_owned(),
+            listening_for_ms: 3_600_000,
+            instances,
+            sensors,
+            complete,
+        }
     }
 
     /// A second passes and 100 things change. Gives the time that the controller's part takes.
@@ -175,7 +190,10 @@ impl World {
         let took = self.cpu.used()?.saturating_sub(before);
         match (plan.acts(), plan.suppressed.as_slice()) {
             (false, []) => Ok(took),
-            (_, _) => Err(Trouble::new("plan when nothing is to be done", format!("{plan:?}").chars().take(2_000).collect::<String>())),
+            (_, _) => Err(Trouble::new(
+                "plan when nothing is to be done",
+                format!("{plan:?}").chars().take(2_000).collect::<String>(),
+            )),
         }
     }
 
@@ -216,14 +234,20 @@ impl World {
             self.pending.push_back(launched.clone());
             records.push(launched);
             let now = self.now;
-            let came = self.pending.pop_front().ok_or_else(|| Trouble::new("make news", "nothing is pending"))?;
+            let came = self
+                .pending
+                .pop_front()
+                .ok_or_else(|| Trouble::new("make news", "nothing is pending"))?;
             let runs = samples::next(&came, |i| (i.state, i.state_since, i.ready_at) = (State::Running, now, Some(now)));
             self.running.push_back(runs.clone());
             records.push(runs);
             let gone = self.running.pop_front().ok_or_else(|| Trouble::new("make news", "nothing runs"))?;
             records.push(samples::next(&gone, |i| (i.state, i.state_since) = (State::Terminated, now)));
         }
-        Ok(News { snapshot: self.snapshot(heard, false), records })
+        Ok(News {
+            snapshot: self.snapshot(heard, false),
+            records,
+        })
     }
 
     fn place(&self, n: usize) -> usize {
@@ -231,7 +255,9 @@ impl World {
     }
 
     fn one_running(&self, n: usize) -> Result<&Arc<Instance>> {
-        self.running.get(self.place(n)).ok_or_else(|| Trouble::new("make news", "too few run"))
+        self.running
+            .get(self.place(n))
+            .ok_or_else(|| Trouble::new("make news", "too few run"))
     }
 
     /// What the controller does with facts, in the order in which it does it.
@@ -272,7 +298,10 @@ impl World {
             condition: Condition::ProcessError(Box::new(fault.clone())),
             ..samples::heard(*id, &self.name, Work::Busy)
         };
-        let news = News { snapshot: self.snapshot(sick.iter().map(failed).collect(), false), records: Vec::new() };
+        let news = News {
+            snapshot: self.snapshot(sick.iter().map(failed).collect(), false),
+            records: Vec::new(),
+        };
         let before = self.cpu.used()?;
         let plan = self.take_and_plan(&news);
         let took = self.cpu.used()?.saturating_sub(before);
@@ -280,7 +309,10 @@ impl World {
         let ended: usize = plan.terminate.iter().map(|(_, ids)| ids.len()).sum();
         let launched: usize = plan.launches.iter().filter(|b| b.site == here).map(|b| b.wanted.len()).sum();
         if (ended, launched) != (SICK, SICK) {
-            return Err(Trouble::new("replace 1,000", format!("{ended} are ended and {launched} launched: {:?}", plan.suppressed)));
+            return Err(Trouble::new(
+                "replace 1,000",
+                format!("{ended} are ended and {launched} launched: {:?}", plan.suppressed),
+            ));
         }
         let well: Vec<Heard> = sick.iter().map(|id| samples::heard(*id, &self.name, Work::Busy)).collect();
         for heard in &well {
