@@ -277,6 +277,12 @@ impl Controller {
                     self.closed = told.closed;
                     self.dirty.extend(self.pools.keys().cloned());
                 }
+                let told_of: BTreeSet<&PoolName> = told.changed.iter().map(|instance| &instance.pool).collect();
+                for (name, managed) in &mut self.pools {
+                    if told.complete || told_of.contains(name) {
+                        managed.view.told(now);
+                    }
+                }
                 for instance in &told.changed {
                     let changed = self.take_instance(instance.clone(), now);
                     self.take_changed(&instance.pool, changed, now).await;

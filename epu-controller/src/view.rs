@@ -224,6 +224,7 @@ pub struct View {
     members: BTreeMap<InstanceId, Box<Member>>,
     index: Index,
     settings: u64,
+    told_at: Timestamp,
     /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
     waiting: BTreeSet<InstanceId>,
     /// When somebody listened.
@@ -255,6 +256,7 @@ impl View {
             members: BTreeMap::new(),
             index: Index::default(),
             settings: 0,
+            told_at: now,
             waiting: BTreeSet::new(),
             listened: None,
             heard_all: false,
@@ -286,6 +288,11 @@ impl View {
             changed.absorb(self.judge(id, now));
         }
         changed
+    }
+
+    /// Takes in that the provisioner has told of this pool, or of everything.
+    pub fn told(&mut self, now: Timestamp) {
+        self.told_at = now;
     }
 
     /// Takes in a record of the provisioner's. An old version changes nothing.
@@ -466,7 +473,13 @@ impl View {
                 self.take_out(id);
                 continue;
             }
-            if member.ordered.is_some_and(|note| note.until.is_some_and(|until| until <= now)) {
+            let over = member.ordered.and_then(|note| note.until).filter(|until| *until <= now);
+            if over.is_some_and(|until| until > self.told_at) {
+                // Nothing has been told since, so that no record followed says nothing.
+                self.index.set_due(member, Some(now + ORDER_LASTS / 6));
+                continue;
+            }
+            if over.is_some() {
                 changed.decision = true;
                 if member.instance.state == State::Requesting {
                     // It was accepted, and yet there is no record of it: whatever became of it, it is not coming.

@@ -316,6 +316,9 @@ fn an_order_stands_as_long_as_its_command_waits_and_a_while_after() {
     world.view.look(at(10_059));
     assert_eq!(world.view.counts().draining, 1);
     world.view.look(at(10_061));
+    assert_eq!(world.view.counts().draining, 1, "nothing at all was told since");
+    world.view.told(at(10_070));
+    world.view.look(at(10_072));
     assert_eq!(world.view.counts().draining, 0, "no record followed");
 }
 

@@ -77,7 +77,8 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
         (15, _) => {
             let kind = luck.of(&[Kind::Instances, Kind::Snapshot, Kind::Pools, Kind::Listening]).unwrap();
             world.net().lose(kind, true);
-            world.elapse(luck.some_time()).net().lose(kind, false);
+            // Up to 40 s: what lasts beyond the minute after which orders are forgotten has a scenario of its own.
+            world.elapse(luck.some_time() / 3).net().lose(kind, false);
         }
         (16, _) => {
             world.cut_off(service, true).elapse(luck.some_time()).cut_off(service, false);

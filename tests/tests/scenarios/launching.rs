@@ -1,6 +1,7 @@
 //! Launches: each is one call, nothing is doubled, nothing is forgotten.
 
 use epu_core::State;
+use epu_core::fact::Kind;
 use epu_core::instance::Cause;
 use epu_core::journal::Event;
 use epu_provisioner::iaas::Class;
@@ -74,6 +75,16 @@ fn a_lost_answer_to_the_controller_doubles_nothing() {
     world.elapse(minutes(2)).net().lose_answers(3);
     world.keep(4).elapse(minutes(4));
     assert_eq!((world.staying(), world.machines_ever()), (4, 4));
+}
+
+#[test]
+fn facts_that_do_not_arrive_for_minutes_double_nothing() {
+    let mut world = Setup::keeping(3).with("max", 3).world();
+    world.elapse(minutes(3)).silence_one();
+    world.net().lose(Kind::Instances, true);
+    world.elapse(minutes(6)).net().lose(Kind::Instances, false);
+    world.elapse(minutes(5));
+    assert_eq!((world.staying(), world.machines_ever()), (3, 4));
 }
 
 #[test]
