@@ -29,6 +29,9 @@ pub use crate::events::{Action, Ended, Event, GivenUp};
 use crate::host::{Found, Kept, Signal, Stage};
 use crate::status::Seen;
 
+/// So many heartbeats refused in a row as an unknown instance's, and the provisioner is asked. Too low: every restart of an
+/// aggregator makes every agent ask.
+const STRANGE_MOST: u32 = 6;
 /// For how long an agent without context asks. Too low: an outage at launch costs machines. Too high: a forgotten machine idles.
 const ASKING_MOST: Duration = Duration::from_secs(3_600);
 /// How often in a row the launch token may be refused before the agent gives up: some minutes, in which a service may have been
@@ -68,6 +71,8 @@ pub struct Life {
     /// To the provisioner: the context question, then reports.
     asking: Attempts,
     refusals: u32,
+    /// Heartbeats in a row that were refused because nobody there knows this instance.
+    strange: u32,
     reports: VecDeque<Happened>,
     beating: bool,
     beat_at: Timestamp,
@@ -95,6 +100,7 @@ impl Life {
             contact_at: now,
             asking: Attempts::new(now),
             refusals: 0,
+            strange: 0,
             reports: VecDeque::new(),
             beating: false,
             beat_at: Timestamp::NEVER,
@@ -196,9 +202,19 @@ impl Life {
                 match answer {
                     Ok(orders) => {
                         self.contact_at = now;
+                        self.strange = 0;
                         self.obey(&orders, now, todo);
                     }
-                    Err(_) => self.aggregator = self.aggregator.wrapping_add(1),
+                    Err(fault) => {
+                        self.aggregator = self.aggregator.wrapping_add(1);
+                        self.strange = if fault.code == "unknown-instance" { self.strange + 1 } else { 0 };
+                        // Those who hear heartbeats forget what ended; the provisioner's records know more. Should they say that
+                        // this instance is over, its answer is to stop.
+                        if self.strange >= STRANGE_MOST && self.reports.is_empty() && matches!(self.phase, Phase::Running) {
+                            self.strange = 0;
+                            self.reports.push_back(Happened::Ready { address: None });
+                        }
+                    }
                 }
             }
             Event::DrainTold(reached) => {

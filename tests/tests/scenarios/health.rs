@@ -121,6 +121,17 @@ fn one_that_speaks_long_after_its_end_is_a_zombie_and_is_told_to_stop() {
 }
 
 #[test]
+fn one_that_speaks_hours_after_its_end_is_told_to_stop_too() {
+    let mut world = World::keeping(3);
+    let zombie = world.elapse(minutes(3)).silence_one();
+    world.call_gone(&zombie).elapse(hours(1));
+    // Others come and go meanwhile, so that it is no longer among those that ended lately.
+    let other = world.any();
+    world.kill_worker(&other).elapse(hours(2)).let_speak(&zombie).elapse(minutes(5));
+    assert!(!world.body(&zombie).worker_lives());
+}
+
+#[test]
 fn a_frozen_machine_is_noticed_and_replaced() {
     let mut world = World::keeping(3);
     let frozen = world.elapse(minutes(3)).any();
