@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::Fault;
 use crate::id::{InstanceId, LaunchId, PoolName, SiteName, SlotLabel};
+use crate::instance::Instance;
+use crate::life::State;
 use crate::pool::Template;
 use crate::time::Timestamp;
 
@@ -52,6 +54,38 @@ pub struct LaunchRequest {
     /// The sender's leadership term.
     #[serde(default)]
     pub epoch: u64,
+}
+
+impl LaunchRequest {
+    /// The record of one of its instances as it was asked for at `since`: `100-REQUESTING`, version 0, so that any later word on it
+    /// counts for more.
+    #[must_use]
+    pub fn instance(&self, index: u32, wanted: &Wanted, since: Timestamp) -> Instance {
+        Instance {
+            id: wanted.id,
+            pool: self.pool.clone(),
+            launch: self.launch,
+            index,
+            site: self.site.clone(),
+            slot: wanted.slot.clone(),
+            variables: wanted.variables.clone(),
+            template: self.template_version.clone(),
+            state: State::Requesting,
+            version: 0,
+            created_at: since,
+            state_since: since,
+            deadline: None,
+            machine: None,
+            address: None,
+            ready_at: None,
+            drain: None,
+            ending: None,
+            fault: None,
+            exit: None,
+            protected: false,
+            claim: None,
+        }
+    }
 }
 
 /// One instance that is asked for.

@@ -4,9 +4,6 @@
 use std::sync::Arc;
 
 use epu_core::id::InstanceId;
-use epu_core::instance::Instance;
-use epu_core::launch::{LaunchRequest, Wanted};
-use epu_core::life::State;
 use epu_core::request::Request;
 use epu_core::time::Timestamp;
 use epu_store::Outgoing;
@@ -17,7 +14,7 @@ use crate::view::{Ordered, View};
 pub(crate) fn note(view: &mut View, command: &Outgoing, now: Timestamp) {
     if let Request::Launch(request) = &command.request {
         for (index, wanted) in (0..).zip(&request.instances) {
-            view.instance(Arc::new(requesting(request, wanted, index, command.since)), now);
+            view.instance(Arc::new(request.instance(index, wanted, command.since)), now);
         }
     }
     let (what, ids) = meaning(&command.request);
@@ -52,33 +49,5 @@ fn meaning(request: &Request) -> (Ordered, Vec<InstanceId>) {
         Request::WithdrawDrain(ids) => (Ordered::Stay, ids.instances.clone()),
         Request::Terminate(order) => (Ordered::End, order.instances.iter().map(|(id, _)| *id).collect()),
         _ => (Ordered::Stay, Vec::new()),
-    }
-}
-
-/// The record of an instance that the provisioner has not accepted yet: version 0, so that its own word always counts for more.
-fn requesting(request: &LaunchRequest, wanted: &Wanted, index: u32, since: Timestamp) -> Instance {
-    Instance {
-        id: wanted.id,
-        pool: request.pool.clone(),
-        launch: request.launch,
-        index,
-        site: request.site.clone(),
-        slot: wanted.slot.clone(),
-        variables: wanted.variables.clone(),
-        template: request.template_version.clone(),
-        state: State::Requesting,
-        version: 0,
-        created_at: since,
-        state_since: since,
-        deadline: None,
-        machine: None,
-        address: None,
-        ready_at: None,
-        drain: None,
-        ending: None,
-        fault: None,
-        exit: None,
-        protected: false,
-        claim: None,
     }
 }

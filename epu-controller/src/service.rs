@@ -182,9 +182,16 @@ impl Controller {
             let memory = memories.get(&pool.name).cloned();
             controller.manage(Arc::new(pool), memory, now).await;
         }
+        let mut changes: BTreeMap<PoolName, Changed> = BTreeMap::new();
         for instance in controller.parts.store.instances(true).await.map_err(load("instances"))? {
-            let pool = instance.pool.clone();
-            let changed = controller.take_instance(Arc::new(instance), now);
+            let instance = Arc::new(instance);
+            let changed = controller.take_instance(instance.clone(), now);
+            match changes.get_mut(&instance.pool) {
+                Some(known) => known.absorb(changed),
+                None => drop(changes.insert(instance.pool.clone(), changed)),
+            }
+        }
+        for (pool, changed) in changes {
             controller.take_changed(&pool, changed, now).await;
         }
         for command in controller.parts.store.outbox().await.map_err(load("commands not yet accepted"))? {

@@ -145,28 +145,10 @@ impl Service {
             .zip(&request.instances)
             .map(|(index, wanted)| {
                 Arc::new(Instance {
-                    id: wanted.id,
-                    pool: request.pool.clone(),
-                    launch: request.launch,
-                    index,
-                    site: request.site.clone(),
-                    slot: wanted.slot.clone(),
-                    variables: wanted.variables.clone(),
-                    template: request.template_version.clone(),
                     state: State::Requested,
                     version: 1,
-                    created_at: now,
-                    state_since: now,
                     deadline: Some(now + *self.config.launch_window),
-                    machine: None,
-                    address: None,
-                    ready_at: None,
-                    drain: None,
-                    ending: None,
-                    fault: None,
-                    exit: None,
-                    protected: false,
-                    claim: None,
+                    ..request.instance(index, wanted, now)
                 })
             })
             .collect();
