@@ -1,7 +1,7 @@
 //! From what people wrote to pools that can be run: every fault at once, each with its place.
 //!
 //! A file has `templates:` and `pools:`. Its form is checked against [`schema`], which has each engine's own settings in it. What a
-//! schema cannot say is checked by rules ([`Rules`]) that look at the tree and not at the typed form, so that a low water
+//! schema cannot say is checked by rules (`rules`) that look at the tree and not at the typed form, so that a low water
 //! above the high water is found together with a misspelt key beside it, and not only after that is mended. Only a file without any fault
 //! is turned into [`Resolved`] pools.
 //!

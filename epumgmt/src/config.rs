@@ -2,7 +2,7 @@
 //!
 //! It is one YAML file. Its form is [`schema`]: the settings of this program, with the pools and engines of
 //! [`epu_controller::spec`] put in, so that one definition serves the check, editors (`epumgmt config schema`) and `docs/configuration.md`
-//! ([`reference`]). Everything has a default but pools themselves. Relative paths count from the directory the file is in.
+//! (`reference`). Everything has a default but pools themselves. Relative paths count from the directory the file is in.
 
 pub(crate) mod reference;
 

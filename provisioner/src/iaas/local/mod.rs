@@ -2,13 +2,13 @@
 //!
 //! A machine is the agent of one instance with everything it started. It lives in its own session, its output goes to files and it
 //! holds no pipe to us, so that nothing happens to it when the control process dies, however it dies. What runs is read from the
-//! process table ([`table`]); a machine's id is its instance's id.
+//! process table (`table`); a machine's id is its instance's id.
 //!
 //! **Started at most once.** Before an agent is started a marker is made in the instance's directory, and only who makes it may
 //! start. A marker without a process means that the machine has ended, or died with the control process in the very moment of its
 //! start; either way it is gone and its instance is replaced. The agent locks the directory besides.
 //!
-//! **Ending** ([`ending`]): SIGTERM to the agent, which ends its worker in good order; after the template's `stop-grace` and two
+//! **Ending** (`ending`): SIGTERM to the agent, which ends its worker in good order; after the template's `stop-grace` and two
 //! seconds SIGKILL to whatever still carries the tag, again and again until nothing does.
 
 mod ending;
