@@ -36,11 +36,21 @@ pub trait Bus: Send + Sync {
     /// fault that the service answered with.
     async fn ask(&self, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault>;
 
+    /// Asks one member of a service, and no other: what it alone knows.
+    ///
+    /// # Errors
+    /// As [`Bus::ask`]; `no-contact` when this member is not there.
+    async fn ask_member(&self, member: &str, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault>;
+
     /// Begins to listen to facts of these kinds.
     fn listen(&self, kinds: &[Kind]) -> Facts;
 
-    /// Becomes the one who answers for a service, in place of whoever did before.
+    /// Answers for a service, in place of whoever did before in this process; with other processes that do it shares the calls, each
+    /// of which goes to one of them.
     fn serve(&self, service: Service) -> Calls;
+
+    /// Answers what is asked of this member alone, see [`Bus::ask_member`].
+    fn serve_member(&self, member: &str) -> Calls;
 }
 
 /// A request that waits for its answer. Dropping it unanswered gives its asker `no-contact`.

@@ -28,6 +28,7 @@ pub struct LocalBus {
 #[derive(Debug, Default)]
 struct Inner {
     services: BTreeMap<Service, mpsc::Sender<Call>>,
+    members: BTreeMap<String, mpsc::Sender<Call>>,
     listeners: Vec<Listener>,
 }
 
@@ -70,23 +71,13 @@ impl Bus for LocalBus {
     }
 
     async fn ask(&self, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
-        let op = request.op();
-        let service = request.service();
-        let nobody = || Fault::new("no-contact", format!("ask {op}: no {service:?} is running here"));
-        let Some(door) = self.inner().services.get(&service).cloned() else {
-            return Err(nobody());
-        };
-        let (call, answer) = Call::new(caller, request);
-        let asked = async {
-            door.send(call).await.map_err(|_| nobody())?;
-            answer.await.map_err(|_| nobody())?
-        };
-        tokio::time::timeout(within, asked).await.unwrap_or_else(|_| {
-            Err(Fault::new(
-                "timeout",
-                format!("ask {op}: no answer within {}", epu_core::Span(within)),
-            ))
-        })
+        let door = self.inner().services.get(&request.service()).cloned();
+        ask_at(door, caller, request, within).await
+    }
+
+    async fn ask_member(&self, member: &str, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
+        let door = self.inner().members.get(member).cloned();
+        ask_at(door, caller, request, within).await
     }
 
     fn listen(&self, kinds: &[Kind]) -> Facts {
@@ -105,6 +96,33 @@ impl Bus for LocalBus {
         self.inner().services.insert(service, sender);
         receiver
     }
+
+    fn serve_member(&self, member: &str) -> Calls {
+        let (sender, receiver) = mpsc::channel(CALLS_WAITING);
+        let mut inner = self.inner();
+        inner.members.retain(|_, door| !door.is_closed());
+        inner.members.insert(member.to_owned(), sender);
+        receiver
+    }
+}
+
+async fn ask_at(door: Option<mpsc::Sender<Call>>, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
+    let (op, service) = (request.op(), request.service());
+    let nobody = || Fault::new("no-contact", format!("ask {op}: no {service:?} is running here"));
+    let Some(door) = door else {
+        return Err(nobody());
+    };
+    let (call, answer) = Call::new(caller, request);
+    let asked = async {
+        door.send(call).await.map_err(|_| nobody())?;
+        answer.await.map_err(|_| nobody())?
+    };
+    tokio::time::timeout(within, asked).await.unwrap_or_else(|_| {
+        Err(Fault::new(
+            "timeout",
+            format!("ask {op}: no answer within {}", epu_core::Span(within)),
+        ))
+    })
 }
 
 #[cfg(test)]

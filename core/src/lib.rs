@@ -16,6 +16,8 @@ pub mod instance;
 pub mod invariant;
 pub mod journal;
 pub mod launch;
+pub mod leading;
+pub mod lease;
 pub mod life;
 pub mod pool;
 pub mod random;

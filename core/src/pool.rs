@@ -324,6 +324,9 @@ pub struct Pool {
     pub removed: bool,
     /// When it was added.
     pub added_at: Timestamp,
+    /// Whose it is: operators who act for certain owners only may change nothing else. None: anyone's who may change pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// Whose a pool's settings are.

@@ -53,6 +53,8 @@ pub enum Request {
     Open(Nothing),
     /// Sites and what is happening on them. Answer: [`crate::request::SiteStatus`] a site.
     Sites(Nothing),
+    /// Instances as they are recorded, of any pool or of none; no ids: all live ones. Answer: a list of [`crate::Instance`].
+    Records(Ids),
     // ---- provisioner: from agents
     /// What am I to be? Answer: [`Context`].
     Context(ContextClaim),
@@ -92,6 +94,18 @@ pub enum Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Nothing {}
 
+impl Service {
+    /// Its name, as in config and on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Provisioner => "provisioner",
+            Self::Controller => "controller",
+            Self::Aggregator => "aggregator",
+        }
+    }
+}
+
 impl Request {
     /// Who answers it.
     #[must_use]
@@ -107,6 +121,7 @@ impl Request {
             | Self::Teardown(_)
             | Self::Open(_)
             | Self::Sites(_)
+            | Self::Records(_)
             | Self::Context(_)
             | Self::Report(_) => Service::Provisioner,
             Self::Heartbeat(_) | Self::Heartbeats(_) => Service::Aggregator,
@@ -138,6 +153,7 @@ impl Request {
             Self::Teardown(_) => "teardown",
             Self::Open(_) => "open",
             Self::Sites(_) => "sites",
+            Self::Records(_) => "records",
             Self::Context(_) => "context",
             Self::Report(_) => "report",
             Self::Heartbeat(_) => "heartbeat",
@@ -156,6 +172,55 @@ impl Request {
         }
     }
 
+    /// Whether it only looks: asking it changes nothing.
+    #[must_use]
+    pub fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Self::Look(_)
+                | Self::Logs(_)
+                | Self::Sites(_)
+                | Self::PoolList(_)
+                | Self::PoolShow(_)
+                | Self::InstanceList(_)
+                | Self::InstanceShow(_)
+                | Self::Status(_)
+                | Self::Events(_)
+                | Self::Records(_)
+        )
+    }
+
+    /// Says under which leadership term it is sent. What is no command of a controller's stays as it is.
+    pub fn set_epoch(&mut self, epoch: u64) {
+        match self {
+            Self::Launch(request) => request.epoch = epoch,
+            Self::Terminate(order) => order.epoch = epoch,
+            Self::Drain(order) => order.epoch = epoch,
+            Self::WithdrawDrain(ids) | Self::Look(ids) => ids.epoch = epoch,
+            Self::Protect(_)
+            | Self::Logs(_)
+            | Self::Teardown(_)
+            | Self::Open(_)
+            | Self::Sites(_)
+            | Self::Records(_)
+            | Self::Context(_)
+            | Self::Report(_)
+            | Self::Heartbeat(_)
+            | Self::Heartbeats(_)
+            | Self::PoolAdd(_)
+            | Self::PoolList(_)
+            | Self::PoolShow(_)
+            | Self::PoolReconfigure(_)
+            | Self::PoolPause(_)
+            | Self::PoolResume(_)
+            | Self::PoolRemove(_)
+            | Self::InstanceList(_)
+            | Self::InstanceShow(_)
+            | Self::Status(_)
+            | Self::Events(_) => {}
+        }
+    }
+
     /// Whether only agents may ask it, with an instance's token, and for that instance only.
     #[must_use]
     pub fn is_for_agents(&self) -> bool {
@@ -170,6 +235,10 @@ pub enum Caller {
     Service(&'static str),
     /// An operator, by name.
     Operator(String),
+    /// An operator, by name, who acts for these owners only: whatever belongs to others cannot be changed.
+    OwnersOperator(String, Vec<String>),
+    /// Somebody who may look at everything and change nothing, by name.
+    Reader(String),
     /// An agent whose token was good for this instance.
     Instance(InstanceId),
     /// An agent that holds a launch token, good for this launch.
@@ -182,9 +251,34 @@ impl Caller {
     pub fn name(&self) -> String {
         match self {
             Self::Service(name) => (*name).to_owned(),
-            Self::Operator(name) => name.clone(),
+            Self::Operator(name) | Self::OwnersOperator(name, _) | Self::Reader(name) => name.clone(),
             Self::Instance(id) => format!("instance {id}"),
             Self::Launch(id) => format!("launch {id}"),
+        }
+    }
+
+    /// Whether a person asks, who may have mistyped.
+    #[must_use]
+    pub fn is_person(&self) -> bool {
+        matches!(self, Self::Operator(_) | Self::OwnersOperator(..) | Self::Reader(_))
+    }
+
+    /// Whether it may change what belongs to `owner`.
+    #[must_use]
+    pub fn owns(&self, owner: Option<&str>) -> bool {
+        match self {
+            Self::Service(_) | Self::Operator(_) => true,
+            Self::OwnersOperator(_, owners) => owner.is_some_and(|owner| owners.iter().any(|own| own == owner)),
+            Self::Reader(_) | Self::Instance(_) | Self::Launch(_) => false,
+        }
+    }
+
+    /// Whose what it adds is.
+    #[must_use]
+    pub fn owner_of_new(&self) -> Option<&str> {
+        match self {
+            Self::OwnersOperator(_, owners) => owners.first().map(String::as_str),
+            Self::Service(_) | Self::Operator(_) | Self::Reader(_) | Self::Instance(_) | Self::Launch(_) => None,
         }
     }
 }
@@ -548,6 +642,9 @@ pub struct StatusView {
     pub pools: Vec<PoolBrief>,
     /// What needs a person's eye; empty when all is well.
     pub concerns: Vec<String>,
+    /// Who is there and who leads what.
+    #[serde(default)]
+    pub standing: crate::lease::Standing,
 }
 
 /// A pool in one line.

@@ -106,6 +106,7 @@ impl Controller {
                 guards: serde_json::to_value(&planned.guards).unwrap_or_default(),
             };
             let commit = DecisionCommit {
+                term: None,
                 memory: Some(memory),
                 outbox: commands.clone(),
                 journal,

@@ -306,6 +306,7 @@ fn pool(resolved: &spec::Resolved, origin: Origin, before: Option<&Pool>, now: T
         paused: before.map(|p| p.paused.clone()).unwrap_or_default(),
         removed: false,
         added_at: before.map_or(now, |p| p.added_at),
+        owner: before.and_then(|p| p.owner.clone()),
     }
 }
 
@@ -325,6 +326,7 @@ pub(crate) fn store_fault(error: &epu_store::Error) -> Fault {
     let code = match error {
         epu_store::Error::Conflict(_) | epu_store::Error::Exists(_) => "conflict",
         epu_store::Error::Closed => "closed",
+        epu_store::Error::Deposed(_) => "stale-epoch",
         epu_store::Error::InUse { .. } | epu_store::Error::Database { .. } | epu_store::Error::Corrupt { .. } => "store-failed",
     };
     Fault::new(code, Chain(error).to_string())

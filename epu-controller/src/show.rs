@@ -136,6 +136,7 @@ impl Controller {
             now: self.parts.clock.now(),
             pools,
             concerns,
+            standing: epu_core::lease::Standing::default(),
         }
     }
 

@@ -62,7 +62,7 @@ impl Service {
             )
             .of(&launch.request.pool),
         ];
-        match self.store.record_launch(&launch, &instances, journal).await {
+        match self.store.record_launch(&launch, &instances, journal, &[]).await {
             Ok(true) => {
                 let id = launch.id;
                 let site = launch.request.site.clone();

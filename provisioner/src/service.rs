@@ -343,6 +343,7 @@ impl Service {
             Request::Teardown(teardown) => self.tear_down(&caller, teardown).await,
             Request::Open(_) => self.open(&caller).await,
             Request::Sites(_) => self.site_statuses(),
+            Request::Records(ids) => self.records(&ids).await,
             Request::Context(claim) => self.context(&caller, &claim).await,
             Request::Report(report) => self.report(&caller, report).await,
             Request::Look(ids) => return self.look(&ids, answering).await,

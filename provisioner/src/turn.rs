@@ -113,6 +113,7 @@ impl Service {
     pub(crate) async fn flush(&mut self) -> bool {
         let turn = std::mem::take(&mut self.turn);
         let commit = ProvisionCommit {
+            term: None,
             instances: turn.instances.values().cloned().collect(),
             launches: turn.launches.values().cloned().collect(),
             journal: turn.journal,
@@ -159,6 +160,7 @@ impl Service {
         self.reload_at = Some(match error {
             epu_store::Error::Conflict(_) => now + CONFLICT_RETRY,
             epu_store::Error::Exists(_)
+            | epu_store::Error::Deposed(_)
             | epu_store::Error::Closed
             | epu_store::Error::InUse { .. }
             | epu_store::Error::Database { .. }

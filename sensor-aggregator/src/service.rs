@@ -370,7 +370,7 @@ fn may_speak(caller: &Caller, heartbeat: &Heartbeat) -> bool {
     match caller {
         Caller::Instance(id) => *id == heartbeat.instance,
         Caller::Service(_) | Caller::Operator(_) => true,
-        Caller::Launch(_) => false,
+        Caller::OwnersOperator(..) | Caller::Reader(_) | Caller::Launch(_) => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store as the services of a world have it: what they write is shown to the watch and put into the transcript, and it fails when
 //! it is told to.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -8,9 +9,10 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::{Entry, Event};
 use epu_core::launch::Launch;
+use epu_core::lease::{LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::Timestamp;
-use epu_store::{DecisionCommit, Error, JournalQuery, MemoryStore, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
+use epu_store::{DecisionCommit, Document, Error, JournalQuery, MemoryStore, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
 use uuid::Uuid;
 
 use crate::lock;
@@ -145,8 +147,46 @@ impl Store for Ledger {
         self.inner.accepted(ids).await
     }
 
-    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> Result<bool, Error> {
-        let new = self.inner.record_launch(launch, instances, journal.clone()).await?;
+    async fn lease(&self, ask: LeaseAsk) -> Result<Standing, Error> {
+        self.inner.lease(ask).await
+    }
+
+    async fn leave(&self, member: &str) -> Result<(), Error> {
+        self.inner.leave(member).await
+    }
+
+    async fn standing(&self) -> Result<Standing, Error> {
+        self.inner.standing().await
+    }
+
+    async fn documents(&self, kind: &str) -> Result<Vec<Document>, Error> {
+        self.inner.documents(kind).await
+    }
+
+    async fn put_document(&self, document: &Document, journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.put_document(document, journal.clone()).await?;
+        self.note(&journal);
+        Ok(())
+    }
+
+    async fn forget_document(&self, kind: &str, name: &str, journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.forget_document(kind, name, journal.clone()).await?;
+        self.note(&journal);
+        Ok(())
+    }
+
+    async fn pool_revisions(&self) -> Result<BTreeMap<PoolName, u64>, Error> {
+        self.inner.pool_revisions().await
+    }
+
+    async fn record_launch(
+        &self,
+        launch: &Launch,
+        instances: &[Arc<Instance>],
+        journal: Vec<Entry>,
+        terms: &[Term],
+    ) -> Result<bool, Error> {
+        let new = self.inner.record_launch(launch, instances, journal.clone(), terms).await?;
         if new {
             self.watch.launch(launch, instances);
             self.note(&journal);

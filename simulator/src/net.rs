@@ -133,8 +133,21 @@ impl Bus for SimNet {
         answer
     }
 
+    async fn ask_member(&self, member: &str, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
+        let (op, service) = (request.op(), request.service());
+        self.transcript.mark(op);
+        if lock(&self.cuts).services.contains(&service) {
+            return Err(Fault::new("no-contact", format!("ask {op}: {service:?} cannot be reached")));
+        }
+        self.bus.ask_member(member, caller, request, within).await
+    }
+
     fn listen(&self, kinds: &[Kind]) -> Facts {
         self.bus.listen(kinds)
+    }
+
+    fn serve_member(&self, member: &str) -> Calls {
+        self.bus.serve_member(member)
     }
 
     fn serve(&self, service: Service) -> Calls {

@@ -15,6 +15,7 @@ mod sql;
 mod sqlite;
 mod trouble;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -22,6 +23,7 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
+use epu_core::lease::{LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::request::Request;
 use epu_core::time::Timestamp;
@@ -42,6 +44,9 @@ pub enum Error {
     /// It was changed by somebody else meanwhile.
     #[error("{0} was changed meanwhile")]
     Conflict(String),
+    /// Somebody else leads meanwhile: what was asked for under this term is not done.
+    #[error("the term of {0} is over")]
+    Deposed(Term),
     /// The installation is closed: no launch is recorded.
     #[error("the installation is closed by teardown")]
     Closed,
@@ -100,6 +105,8 @@ pub struct Outgoing {
 /// What one decision changes, all at once.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DecisionCommit {
+    /// Under which term; when it is over, nothing is written. None: whoever writes has the store to itself.
+    pub term: Option<Term>,
     /// What is remembered from now on; none leaves it.
     pub memory: Option<PoolMemory>,
     /// Commands to send.
@@ -111,12 +118,27 @@ pub struct DecisionCommit {
 /// What the provisioner changes, all at once.
 #[derive(Debug, Clone, Default)]
 pub struct ProvisionCommit {
+    /// Under which term; when it is over, nothing is written. None: whoever writes has the store to itself.
+    pub term: Option<Term>,
     /// Instances as they are from now on. Each must be one version above what is stored, or new.
     pub instances: Vec<Arc<Instance>>,
     /// Launches as they are from now on.
     pub launches: Vec<Launch>,
     /// What to remember of it.
     pub journal: Vec<Entry>,
+}
+
+/// Something else that is kept under a name, such as what old clients call a domain definition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// What kind of thing.
+    pub kind: String,
+    /// Which one.
+    pub name: String,
+    /// Grows by one with every change, from 1.
+    pub revision: u64,
+    /// What it says.
+    pub body: Value,
 }
 
 /// Which journal entries to read.
@@ -163,12 +185,51 @@ pub trait Store: Send + Sync {
     /// When the database fails.
     async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error>;
 
+    // ---- who leads what
+    /// Renews, takes and gives back leases, all in one transaction, and says how things stand then. Time is the store's own.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing is known of what became of it.
+    async fn lease(&self, ask: LeaseAsk) -> Result<Standing, Error>;
+    /// A member goes: what it has is free from now on.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn leave(&self, member: &str) -> Result<(), Error>;
+    /// How things stand.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn standing(&self) -> Result<Standing, Error>;
+
+    // ---- documents
+    /// Every document of a kind, by name.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn documents(&self, kind: &str) -> Result<Vec<Document>, Error>;
+    /// Keeps a document: new with revision 1, or one revision above what is stored.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] (nothing is kept) when it is not.
+    async fn put_document(&self, document: &Document, journal: Vec<Entry>) -> Result<(), Error>;
+    /// Forgets a document. Forgetting one that is not there is fine.
+    ///
+    /// # Errors
+    /// When the database fails.
+    async fn forget_document(&self, kind: &str, name: &str, journal: Vec<Entry>) -> Result<(), Error>;
+
     // ---- controller
     /// Every pool.
     ///
     /// # Errors
     /// When the database fails or a record cannot be read.
     async fn pools(&self) -> Result<Vec<Pool>, Error>;
+    /// The revision of every pool: little to read, to find out which changed.
+    ///
+    /// # Errors
+    /// When the database fails or a record cannot be read.
+    async fn pool_revisions(&self) -> Result<BTreeMap<PoolName, u64>, Error>;
     /// Keeps pools as they are from now on. Each must be new with revision 1, or one revision above what is stored.
     ///
     /// # Errors
@@ -187,7 +248,7 @@ pub trait Store: Send + Sync {
     /// Writes a decision: memory, commands, journal.
     ///
     /// # Errors
-    /// When the database fails; then nothing was written.
+    /// [`Error::Deposed`], or when the database fails; then nothing was written.
     async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error>;
     /// Commands not yet accepted, oldest first; those of one moment in the order in which they were given.
     ///
@@ -201,16 +262,23 @@ pub trait Store: Send + Sync {
     async fn accepted(&self, ids: &[Uuid]) -> Result<(), Error>;
 
     // ---- provisioner
-    /// Records a launch with its instances, reading in the same transaction whether the installation is closed. False when the
-    /// launch was already recorded, which then stays as it is, also when the installation was closed since; nothing is journalled.
+    /// Records a launch with its instances, reading in the same transaction whether the installation is closed and whether each of
+    /// the terms (that of whoever records, and that of whoever asked) still stands. False when the launch was already recorded, which
+    /// then stays as it is, also when the installation was closed since; nothing is journalled.
     ///
     /// # Errors
-    /// [`Error::Closed`]; [`Error::Exists`] when one of the instance ids belongs to another launch.
-    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> Result<bool, Error>;
+    /// [`Error::Deposed`]; [`Error::Closed`]; [`Error::Exists`] when one of the instance ids belongs to another launch.
+    async fn record_launch(
+        &self,
+        launch: &Launch,
+        instances: &[Arc<Instance>],
+        journal: Vec<Entry>,
+        terms: &[Term],
+    ) -> Result<bool, Error>;
     /// Writes changes of instances and launches.
     ///
     /// # Errors
-    /// [`Error::Conflict`] (nothing is written) when an instance is not one version above what is stored.
+    /// [`Error::Deposed`]; [`Error::Conflict`] when an instance is not one version above what is stored. Then nothing is written.
     async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error>;
     /// Every instance, or only the live ones, by id.
     ///

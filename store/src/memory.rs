@@ -11,15 +11,26 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
+use epu_core::lease::{Lease, LeaseAsk, Member, Standing, Term};
 use epu_core::pool::Pool;
-use epu_core::time::Timestamp;
+use epu_core::time::{Clock, Timestamp};
 use uuid::Uuid;
 
-use crate::{DecisionCommit, Error, JournalQuery, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
+use crate::{DecisionCommit, Document, Error, JournalQuery, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
 
 /// Keeps records as long as it exists.
-#[derive(Debug, Default)]
-pub struct MemoryStore(Mutex<Records>);
+#[derive(Default)]
+pub struct MemoryStore {
+    records: Mutex<Records>,
+    /// By which leases run out; without one they never do.
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("MemoryStore").field("records", &self.records).finish_non_exhaustive()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Records {
@@ -35,9 +46,47 @@ struct Records {
     /// In order of their sequence, each one above the one before but for retired ones.
     journal: VecDeque<Entry>,
     last_sequence: i64,
+    /// With the moment until which each counts as alive.
+    members: BTreeMap<String, (Member, Timestamp)>,
+    leases: BTreeMap<String, Held>,
+    documents: BTreeMap<(String, String), Document>,
+}
+
+#[derive(Debug)]
+struct Held {
+    holder: Option<String>,
+    epoch: u64,
+    since: Timestamp,
+    until: Timestamp,
 }
 
 impl Records {
+    /// Refuses when a term is over. One that is only out of time still stands as long as nobody took it.
+    fn stand(&self, terms: impl IntoIterator<Item = Term>) -> Result<(), Error> {
+        for term in terms {
+            let lease = self.leases.get(&term.domain.to_string());
+            if lease.is_none_or(|lease| lease.epoch != term.epoch || lease.holder.is_none()) {
+                return Err(Error::Deposed(term));
+            }
+        }
+        Ok(())
+    }
+
+    fn standing(&self, now: Timestamp) -> Standing {
+        let lease = |(name, held): (&String, &Held)| Lease {
+            name: name.clone(),
+            holder: held.holder.clone(),
+            epoch: held.epoch,
+            since: held.since,
+            left_ms: held.until.0 - now.0,
+        };
+        let alive = self.members.values().filter(|(_, until)| *until > now);
+        Standing {
+            members: alive.map(|(member, _)| member.clone()).collect(),
+            leases: self.leases.iter().map(lease).collect(),
+        }
+    }
+
     fn append(&mut self, journal: Vec<Entry>) {
         for mut entry in journal {
             self.last_sequence += 1;
@@ -54,6 +103,19 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// An empty one whose leases run out by this clock.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock: Some(clock),
+            ..Self::default()
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.as_ref().map_or(Timestamp(0), |clock| clock.now())
+    }
+
     /// From now on every method fails for this reason and changes nothing; none ends that.
     pub fn fail_with(&self, why: Option<&'static str>) {
         self.lock().fails = why;
@@ -61,7 +123,7 @@ impl MemoryStore {
 
     fn lock(&self) -> MutexGuard<'_, Records> {
         // Every method checks first and then changes, so that a panic in between leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn records(&self, doing: &str) -> Result<MutexGuard<'_, Records>, Error> {
@@ -92,6 +154,87 @@ impl Store for MemoryStore {
         records.closed = closed;
         records.append(journal);
         Ok(())
+    }
+
+    async fn lease(&self, ask: LeaseAsk) -> Result<Standing, Error> {
+        let now = self.now();
+        let until = now + *ask.lasts;
+        let mut records = self.records("renew leases")?;
+        let me = ask.member.name.clone();
+        let wanted: BTreeSet<String> = ask.want.iter().map(ToString::to_string).collect();
+        for (name, held) in &mut records.leases {
+            if held.holder.as_ref() == Some(&me) && !wanted.contains(name) {
+                held.holder = None;
+                held.until = now;
+            }
+        }
+        for name in wanted {
+            let held = records.leases.entry(name).or_insert(Held {
+                holder: None,
+                epoch: 0,
+                since: now,
+                until: now,
+            });
+            if held.holder.as_ref() == Some(&me) {
+                held.until = until;
+            } else if held.holder.is_none() || held.until <= now {
+                *held = Held {
+                    holder: Some(me.clone()),
+                    epoch: held.epoch + 1,
+                    since: now,
+                    until,
+                };
+            }
+        }
+        records.members.retain(|_, (_, until)| *until > now);
+        records.members.insert(me, (ask.member, until));
+        Ok(records.standing(now))
+    }
+
+    async fn leave(&self, member: &str) -> Result<(), Error> {
+        let now = self.now();
+        let mut records = self.records("give leases back")?;
+        records.members.remove(member);
+        for held in records.leases.values_mut().filter(|held| held.holder.as_deref() == Some(member)) {
+            held.holder = None;
+            held.until = now;
+        }
+        Ok(())
+    }
+
+    async fn standing(&self) -> Result<Standing, Error> {
+        let now = self.now();
+        Ok(self.records("read who leads what")?.standing(now))
+    }
+
+    async fn documents(&self, kind: &str) -> Result<Vec<Document>, Error> {
+        let records = self.records("read documents")?;
+        let of_kind = records.documents.values().filter(|document| document.kind == kind);
+        Ok(of_kind.cloned().collect())
+    }
+
+    async fn put_document(&self, document: &Document, journal: Vec<Entry>) -> Result<(), Error> {
+        let mut records = self.records("write a document")?;
+        let key = (document.kind.clone(), document.name.clone());
+        let before = records.documents.get(&key).map_or(0, |stored| stored.revision);
+        if before.checked_add(1) != Some(document.revision) {
+            return Err(Error::Conflict(format!("{} {}", document.kind, document.name)));
+        }
+        records.documents.insert(key, document.clone());
+        records.append(journal);
+        Ok(())
+    }
+
+    async fn forget_document(&self, kind: &str, name: &str, journal: Vec<Entry>) -> Result<(), Error> {
+        let mut records = self.records("forget a document")?;
+        records.documents.remove(&(kind.to_owned(), name.to_owned()));
+        records.append(journal);
+        Ok(())
+    }
+
+    async fn pool_revisions(&self) -> Result<BTreeMap<PoolName, u64>, Error> {
+        let records = self.records("read pools' revisions")?;
+        Ok(records.pools.iter().map(|(name, pool)| (name.clone(), pool.revision)).collect())
     }
 
     async fn pools(&self) -> Result<Vec<Pool>, Error> {
@@ -135,6 +278,7 @@ impl Store for MemoryStore {
 
     async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error> {
         let mut records = self.records("write a decision")?;
+        records.stand(commit.term)?;
         if let Some(memory) = commit.memory {
             records.memories.insert(pool.clone(), memory);
         }
@@ -161,8 +305,15 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> Result<bool, Error> {
+    async fn record_launch(
+        &self,
+        launch: &Launch,
+        instances: &[Arc<Instance>],
+        journal: Vec<Entry>,
+        terms: &[Term],
+    ) -> Result<bool, Error> {
         let mut records = self.records("record a launch")?;
+        records.stand(terms.iter().copied())?;
         if records.launches.contains_key(&launch.id) {
             return Ok(false);
         }
@@ -185,6 +336,7 @@ impl Store for MemoryStore {
 
     async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error> {
         let mut records = self.records("write changes of instances")?;
+        records.stand(commit.term)?;
         let mut versions: BTreeMap<InstanceId, u64> = BTreeMap::new();
         for instance in &commit.instances {
             let stored = records.instances.get(&instance.id).map(|stored| stored.version);

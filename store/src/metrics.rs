@@ -2,6 +2,7 @@
 //!
 //! A refusal (a conflict, a closed installation) is an answer, not a failure, and is not counted as one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,29 +10,35 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
+use epu_core::lease::{LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::Timestamp;
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
 use uuid::Uuid;
 
-use crate::{DecisionCommit, Error, JournalQuery, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
+use crate::{DecisionCommit, Document, Error, JournalQuery, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
 
-const WRITES: [&str; 11] = [
+const WRITES: [&str; 15] = [
     "accepted",
     "append",
     "check",
     "commit_decision",
     "commit_provision",
+    "forget_document",
     "forget_pool",
     "keep",
+    "lease",
+    "leave",
+    "put_document",
     "put_pools",
     "record_launch",
     "retire",
     "set_closed",
 ];
-const READS: [&str; 10] = [
+const READS: [&str; 13] = [
     "closed",
+    "documents",
     "instance",
     "instances",
     "journal",
@@ -39,8 +46,10 @@ const READS: [&str; 10] = [
     "memories",
     "open_launches",
     "outbox",
+    "pool_revisions",
     "pools",
     "size",
+    "standing",
 ];
 /// From a tenth of a millisecond, below any disk's commit, to what a caller waits at most.
 const SECONDS: [f64; 14] = [
@@ -175,9 +184,36 @@ impl<S: Store + ?Sized> Store for Metered<S> {
     async fn accepted(&self, ids: &[Uuid]) -> Result<(), Error> {
         self.write("accepted", self.inner.accepted(ids)).await
     }
-    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> Result<bool, Error> {
-        self.write("record_launch", self.inner.record_launch(launch, instances, journal))
+    async fn record_launch(
+        &self,
+        launch: &Launch,
+        instances: &[Arc<Instance>],
+        journal: Vec<Entry>,
+        terms: &[Term],
+    ) -> Result<bool, Error> {
+        self.write("record_launch", self.inner.record_launch(launch, instances, journal, terms))
             .await
+    }
+    async fn lease(&self, ask: LeaseAsk) -> Result<Standing, Error> {
+        self.write("lease", self.inner.lease(ask)).await
+    }
+    async fn leave(&self, member: &str) -> Result<(), Error> {
+        self.write("leave", self.inner.leave(member)).await
+    }
+    async fn standing(&self) -> Result<Standing, Error> {
+        self.read("standing", self.inner.standing()).await
+    }
+    async fn documents(&self, kind: &str) -> Result<Vec<Document>, Error> {
+        self.read("documents", self.inner.documents(kind)).await
+    }
+    async fn put_document(&self, document: &Document, journal: Vec<Entry>) -> Result<(), Error> {
+        self.write("put_document", self.inner.put_document(document, journal)).await
+    }
+    async fn forget_document(&self, kind: &str, name: &str, journal: Vec<Entry>) -> Result<(), Error> {
+        self.write("forget_document", self.inner.forget_document(kind, name, journal)).await
+    }
+    async fn pool_revisions(&self) -> Result<BTreeMap<PoolName, u64>, Error> {
+        self.read("pool_revisions", self.inner.pool_revisions()).await
     }
     async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error> {
         self.write("commit_provision", self.inner.commit_provision(commit)).await

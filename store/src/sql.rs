@@ -17,6 +17,41 @@ pub(crate) const SET_CLOSED: &str = "UPDATE installation SET closed = $1 WHERE i
 /// Writes something that nobody reads.
 pub(crate) const CHECK: &str = "UPDATE installation SET checks = checks + 1 WHERE id = 1";
 
+pub(crate) const LEASES: &str = "SELECT name, holder, epoch, since, until FROM leases";
+/// Live members. $1 now.
+pub(crate) const MEMBERS: &str = "SELECT name, body FROM members WHERE until > $1";
+/// $1 now.
+pub(crate) const FORGET_MEMBERS: &str = "DELETE FROM members WHERE until <= $1";
+/// $1 name, $2 until, $3 body.
+pub(crate) const PUT_MEMBER: &str = "INSERT INTO members (name, until, body) VALUES ($1, $2, $3) \
+     ON CONFLICT (name) DO UPDATE SET until = excluded.until, body = excluded.body";
+/// $1 name.
+pub(crate) const FORGET_MEMBER: &str = "DELETE FROM members WHERE name = $1";
+/// Every lease of one holder at once. $1 holder, $2 until.
+pub(crate) const RENEW_LEASES: &str = "UPDATE leases SET until = $2 WHERE holder = $1";
+/// $1 name, $2 holder, $3 now.
+pub(crate) const GIVE_LEASE: &str = "UPDATE leases SET holder = '', until = $3 WHERE name = $1 AND holder = $2";
+/// $1 holder, $2 now.
+pub(crate) const GIVE_LEASES: &str = "UPDATE leases SET holder = '', until = $2 WHERE holder = $1";
+/// No row: somebody else has it. $1 name, $2 holder, $3 now, $4 until.
+pub(crate) const TAKE_LEASE: &str = "INSERT INTO leases (name, holder, epoch, since, until) VALUES ($1, $2, 1, $3, $4) \
+     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, epoch = leases.epoch + 1, since = excluded.since, \
+     until = excluded.until WHERE leases.holder = '' OR leases.until <= excluded.since";
+/// $1 name.
+pub(crate) const LEASE: &str = "SELECT holder, epoch FROM leases WHERE name = $1";
+
+/// $1 kind.
+pub(crate) const DOCUMENTS: &str = "SELECT name, body FROM documents WHERE kind = $1";
+/// No row: it exists. $1 kind, $2 name, $3 revision, $4 body.
+pub(crate) const ADD_DOCUMENT: &str =
+    "INSERT INTO documents (kind, name, revision, body) VALUES ($1, $2, $3, $4) ON CONFLICT (kind, name) DO NOTHING";
+/// No row: it is not one revision above what is stored. $1 kind, $2 name, $3 revision, $4 body.
+pub(crate) const CHANGE_DOCUMENT: &str =
+    "UPDATE documents SET revision = $3, body = $4 WHERE kind = $1 AND name = $2 AND revision = $3 - 1";
+/// $1 kind, $2 name.
+pub(crate) const FORGET_DOCUMENT: &str = "DELETE FROM documents WHERE kind = $1 AND name = $2";
+
+pub(crate) const POOL_REVISIONS: &str = "SELECT name, revision FROM pools";
 pub(crate) const POOLS: &str = "SELECT name, body FROM pools";
 /// No row: it exists. $1 name, $2 revision, $3 body.
 pub(crate) const ADD_POOL: &str = "INSERT INTO pools (name, revision, body) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING";

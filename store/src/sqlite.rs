@@ -4,6 +4,7 @@
 //! others read, each from a consistent snapshot that no write waits for (WAL). `synchronous=FULL` makes a commit wait for the disk,
 //! which is what "survives a power cut once it returns" costs. A method that is dropped half way takes its transaction back.
 
+mod leases;
 mod records;
 
 use std::path::{Path, PathBuf};
@@ -161,7 +162,10 @@ impl From<std::io::Error> for Stop {
 /// Brings the file to the form that this release uses. A migration, once released, is never changed: the file remembers what it
 /// was made by, and a difference is refused.
 async fn migrate(writer: &SqlitePool) -> Result<(), sqlx::migrate::MigrateError> {
-    const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "first", include_str!("../migrations/sqlite/0001_first.sql"))];
+    const MIGRATIONS: &[(i64, &str, &str)] = &[
+        (1, "first", include_str!("../migrations/sqlite/0001_first.sql")),
+        (2, "leases", include_str!("../migrations/sqlite/0002_leases.sql")),
+    ];
     let migrations = MIGRATIONS
         .iter()
         .map(|&(version, name, text)| Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false))

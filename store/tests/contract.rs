@@ -1,6 +1,7 @@
 //! The one contract against every store, and against the decorators that stores are used with.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
+use epu_core::lease::{LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::Timestamp;
 use epu_store::{
-    DecisionCommit, Error, JournalQuery, MemoryStore, Metered, Metrics, Outgoing, PoolMemory, ProvisionCommit, Size, SqliteStore, Store,
+    DecisionCommit, Document, Error, JournalQuery, MemoryStore, Metered, Metrics, Outgoing, PoolMemory, ProvisionCommit, Size, SqliteStore, Store,
     contract,
 };
 use tempfile::TempDir;
@@ -84,6 +86,13 @@ macro_rules! reopened {
 
 reopened! {
     keep(key: &str, value: &str) -> String;
+    lease(ask: LeaseAsk) -> Standing;
+    leave(member: &str) -> ();
+    standing() -> Standing;
+    documents(kind: &str) -> Vec<Document>;
+    put_document(document: &Document, journal: Vec<Entry>) -> ();
+    forget_document(kind: &str, name: &str, journal: Vec<Entry>) -> ();
+    pool_revisions() -> BTreeMap<PoolName, u64>;
     closed() -> bool;
     set_closed(closed: bool, journal: Vec<Entry>) -> ();
     pools() -> Vec<Pool>;
@@ -93,7 +102,7 @@ reopened! {
     commit_decision(pool: &PoolName, commit: DecisionCommit) -> ();
     outbox() -> Vec<Outgoing>;
     accepted(ids: &[Uuid]) -> ();
-    record_launch(launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> bool;
+    record_launch(launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>, terms: &[Term]) -> bool;
     commit_provision(commit: ProvisionCommit) -> ();
     instances(live_only: bool) -> Vec<Instance>;
     instance(id: InstanceId) -> Option<Instance>;

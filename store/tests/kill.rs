@@ -43,7 +43,7 @@ async fn write(dir: &Path, first: u64) {
         let [recorded, ended, decided] = steps(n);
         let asked = launch(n, &members(n), recorded);
         let requested: Vec<_> = members(n).into_iter().map(|member| instance(member, n, recorded)).collect();
-        store.record_launch(&asked, &requested, vec![entry(recorded)]).await.unwrap();
+        store.record_launch(&asked, &requested, vec![entry(recorded)], &[]).await.unwrap();
         acknowledge(recorded);
         let commit = ProvisionCommit {
             instances: requested.iter().map(|one| moved(one, State::Running, ended)).collect(),

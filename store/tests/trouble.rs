@@ -25,7 +25,7 @@ async fn filled(dir: &Path) {
     let store = SqliteStore::open(dir).await.unwrap();
     let ids: Vec<u64> = (0..200).collect();
     let requested: Vec<_> = ids.iter().map(|n| instance(*n, 1, 5)).collect();
-    store.record_launch(&launch(1, &ids, 5), &requested, vec![entry(1)]).await.unwrap();
+    store.record_launch(&launch(1, &ids, 5), &requested, vec![entry(1)], &[]).await.unwrap();
     store.close().await;
 }
 

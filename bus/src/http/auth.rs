@@ -17,7 +17,15 @@ use crate::token::{Bearer, Keyring, OperatorToken, Wrong, looks_like_agents};
 pub fn may(caller: &Caller, request: &Request) -> Result<(), Fault> {
     let op = request.op();
     match caller {
-        Caller::Service(_) | Caller::Operator(_) => {
+        Caller::Reader(name) if !request.is_question() => Err(Fault::new(
+            "forbidden",
+            format!("ask {op}: {name} has the role `reader`, which may look and not change; the config's `users` gives roles"),
+        )),
+        Caller::OwnersOperator(name, _) if concerns_all(request) => Err(Fault::new(
+            "forbidden",
+            format!("ask {op}: {name} acts for certain owners only, and this concerns everybody's pools"),
+        )),
+        Caller::Service(_) | Caller::Operator(_) | Caller::OwnersOperator(..) | Caller::Reader(_) => {
             if request.is_for_agents() {
                 return Err(Fault::new(
                     "forbidden",
@@ -61,6 +69,21 @@ pub fn may(caller: &Caller, request: &Request) -> Result<(), Fault> {
             Ok(())
         }
     }
+}
+
+/// Whether it is about the installation, or about instances by their ids alone, and so about everybody's.
+fn concerns_all(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Teardown(_)
+            | Request::Open(_)
+            | Request::Launch(_)
+            | Request::Terminate(_)
+            | Request::Drain(_)
+            | Request::WithdrawDrain(_)
+            | Request::Protect(_)
+            | Request::Heartbeats(_)
+    )
 }
 
 /// Whom the `Authorization` header stands for.

@@ -181,7 +181,7 @@ impl Door {
     /// The whole body, or why it was not read: a word for metrics, a status, and a fault.
     async fn read(&self, body: &mut Body, caller: &Caller) -> Result<Bytes, (&'static str, StatusCode, Fault)> {
         let limit = match caller {
-            Caller::Operator(_) | Caller::Service(_) => self.limits.operator_bytes,
+            Caller::Operator(_) | Caller::OwnersOperator(..) | Caller::Reader(_) | Caller::Service(_) => self.limits.operator_bytes,
             Caller::Launch(_) | Caller::Instance(_) => self.limits.agent_bytes,
         };
         let reading = async {

@@ -226,6 +226,7 @@ fn pool() -> Pool {
         paused: Paused::default(),
         removed: false,
         added_at: Timestamp(0),
+        owner: None,
     }
 }
 

@@ -112,10 +112,11 @@ pub(super) async fn retiring_takes_the_oldest_and_no_more_than_told(store: &dyn 
         let at = i64::try_from(n).expect("small") * 100;
         let (asked, one) = (launch(n, &[10 + n], at), instance(10 + n, n, at));
         store
-            .record_launch(&asked, std::slice::from_ref(&one), vec![entry(at)])
+            .record_launch(&asked, std::slice::from_ref(&one), vec![entry(at)], &[])
             .await
             .expect("a launch");
         let commit = ProvisionCommit {
+            term: None,
             instances: vec![moved(&one, State::Terminated, at)],
             launches: vec![done(asked)],
             journal: Vec::new(),
@@ -156,9 +157,10 @@ pub(super) async fn retiring_keeps_what_is_needed(store: &dyn Store) {
         let of_it = ends.iter().filter(|(of, ..)| *of == n);
         let requested: Vec<_> = of_it.clone().map(|(_, id, ..)| instance(*id, n, 1)).collect();
         let asked = launch(n, &[], 1);
-        store.record_launch(&asked, &requested, Vec::new()).await.expect("a launch");
+        store.record_launch(&asked, &requested, Vec::new(), &[]).await.expect("a launch");
         let later = requested.iter().zip(of_it).map(|(one, (_, _, state, at))| moved(one, *state, *at));
         let commit = ProvisionCommit {
+            term: None,
             instances: later.collect(),
             launches: if with_outcome { vec![done(asked)] } else { Vec::new() },
             journal: Vec::new(),

@@ -21,18 +21,19 @@ fn instances(of: &[Arc<Instance>]) -> ProvisionCommit {
 
 pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
     let (asked, both) = (launch(1, &[10, 11], 5), [instance(10, 1, 5), instance(11, 1, 5)]);
-    let new = store.record_launch(&asked, &both, vec![entry(1)]).await.expect("a launch");
+    let new = store.record_launch(&asked, &both, vec![entry(1)], &[]).await.expect("a launch");
     assert!(new, "a new launch counts as repeated");
     assert_eq!(store.launch(launch_id(1)).await.expect("launch"), Some(asked.clone()));
     assert_eq!(store.launch(launch_id(2)).await.expect("launch"), None);
 
     let went_on = ProvisionCommit {
+        term: None,
         instances: vec![moved(&both[0], State::Pending, 6)],
         launches: vec![done(asked.clone())],
         journal: vec![entry(2)],
     };
     store.commit_provision(went_on).await.expect("it goes on");
-    let again = store.record_launch(&asked, &both, vec![entry(3)]).await.expect("the launch again");
+    let again = store.record_launch(&asked, &both, vec![entry(3)], &[]).await.expect("the launch again");
     assert!(!again, "a repeated launch counts as new");
     assert_eq!(
         store.launch(launch_id(1)).await.expect("launch"),
@@ -44,7 +45,7 @@ pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
     assert_eq!(events(store).await, [1, 2], "repeating was journalled");
 
     store.set_closed(true, Vec::new()).await.expect("close");
-    let again = store.record_launch(&asked, &both, Vec::new()).await;
+    let again = store.record_launch(&asked, &both, Vec::new(), &[]).await;
     assert!(
         matches!(again, Ok(false)),
         "what was recorded before closing stays accepted: {again:?}"
@@ -54,28 +55,28 @@ pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
 pub(super) async fn a_closed_installation_records_no_launch(store: &dyn Store) {
     store.set_closed(true, Vec::new()).await.expect("close");
     let refused = store
-        .record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], vec![entry(1)])
+        .record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], vec![entry(1)], &[])
         .await;
     assert!(matches!(refused, Err(Error::Closed)), "{refused:?}");
     assert_eq!(store.launch(launch_id(1)).await.expect("launch"), None);
     assert_eq!(store.instance(instance_id(10)).await.expect("instance"), None);
     assert!(events(store).await.is_empty(), "a refused launch was journalled");
     store.set_closed(false, Vec::new()).await.expect("open");
-    let taken = store.record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], Vec::new()).await;
+    let taken = store.record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], Vec::new(), &[]).await;
     assert!(matches!(taken, Ok(true)), "{taken:?}");
 }
 
 pub(super) async fn an_instance_has_one_launch(store: &dyn Store) {
     let first = [instance(10, 1, 5)];
     store
-        .record_launch(&launch(1, &[10], 5), &first, Vec::new())
+        .record_launch(&launch(1, &[10], 5), &first, Vec::new(), &[])
         .await
         .expect("a launch");
     let thief = [instance(9, 2, 6), instance(10, 2, 6)];
-    let refused = store.record_launch(&launch(2, &[9, 10], 6), &thief, vec![entry(1)]).await;
+    let refused = store.record_launch(&launch(2, &[9, 10], 6), &thief, vec![entry(1)], &[]).await;
     assert!(matches!(refused, Err(Error::Exists(_))), "{refused:?}");
     let doubled = [instance(12, 3, 6), instance(12, 3, 6)];
-    let refused = store.record_launch(&launch(3, &[12, 12], 6), &doubled, vec![entry(1)]).await;
+    let refused = store.record_launch(&launch(3, &[12, 12], 6), &doubled, vec![entry(1)], &[]).await;
     assert!(matches!(refused, Err(Error::Exists(_))), "one id twice in a launch: {refused:?}");
 
     assert_eq!(
@@ -95,7 +96,7 @@ pub(super) async fn one_version_after_another(store: &dyn Store) {
     let requested = instance(10, 1, 5);
     let asked = launch(1, &[10], 5);
     store
-        .record_launch(&asked, std::slice::from_ref(&requested), Vec::new())
+        .record_launch(&asked, std::slice::from_ref(&requested), Vec::new(), &[])
         .await
         .expect("a launch");
     let pending = moved(&requested, State::Pending, 6);
@@ -106,6 +107,7 @@ pub(super) async fn one_version_after_another(store: &dyn Store) {
         .expect("two versions at once");
     let adopted = moved(&moved(&instance(11, 1, 5), State::Pending, 6), State::Started, 7);
     let commit = ProvisionCommit {
+        term: None,
         instances: vec![Arc::clone(&adopted)],
         launches: vec![done(asked.clone()), launch(2, &[], 8)],
         journal: vec![entry(1)],
@@ -121,13 +123,14 @@ pub(super) async fn one_version_after_another(store: &dyn Store) {
 pub(super) async fn a_conflict_writes_nothing(store: &dyn Store) {
     let (one, other) = (instance(10, 1, 5), instance(11, 1, 5));
     store
-        .record_launch(&launch(1, &[10, 11], 5), &[Arc::clone(&one), Arc::clone(&other)], Vec::new())
+        .record_launch(&launch(1, &[10, 11], 5), &[Arc::clone(&one), Arc::clone(&other)], Vec::new(), &[])
         .await
         .expect("a launch");
     let second = moved(&one, State::Pending, 6);
     let third = moved(&second, State::Started, 7);
     for wrong in [Arc::clone(&one), third] {
         let commit = ProvisionCommit {
+            term: None,
             instances: vec![moved(&other, State::Pending, 6), Arc::clone(&wrong), instance(12, 1, 6)],
             launches: vec![done(launch(1, &[10, 11], 5))],
             journal: vec![entry(1)],
@@ -149,8 +152,8 @@ pub(super) async fn a_conflict_writes_nothing(store: &dyn Store) {
 pub(super) async fn of_two_writers_one_wins(store: &dyn Store) {
     let (asked, one) = (launch(1, &[10], 5), [instance(10, 1, 5)]);
     let (a, b) = tokio::join!(
-        store.record_launch(&asked, &one, vec![entry(1)]),
-        store.record_launch(&asked, &one, vec![entry(1)])
+        store.record_launch(&asked, &one, vec![entry(1)], &[]),
+        store.record_launch(&asked, &one, vec![entry(1)], &[])
     );
     assert!(
         a.expect("a launch") != b.expect("a launch"),
@@ -195,10 +198,11 @@ pub(super) async fn open_launches_have_a_live_instance_or_no_outcome(store: &dyn
     ] {
         let (asked, one) = (launch(n, &[10 + n], 5), instance(10 + n, n, 5));
         store
-            .record_launch(&asked, std::slice::from_ref(&one), Vec::new())
+            .record_launch(&asked, std::slice::from_ref(&one), Vec::new(), &[])
             .await
             .expect("a launch");
         let commit = ProvisionCommit {
+            term: None,
             instances: vec![moved(&one, state, 6)],
             launches: if with_outcome { vec![done(asked)] } else { Vec::new() },
             journal: Vec::new(),
@@ -216,7 +220,7 @@ pub(super) async fn many_at_once(store: &dyn Store) {
     let requested: Vec<_> = ids.iter().map(|n| instance(*n, 5_000, 5)).collect();
     let journal = requested.iter().map(|instance| entry(1).on(instance.id)).collect();
     store
-        .record_launch(&launch(5_000, &ids, 5), &requested, journal)
+        .record_launch(&launch(5_000, &ids, 5), &requested, journal, &[])
         .await
         .expect("a large launch");
     let pending: Vec<_> = requested.iter().map(|instance| moved(instance, State::Pending, 6)).collect();

@@ -41,6 +41,7 @@ pub(super) async fn a_conflict_keeps_nothing(store: &dyn Store) {
 pub(super) async fn a_decision_is_kept_whole(store: &dyn Store) {
     let web = name("web");
     let first = DecisionCommit {
+        term: None,
         memory: Some(memory(1)),
         outbox: vec![outgoing(1, "web", 10)],
         journal: vec![entry(10), entry(11)],
@@ -51,6 +52,7 @@ pub(super) async fn a_decision_is_kept_whole(store: &dyn Store) {
     assert_eq!(events(store).await, [10, 11]);
 
     let quiet = DecisionCommit {
+        term: None,
         journal: vec![entry(12)],
         ..DecisionCommit::default()
     };
@@ -63,6 +65,7 @@ pub(super) async fn a_decision_is_kept_whole(store: &dyn Store) {
 
     for (pool, n) in [("web", 2), ("Zeta", 3), ("alpha", 4)] {
         let commit = DecisionCommit {
+            term: None,
             memory: Some(memory(n)),
             ..DecisionCommit::default()
         };
@@ -75,10 +78,12 @@ pub(super) async fn a_decision_is_kept_whole(store: &dyn Store) {
 
 pub(super) async fn commands_are_kept_in_order_until_accepted(store: &dyn Store) {
     let one_moment = DecisionCommit {
+        term: None,
         outbox: vec![outgoing(9, "web", 20), outgoing(5, "web", 20), outgoing(7, "web", 20)],
         ..DecisionCommit::default()
     };
     let earlier = DecisionCommit {
+        term: None,
         outbox: vec![outgoing(8, "batch", 10)],
         ..DecisionCommit::default()
     };
@@ -108,6 +113,7 @@ pub(super) async fn a_forgotten_pool_leaves_nothing(store: &dyn Store) {
         .expect("new pools");
     for (pool, n) in [("web", 1), ("batch", 2)] {
         let commit = DecisionCommit {
+            term: None,
             memory: Some(memory(n)),
             outbox: vec![outgoing(n, pool, 10)],
             journal: Vec::new(),

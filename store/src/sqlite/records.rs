@@ -1,5 +1,6 @@
 //! The methods of the store, each one transaction.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,6 +8,7 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
+use epu_core::lease::{LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::Timestamp;
 use futures::TryStreamExt;
@@ -16,14 +18,15 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Row, SqliteConnection, query};
 use uuid::Uuid;
 
+use super::leases::stand;
 use super::{SqliteStore, Stop, sql};
-use crate::{DecisionCommit, Error, JournalQuery, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
+use crate::{DecisionCommit, Document, Error, JournalQuery, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
 
 /// After so many records a long read lets other tasks run.
 const DECODE_IN_A_ROW: usize = 1_000;
 
 /// A number as the database counts.
-fn number(value: u64, of: &str) -> Result<i64, Error> {
+pub(super) fn number(value: u64, of: &str) -> Result<i64, Error> {
     i64::try_from(value).map_err(|_| Error::Corrupt {
         what: of.to_owned(),
         why: format!("{value} is more than the store can count to"),
@@ -31,7 +34,7 @@ fn number(value: u64, of: &str) -> Result<i64, Error> {
 }
 
 /// A record as it is stored.
-fn body(record: &impl Serialize, what: &str) -> Result<String, Error> {
+pub(super) fn body(record: &impl Serialize, what: &str) -> Result<String, Error> {
     serde_json::to_string(record).map_err(|error| Error::Database {
         doing: format!("write {what} as JSON"),
         source: Box::new(error),
@@ -39,7 +42,7 @@ fn body(record: &impl Serialize, what: &str) -> Result<String, Error> {
 }
 
 /// A record as it was stored, from a row whose first column names it.
-fn record<T: DeserializeOwned>(what: &str, row: &SqliteRow) -> Result<T, Stop> {
+pub(super) fn record<T: DeserializeOwned>(what: &str, row: &SqliteRow) -> Result<T, Stop> {
     let text: &str = row.try_get(1)?;
     serde_json::from_str(text).map_err(|error| {
         let name = row.try_get::<String, _>(0).unwrap_or_else(|_| "?".to_owned());
@@ -151,6 +154,76 @@ impl Store for SqliteStore {
         done.await.map_err(|stop| self.failed(stop, "close or open the installation"))
     }
 
+    async fn lease(&self, ask: LeaseAsk) -> Result<Standing, Error> {
+        self.renew(&ask).await.map_err(|stop| self.failed(stop, "renew leases"))
+    }
+
+    async fn leave(&self, member: &str) -> Result<(), Error> {
+        self.give_all_back(member)
+            .await
+            .map_err(|stop| self.failed(stop, "give leases back"))
+    }
+
+    async fn standing(&self) -> Result<Standing, Error> {
+        self.read_standing().await.map_err(|stop| self.failed(stop, "read who leads what"))
+    }
+
+    async fn documents(&self, kind: &str) -> Result<Vec<Document>, Error> {
+        let done = async {
+            let rows = query(sql::DOCUMENTS).bind(kind).fetch_all(&self.readers).await?;
+            rows.iter().map(|row| record(kind, row)).collect::<Result<Vec<Document>, _>>()
+        };
+        let mut documents: Vec<Document> = done.await.map_err(|stop| self.failed(stop, format!("read every {kind}")))?;
+        documents.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(documents)
+    }
+
+    async fn put_document(&self, document: &Document, journal: Vec<Entry>) -> Result<(), Error> {
+        let done = async {
+            let mut tx = self.begin().await?;
+            let statement = if document.revision == 1 { sql::ADD_DOCUMENT } else { sql::CHANGE_DOCUMENT };
+            let put = query(statement)
+                .bind(&document.kind)
+                .bind(&document.name)
+                .bind(number(document.revision, "a document's revision")?)
+                .bind(body(document, "a document")?)
+                .execute(&mut *tx)
+                .await?;
+            if put.rows_affected() == 0 {
+                return Err(Stop::Said(Error::Conflict(format!("{} {}", document.kind, document.name))));
+            }
+            append(&mut tx, &journal).await?;
+            Ok(tx.commit().await?)
+        };
+        done.await
+            .map_err(|stop| self.failed(stop, format!("write {} {}", document.kind, document.name)))
+    }
+
+    async fn forget_document(&self, kind: &str, name: &str, journal: Vec<Entry>) -> Result<(), Error> {
+        let done = async {
+            let mut tx = self.begin().await?;
+            query(sql::FORGET_DOCUMENT).bind(kind).bind(name).execute(&mut *tx).await?;
+            append(&mut tx, &journal).await?;
+            Ok(tx.commit().await?)
+        };
+        done.await.map_err(|stop| self.failed(stop, format!("forget {kind} {name}")))
+    }
+
+    async fn pool_revisions(&self) -> Result<BTreeMap<PoolName, u64>, Error> {
+        let done = async {
+            let mut revisions = BTreeMap::new();
+            for row in query(sql::POOL_REVISIONS).fetch_all(&self.readers).await? {
+                let name = PoolName::new(row.try_get::<&str, _>(0)?).map_err(|error| Error::Corrupt {
+                    what: "the name of a pool".to_owned(),
+                    why: error.to_string(),
+                })?;
+                revisions.insert(name, u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or_default());
+            }
+            Ok(revisions)
+        };
+        done.await.map_err(|stop| self.failed(stop, "read pools' revisions"))
+    }
+
     async fn pools(&self) -> Result<Vec<Pool>, Error> {
         let mut pools: Vec<Pool> = self.all("pool", sql::POOLS).await.map_err(|stop| self.failed(stop, "read pools"))?;
         pools.sort_by(|a, b| a.name.cmp(&b.name));
@@ -211,6 +284,7 @@ impl Store for SqliteStore {
     async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error> {
         let done = async {
             let mut tx = self.begin().await?;
+            stand(&mut tx, commit.term).await?;
             if let Some(memory) = &commit.memory {
                 let text = body(memory, "what a pool remembers")?;
                 query(sql::PUT_MEMORY).bind(pool.as_str()).bind(text).execute(&mut *tx).await?;
@@ -247,10 +321,17 @@ impl Store for SqliteStore {
         done.await.map_err(|stop| self.failed(stop, "forget accepted commands"))
     }
 
-    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>) -> Result<bool, Error> {
+    async fn record_launch(
+        &self,
+        launch: &Launch,
+        instances: &[Arc<Instance>],
+        journal: Vec<Entry>,
+        terms: &[Term],
+    ) -> Result<bool, Error> {
         let done = async {
             let mut tx = self.begin().await?;
-            // First, since a repeated request stays accepted even if the installation was closed meanwhile.
+            stand(&mut tx, terms.iter().copied()).await?;
+            // Before the rest, since a repeated request stays accepted even if the installation was closed meanwhile.
             if !put_launch(&mut tx, sql::ADD_LAUNCH, launch).await? {
                 return Ok(false);
             }
@@ -272,6 +353,7 @@ impl Store for SqliteStore {
     async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error> {
         let done = async {
             let mut tx = self.begin().await?;
+            stand(&mut tx, commit.term).await?;
             for instance in &commit.instances {
                 if !put_instance(&mut tx, sql::PUT_INSTANCE, instance).await? {
                     return Err(Stop::Said(Error::Conflict(format!("instance {}", instance.id))));

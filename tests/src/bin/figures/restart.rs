@@ -131,6 +131,7 @@ async fn fill(directory: &Path) -> Result<()> {
         };
         let instances = launch.iter().map(|i| Arc::new(Instance { version: 1, ..i.clone() })).collect();
         let commit = ProvisionCommit {
+                term: None,
             instances,
             launches: vec![record],
             journal: Vec::new(),

@@ -1,0 +1,242 @@
+//! Holding leases: what one member asks for and when, and what it may act on. It does no asking itself.
+//!
+//! A holder counts from before its renewal was sent and stops a good while before the store lets anybody else take over, so that
+//! two never act at once as long as clocks run at about the same speed; they need not agree on the time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::lease::{Domain, LeaseAsk, Member, Standing, Term, share};
+use crate::request::Service;
+use crate::time::{Span, Timestamp};
+
+/// How long a lease lasts. Too long: whoever takes over waits. Too short: a busy store costs leadership.
+pub const LASTS: Span = Span::secs(5);
+/// How often to renew. A third of [`LASTS`]: two renewals may get lost.
+pub const EVERY: Duration = Duration::from_millis(1_500);
+/// A holder stops when less than this share of the time is left.
+const SPARE: u32 = 5;
+
+/// What one member leads.
+#[derive(Debug)]
+pub struct Leading {
+    member: Member,
+    held: BTreeMap<Domain, u64>,
+    standing: Standing,
+    /// From then on nothing is led any more, unless a renewal comes first.
+    until: Timestamp,
+    ask_at: Timestamp,
+    asking: bool,
+}
+
+/// What is led from now on, and what no more.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// New: load it before acting on it.
+    pub gained: Vec<Term>,
+    /// Over: do nothing for it any more.
+    pub lost: Vec<Term>,
+}
+
+impl Leading {
+    /// A member that leads nothing yet.
+    #[must_use]
+    pub fn new(member: Member, now: Timestamp) -> Self {
+        Self {
+            member,
+            held: BTreeMap::new(),
+            standing: Standing::default(),
+            until: now,
+            ask_at: now,
+            asking: false,
+        }
+    }
+
+    /// Who leads.
+    #[must_use]
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// When to look again: to ask, or because what is led is over.
+    #[must_use]
+    pub fn next_due(&self) -> Timestamp {
+        let ask = if self.asking { Timestamp(i64::MAX) } else { self.ask_at };
+        if self.held.is_empty() { ask } else { ask.min(self.until) }
+    }
+
+    /// What to ask the store now, if it is time to. What falls to others meanwhile is lost the moment this is called: stop acting on
+    /// it before asking.
+    pub fn ask(&mut self, now: Timestamp) -> Option<(LeaseAsk, Vec<Term>)> {
+        if self.asking || now < self.ask_at {
+            return None;
+        }
+        self.asking = true;
+        let service = self.member.service;
+        let known = self.standing.members.iter().any(|member| member.name == self.member.name);
+        let want = if !known {
+            // Others are unknown until the first answer.
+            self.held.keys().copied().collect()
+        } else if service == Service::Provisioner {
+            // There is one lease, and nothing is gained by moving it: whoever has it keeps it.
+            Domain::all(service).into_iter().collect()
+        } else {
+            share(service, &self.member.name, self.standing.of(service).map(|member| member.name.as_str()))
+        };
+        let lost = self.give_up(|domain| !want.contains(&domain));
+        let ask = LeaseAsk {
+            member: self.member.clone(),
+            want,
+            lasts: LASTS,
+        };
+        Some((ask, lost))
+    }
+
+    /// Takes the store's answer to what was asked at `asked_at`.
+    pub fn took(&mut self, asked_at: Timestamp, standing: Standing, now: Timestamp) -> Moved {
+        self.asking = false;
+        let mut moved = Moved::default();
+        let mut held = BTreeMap::new();
+        for lease in &standing.leases {
+            if let Some(domain) = Domain::named(&lease.name).filter(|_| lease.holder.as_deref() == Some(&self.member.name)) {
+                held.insert(domain, lease.epoch);
+            }
+        }
+        for (&domain, &epoch) in &self.held {
+            if held.get(&domain) != Some(&epoch) {
+                moved.lost.push(Term { domain, epoch });
+            }
+        }
+        for (&domain, &epoch) in &held {
+            if self.held.get(&domain) != Some(&epoch) {
+                moved.gained.push(Term { domain, epoch });
+            }
+        }
+        let members_moved = names(&standing, self.member.service) != names(&self.standing, self.member.service);
+        self.held = held;
+        self.standing = standing;
+        self.until = asked_at + (*LASTS - *LASTS / SPARE);
+        // Who sees others come or go asks again at once: it wants something else now.
+        self.ask_at = if members_moved { now } else { asked_at + EVERY };
+        moved
+    }
+
+    /// The store did not answer.
+    pub fn failed(&mut self, now: Timestamp) {
+        self.asking = false;
+        self.ask_at = now + EVERY / 3;
+    }
+
+    /// What is over because no renewal came in time: do nothing for it any more.
+    pub fn lapse(&mut self, now: Timestamp) -> Vec<Term> {
+        if now < self.until { Vec::new() } else { self.give_up(|_| true) }
+    }
+
+    fn give_up(&mut self, which: impl Fn(Domain) -> bool) -> Vec<Term> {
+        let lost: Vec<Term> = self.held.iter().map(|(&domain, &epoch)| Term { domain, epoch }).filter(|term| which(term.domain)).collect();
+        for term in &lost {
+            self.held.remove(&term.domain);
+        }
+        lost
+    }
+
+    /// The term under which to act on something now; none when it is not led.
+    #[must_use]
+    pub fn term(&self, domain: Domain, now: Timestamp) -> Option<Term> {
+        let epoch = *self.held.get(&domain)?;
+        (now < self.until).then_some(Term { domain, epoch })
+    }
+
+    /// How things stood at the last answer.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+}
+
+fn names(standing: &Standing, service: Service) -> Vec<&str> {
+    standing.of(service).map(|member| member.name.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{Lease, SHARDS};
+
+    fn member(name: &str, service: Service) -> Member {
+        Member { name: name.to_owned(), service, url: None, since: Timestamp(0) }
+    }
+
+    fn lease(domain: Domain, holder: &str, epoch: u64) -> Lease {
+        Lease { name: domain.to_string(), holder: Some(holder.to_owned()), epoch, since: Timestamp(0), left_ms: 5_000 }
+    }
+
+    fn answer(ask: &LeaseAsk, members: &[&str], epoch: u64) -> Standing {
+        Standing {
+            members: members.iter().map(|name| member(name, ask.member.service)).collect(),
+            leases: ask.want.iter().map(|domain| lease(*domain, &ask.member.name, epoch)).collect(),
+        }
+    }
+
+    #[test]
+    fn alone_it_leads_everything_after_two_rounds() {
+        let mut leading = Leading::new(member("a", Service::Controller), Timestamp(0));
+        let (ask, _) = leading.ask(Timestamp(0)).unwrap();
+        assert!(ask.want.is_empty(), "others are not known yet");
+        assert!(leading.ask(Timestamp(0)).is_none(), "one at a time");
+        assert_eq!(leading.took(Timestamp(0), answer(&ask, &["a"], 1), Timestamp(1)), Moved::default());
+        let (ask, _) = leading.ask(Timestamp(1)).expect("at once");
+        let moved = leading.took(Timestamp(1), answer(&ask, &["a"], 1), Timestamp(2));
+        assert_eq!(moved.gained.len(), usize::from(SHARDS));
+        assert!(leading.ask(Timestamp(2)).is_none(), "then it waits");
+        assert_eq!(leading.next_due(), Timestamp(1) + EVERY);
+    }
+
+    #[test]
+    fn a_newcomer_gets_its_share_and_the_other_stops_before_it_gives() {
+        let mut leading = Leading::new(member("a", Service::Controller), Timestamp(0));
+        for at in [0, 1] {
+            let (ask, _) = leading.ask(Timestamp(at)).unwrap();
+            leading.took(Timestamp(at), answer(&ask, &["a"], 1), Timestamp(at + 1));
+        }
+        let later = Timestamp(2_000);
+        let (ask, lost) = leading.ask(later).unwrap();
+        assert!(lost.is_empty());
+        leading.took(later, answer(&ask, &["a", "b"], 1), later);
+        let (ask, lost) = leading.ask(later).expect("at once");
+        assert!(!lost.is_empty() && lost.iter().all(|term| !ask.want.contains(&term.domain)));
+        assert!(lost.iter().all(|term| leading.term(term.domain, later).is_none()), "what is given is not acted on");
+    }
+
+    #[test]
+    fn without_an_answer_it_stops_before_the_store_gives_its_lease_away() {
+        let mut leading = Leading::new(member("p", Service::Provisioner), Timestamp(0));
+        for at in [0, 1] {
+            let (ask, _) = leading.ask(Timestamp(at)).unwrap();
+            leading.took(Timestamp(at), answer(&ask, &["p"], 7), Timestamp(at + 1));
+        }
+        let last = Timestamp(1) + *LASTS;
+        let before = last + Duration::from_millis(1) - *LASTS / SPARE;
+        assert_eq!(leading.term(Domain::Provisioner, Timestamp(4_000)).map(|term| term.epoch), Some(7));
+        assert!(leading.term(Domain::Provisioner, before).is_none());
+        assert!(before < last);
+        assert_eq!(leading.lapse(before).len(), 1);
+        assert!(leading.lapse(before).is_empty(), "once");
+    }
+
+    #[test]
+    fn taken_over_meanwhile_it_is_lost_and_the_same_with_a_new_epoch_is_new() {
+        let mut leading = Leading::new(member("p", Service::Provisioner), Timestamp(0));
+        for at in [0, 1] {
+            let (ask, _) = leading.ask(Timestamp(at)).unwrap();
+            leading.took(Timestamp(at), answer(&ask, &["p"], 1), Timestamp(at + 1));
+        }
+        let (ask, _) = leading.ask(Timestamp(2_000)).unwrap();
+        let moved = leading.took(Timestamp(2_000), answer(&ask, &["p"], 3), Timestamp(2_001));
+        assert_eq!((moved.lost[0].epoch, moved.gained[0].epoch), (1, 3));
+        let standing = Standing { leases: vec![lease(Domain::Provisioner, "q", 4)], ..answer(&ask, &["p", "q"], 4) };
+        leading.ask(Timestamp(4_000)).unwrap();
+        let moved = leading.took(Timestamp(4_000), standing, Timestamp(4_001));
+        assert_eq!((moved.lost.len(), moved.gained.len()), (1, 0));
+    }
+}

@@ -1,0 +1,236 @@
+//! Who leads what: members, leases with epochs, and how leases are spread.
+//!
+//! A **member** is one running process of a service. A **lease** is the sole right to act for something, for a while: `provisioner`
+//! (the sites) or one of [`SHARDS`] shards of pools, such as `controller/17`. Every time a lease gets another holder its **epoch**
+//! grows, and whatever acts under an epoch that is over is refused where it is recorded. Whether a lease is over is judged by the
+//! store's clock alone; a holder stops sooner, by its own.
+//!
+//! Shards are spread by rendezvous hashing: each goes to the live member with the highest hash of both names, so that everybody
+//! who knows the members comes to the same answer, and a member that goes moves only its own shards.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::id::PoolName;
+use crate::request::Service;
+use crate::time::{Span, Timestamp};
+
+/// Into how many parts the pools are divided. Never changed: an epoch belongs to a shard. Fewer: copies share unevenly. More: longer
+/// renewals.
+pub const SHARDS: u16 = 64;
+
+/// What is led by one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Domain {
+    /// Launching, watching and ending instances.
+    Provisioner,
+    /// Deciding for the pools of one shard, from 0.
+    Shard(u16),
+}
+
+impl Domain {
+    /// The one that a pool belongs to.
+    #[must_use]
+    pub fn of(pool: &PoolName) -> Self {
+        let shard = u16::try_from(hash(&[pool.as_str()]) % u64::from(SHARDS)).unwrap_or_default();
+        Self::Shard(shard)
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        if name == "provisioner" {
+            return Some(Self::Provisioner);
+        }
+        let shard = name.strip_prefix("controller/")?.parse().ok()?;
+        (shard < SHARDS).then_some(Self::Shard(shard))
+    }
+
+    /// Everything that members of a service share out among themselves.
+    #[must_use]
+    pub fn all(service: Service) -> Vec<Self> {
+        match service {
+            Service::Provisioner => vec![Self::Provisioner],
+            Service::Controller => (0..SHARDS).map(Self::Shard).collect(),
+            Service::Aggregator => Vec::new(),
+        }
+    }
+}
+
+/// Its name in the store and for people.
+impl fmt::Display for Domain {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Provisioner => out.write_str("provisioner"),
+            Self::Shard(shard) => write!(out, "controller/{shard}"),
+        }
+    }
+}
+
+/// One running process of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Member {
+    /// Its name, another one at each start.
+    pub name: String,
+    /// What it is.
+    pub service: Service,
+    /// Where agents reach it, as `http://host:port`; none when they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Since when it has been there.
+    pub since: Timestamp,
+}
+
+/// The right to act for something, until it is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Lease {
+    /// For what: the name of a [`Domain`].
+    pub name: String,
+    /// Which member has it; none when nobody has.
+    pub holder: Option<String>,
+    /// Grows with every change of the holder; 0 when there never was one.
+    pub epoch: u64,
+    /// Since when the holder has it.
+    pub since: Timestamp,
+    /// How much longer, in milliseconds, by the store's clock; not above 0 when it is over.
+    pub left_ms: i64,
+}
+
+impl Lease {
+    /// Whether somebody has it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.holder.is_some() && self.left_ms > 0
+    }
+}
+
+/// A leadership term, as whoever acts under it says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Term {
+    /// For what.
+    pub domain: Domain,
+    /// Which one.
+    pub epoch: u64,
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} at epoch {}", self.domain, self.epoch)
+    }
+}
+
+/// What a member asks of the store now and then, all in one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseAsk {
+    /// Who asks; it counts as alive for `lasts` from now.
+    pub member: Member,
+    /// What it wants to have: what it has of these is renewed, and what nobody has is taken. What it has beside these is given back.
+    pub want: BTreeSet<Domain>,
+    /// For how long.
+    pub lasts: Span,
+}
+
+/// Who is there and who leads what.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Standing {
+    /// Live members of every service, by name.
+    pub members: Vec<Member>,
+    /// Every lease there ever was, by name.
+    pub leases: Vec<Lease>,
+}
+
+impl Standing {
+    /// The lease for something.
+    #[must_use]
+    pub fn lease(&self, domain: Domain) -> Option<&Lease> {
+        let name = domain.to_string();
+        self.leases.iter().find(|lease| lease.name == name)
+    }
+
+    /// Who leads it now.
+    #[must_use]
+    pub fn leader(&self, domain: Domain) -> Option<&str> {
+        self.lease(domain).filter(|lease| lease.is_held())?.holder.as_deref()
+    }
+
+    /// Live members of a service.
+    pub fn of(&self, service: Service) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.service == service)
+    }
+}
+
+/// What falls to `me` of a service's share when these are its live members.
+#[must_use]
+pub fn share<'a>(service: Service, me: &str, members: impl Iterator<Item = &'a str>) -> BTreeSet<Domain> {
+    let mut members: BTreeSet<&str> = members.collect();
+    members.insert(me);
+    let falls_to = |domain: &Domain| {
+        let name = domain.to_string();
+        members.iter().copied().max_by_key(|member| (hash(&[member, &name]), *member))
+    };
+    let mut all = Domain::all(service);
+    all.retain(|domain| falls_to(domain) == Some(me));
+    all.into_iter().collect()
+}
+
+/// FNV-1a over the parts, stirred (the finalizer of MurmurHash3), since the last letters of short names would hardly count otherwise. The same on every machine and in every release.
+fn hash(parts: &[&str]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in parts.iter().flat_map(|part| part.bytes().chain([0])) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(members: &[&str]) -> Vec<BTreeSet<Domain>> {
+        members
+            .iter()
+            .map(|me| share(Service::Controller, me, members.iter().copied()))
+            .collect()
+    }
+
+    /// An epoch belongs to a shard, so a pool must stay in its own whatever the release.
+    #[test]
+    fn a_pool_stays_in_its_shard_for_ever() {
+        for (pool, shard) in [("web", 52), ("jobs", 9), ("a", 34)] {
+            assert_eq!(Domain::of(&PoolName::new(pool).unwrap()), Domain::Shard(shard), "{pool}");
+        }
+    }
+
+    #[test]
+    fn names_and_domains_are_one() {
+        for domain in Domain::all(Service::Controller).into_iter().chain([Domain::Provisioner]) {
+            assert_eq!(Domain::named(&domain.to_string()), Some(domain));
+        }
+        assert_eq!(Domain::named("controller/64"), None);
+        assert_eq!(Domain::named("aggregator"), None);
+    }
+
+    #[test]
+    fn every_shard_falls_to_exactly_one_and_to_all_alike() {
+        for members in [&["a"][..], &["a", "b"], &["one", "two", "three", "four", "five"]] {
+            let shares = shares(members);
+            let all: usize = shares.iter().map(BTreeSet::len).sum();
+            let distinct: BTreeSet<Domain> = shares.iter().flatten().copied().collect();
+            assert_eq!((all, distinct.len()), (usize::from(SHARDS), usize::from(SHARDS)));
+            let least = shares.iter().map(BTreeSet::len).min().unwrap();
+            assert!(least * members.len() * 3 >= usize::from(SHARDS), "{members:?}: one has only {least}");
+        }
+    }
+
+    #[test]
+    fn who_goes_moves_only_its_own_shards() {
+        let before = shares(&["a", "b", "c"]);
+        let after = shares(&["a", "c"]);
+        assert!(before[0].is_subset(&after[0]) && before[2].is_subset(&after[1]));
+    }
+}

@@ -1,0 +1,96 @@
+//! Who leads what, in SQL.
+
+use epu_core::lease::{Lease, LeaseAsk, Member, Standing, Term};
+use epu_core::time::Timestamp;
+use sqlx::{Row, SqliteConnection, query};
+
+use super::records::{body, number, record};
+use super::{SqliteStore, Stop, sql};
+use crate::Error;
+
+/// The database's own time, in milliseconds: leases run out by it alone.
+const NOW: &str = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+
+impl SqliteStore {
+    pub(super) async fn renew(&self, ask: &LeaseAsk) -> Result<Standing, Stop> {
+        let mut tx = self.begin().await?;
+        let now: i64 = query(NOW).fetch_one(&mut *tx).await?.try_get(0)?;
+        let until = now.saturating_add(number(u64::try_from(ask.lasts.as_millis()).unwrap_or(u64::MAX), "a lease's length")?);
+        let me = ask.member.name.as_str();
+        query(sql::FORGET_MEMBERS).bind(now).execute(&mut *tx).await?;
+        query(sql::PUT_MEMBER)
+            .bind(me)
+            .bind(until)
+            .bind(body(&ask.member, "a member")?)
+            .execute(&mut *tx)
+            .await?;
+        query(sql::RENEW_LEASES).bind(me).bind(until).execute(&mut *tx).await?;
+        let mut standing = standing(&mut tx, now).await?;
+        let wanted: Vec<String> = ask.want.iter().map(ToString::to_string).collect();
+        let mut changed = false;
+        for lease in standing.leases.iter().filter(|lease| lease.holder.as_deref() == Some(me)) {
+            if !wanted.contains(&lease.name) {
+                query(sql::GIVE_LEASE).bind(&lease.name).bind(me).bind(now).execute(&mut *tx).await?;
+                changed = true;
+            }
+        }
+        for name in wanted {
+            if standing.leases.iter().all(|lease| lease.name != name || !lease.is_held()) {
+                query(sql::TAKE_LEASE).bind(&name).bind(me).bind(now).bind(until).execute(&mut *tx).await?;
+                changed = true;
+            }
+        }
+        if changed {
+            standing = self::standing(&mut tx, now).await?;
+        }
+        tx.commit().await?;
+        Ok(standing)
+    }
+
+    pub(super) async fn give_all_back(&self, member: &str) -> Result<(), Stop> {
+        let mut tx = self.begin().await?;
+        let now: i64 = query(NOW).fetch_one(&mut *tx).await?.try_get(0)?;
+        query(sql::GIVE_LEASES).bind(member).bind(now).execute(&mut *tx).await?;
+        query(sql::FORGET_MEMBER).bind(member).execute(&mut *tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    pub(super) async fn read_standing(&self) -> Result<Standing, Stop> {
+        let mut reader = self.readers.acquire().await?;
+        let now: i64 = query(NOW).fetch_one(&mut *reader).await?.try_get(0)?;
+        standing(&mut reader, now).await
+    }
+}
+
+/// Refuses when a term is over. One that is only out of time still stands as long as nobody took it.
+pub(super) async fn stand(of: &mut SqliteConnection, terms: impl IntoIterator<Item = Term>) -> Result<(), Stop> {
+    for term in terms {
+        let row = query(sql::LEASE).bind(term.domain.to_string()).fetch_optional(&mut *of).await?;
+        let stands = row
+            .map(|row| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(1)? == number(term.epoch, "an epoch").unwrap_or(-1) && !row.try_get::<&str, _>(0)?.is_empty()))
+            .transpose()?;
+        if stands != Some(true) {
+            return Err(Stop::Said(Error::Deposed(term)));
+        }
+    }
+    Ok(())
+}
+
+async fn standing(of: &mut SqliteConnection, now: i64) -> Result<Standing, Stop> {
+    let mut leases = Vec::new();
+    for row in query(sql::LEASES).fetch_all(&mut *of).await? {
+        let holder: String = row.try_get(1)?;
+        leases.push(Lease {
+            name: row.try_get(0)?,
+            holder: (!holder.is_empty()).then_some(holder),
+            epoch: u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or_default(),
+            since: Timestamp(row.try_get(3)?),
+            left_ms: row.try_get::<i64, _>(4)? - now,
+        });
+    }
+    leases.sort_by(|a, b| a.name.cmp(&b.name));
+    let rows = query(sql::MEMBERS).bind(now).fetch_all(&mut *of).await?;
+    let mut members = rows.iter().map(|row| record::<Member>("member", row)).collect::<Result<Vec<_>, _>>()?;
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Standing { members, leases })
+}
