@@ -180,6 +180,7 @@ fn the_whole_on_one_screen() {
             why: "61 wait, more than 50".to_owned(),
         }],
         concerns: vec!["pool web: a storm".to_owned()],
+        standing: epu_core::lease::Standing::default(),
     };
     let sites = [SiteStatus {
         site: SiteName::new("local").unwrap(),
