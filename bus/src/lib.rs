@@ -13,6 +13,7 @@ pub mod contract;
 pub mod http;
 pub mod local;
 pub mod token;
+pub mod users;
 
 use std::time::Duration;
 

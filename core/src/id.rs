@@ -16,6 +16,9 @@ pub const NAME_MAX: usize = 63;
 /// What a name looks like to a schema.
 pub const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
 
+/// The pool of instances that were asked for without one. No pool has this name: nobody decides for them, and none is replaced.
+pub const UNPOOLED: &str = "unpooled";
+
 /// Why a text is not a name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a name: use 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit")]
@@ -91,6 +94,14 @@ name!(
     /// Names a pool; unique in an installation.
     PoolName
 );
+impl PoolName {
+    /// Whether this stands for having no pool.
+    #[must_use]
+    pub fn is_unpooled(&self) -> bool {
+        self.as_str() == UNPOOLED
+    }
+}
+
 name!(
     /// Names a site: one place to launch on.
     SiteName

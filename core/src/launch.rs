@@ -29,6 +29,9 @@ pub struct Launch {
     pub epoch: u64,
     /// How often the call was made.
     pub attempts: u32,
+    /// The doors at which its agents first ask, as they were when it was accepted: a repeated call names the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doors: Vec<String>,
     /// What came of it, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,

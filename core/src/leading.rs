@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::lease::{Domain, LeaseAsk, Member, Standing, Term, share};
+use crate::lease::{Domain, Lease, LeaseAsk, Member, Standing, Term, share};
 use crate::request::Service;
 use crate::time::{Span, Timestamp};
 
@@ -97,8 +97,11 @@ impl Leading {
         self.asking = false;
         let mut moved = Moved::default();
         let mut held = BTreeMap::new();
-        for lease in &standing.leases {
-            if let Some(domain) = Domain::named(&lease.name).filter(|_| lease.holder.as_deref() == Some(&self.member.name)) {
+        let until = asked_at + (*LASTS - *LASTS / SPARE);
+        // An answer that took too long says what was so: it gives nothing.
+        let is_mine = |lease: &&Lease| now < until && lease.holder.as_deref() == Some(&self.member.name);
+        for lease in standing.leases.iter().filter(is_mine) {
+            if let Some(domain) = Domain::named(&lease.name) {
                 held.insert(domain, lease.epoch);
             }
         }
@@ -115,7 +118,7 @@ impl Leading {
         let members_moved = names(&standing, self.member.service) != names(&self.standing, self.member.service);
         self.held = held;
         self.standing = standing;
-        self.until = asked_at + (*LASTS - *LASTS / SPARE);
+        self.until = until;
         // Who sees others come or go asks again at once: it wants something else now.
         self.ask_at = if members_moved { now } else { asked_at + EVERY };
         moved
@@ -130,6 +133,18 @@ impl Leading {
     /// What is over because no renewal came in time: do nothing for it any more.
     pub fn lapse(&mut self, now: Timestamp) -> Vec<Term> {
         if now < self.until { Vec::new() } else { self.give_up(|_| true) }
+    }
+
+    /// Whoever keeps records, or was sent a command, says that this term is over: nothing is done under it any more, and how things
+    /// stand is asked soon. False when it was not led under this term anyway.
+    pub fn deposed(&mut self, term: Term, now: Timestamp) -> bool {
+        if self.held.get(&term.domain) != Some(&term.epoch) {
+            return false;
+        }
+        self.held.remove(&term.domain);
+        // Not at once: should both go on to disagree, that is no reason for a storm of questions.
+        self.ask_at = self.ask_at.min(now + EVERY / 3);
+        true
     }
 
     fn give_up(&mut self, which: impl Fn(Domain) -> bool) -> Vec<Term> {
@@ -161,7 +176,7 @@ fn names(standing: &Standing, service: Service) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Lease, SHARDS};
+    use crate::lease::SHARDS;
 
     fn member(name: &str, service: Service) -> Member {
         Member { name: name.to_owned(), service, url: None, since: Timestamp(0) }
@@ -222,6 +237,36 @@ mod tests {
         assert!(before < last);
         assert_eq!(leading.lapse(before).len(), 1);
         assert!(leading.lapse(before).is_empty(), "once");
+    }
+
+    #[test]
+    fn an_answer_that_came_too_late_gives_nothing() {
+        let mut leading = Leading::new(member("p", Service::Provisioner), Timestamp(0));
+        for at in [0, 1] {
+            let (ask, _) = leading.ask(Timestamp(at)).unwrap();
+            leading.took(Timestamp(at), answer(&ask, &["p"], 7), Timestamp(at + 1));
+        }
+        let (ask, _) = leading.ask(Timestamp(2_000)).unwrap();
+        let moved = leading.took(Timestamp(2_000), answer(&ask, &["p"], 7), Timestamp(6_000));
+        assert_eq!((moved.lost.len(), moved.gained.len()), (1, 0), "it may be somebody else's by now");
+        let (ask, _) = leading.ask(Timestamp(6_000)).expect("again");
+        let moved = leading.took(Timestamp(6_000), answer(&ask, &["p"], 7), Timestamp(6_001));
+        assert_eq!(moved.gained.len(), 1, "nobody took it, and it is loaded anew");
+    }
+
+    #[test]
+    fn deposed_it_stops_at_once_and_asks_soon() {
+        let mut leading = Leading::new(member("a", Service::Controller), Timestamp(0));
+        for at in [0, 1] {
+            let (ask, _) = leading.ask(Timestamp(at)).unwrap();
+            leading.took(Timestamp(at), answer(&ask, &["a"], 3), Timestamp(at + 1));
+        }
+        let term = leading.term(Domain::Shard(5), Timestamp(100)).expect("led");
+        assert!(!leading.deposed(Term { epoch: 2, ..term }, Timestamp(100)), "an older term is over anyway");
+        assert!(leading.deposed(term, Timestamp(100)));
+        assert!(leading.term(Domain::Shard(5), Timestamp(100)).is_none());
+        assert!(leading.term(Domain::Shard(6), Timestamp(100)).is_some(), "the others stay");
+        assert_eq!(leading.next_due(), Timestamp(100) + EVERY / 3);
     }
 
     #[test]

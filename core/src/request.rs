@@ -58,7 +58,7 @@ pub enum Request {
     // ---- provisioner: from agents
     /// What am I to be? Answer: [`Context`].
     Context(ContextClaim),
-    /// This happened to me. Answer: [`Orders`].
+    /// This happened to me. Answer: [`Reported`].
     Report(Report),
     // ---- aggregator: from agents
     /// I am here. Answer: [`Orders`].
@@ -522,6 +522,23 @@ pub struct Context {
     pub ready_within: Span,
     /// Where heartbeats go, as `http://host:port`; any of them will do.
     pub aggregators: Vec<String>,
+    /// Every door of the installation, as `http://host:port`: each passes on any request to whoever answers it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doors: Vec<String>,
+}
+
+/// The most doors that an agent is told of; more are left out. Too low: those that are left may all be gone at once.
+pub const DOORS_MAX: usize = 16;
+
+/// The answer to a [`Report`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Reported {
+    /// The instance's standing orders.
+    #[serde(flatten)]
+    pub orders: Orders,
+    /// The doors as they are now, as in [`Context`]; none: as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doors: Vec<String>,
 }
 
 /// What happened to an instance, in its agent's words. Repeated until accepted.

@@ -37,6 +37,8 @@ impl Controller {
         if !self.make_sure(name, now).await {
             return;
         }
+        // After every wait: time passes meanwhile, and with it perhaps the right to decide.
+        let Some(term) = self.term_of(name) else { return };
         let Some(managed) = self.pools.get_mut(name) else { return };
         if managed.view.pool.removed && managed.view.live() == 0 && managed.outbox.is_empty() {
             self.forget(name, now).await;
@@ -106,7 +108,7 @@ impl Controller {
                 guards: serde_json::to_value(&planned.guards).unwrap_or_default(),
             };
             let commit = DecisionCommit {
-                term: None,
+                term: Some(term),
                 memory: Some(memory),
                 outbox: commands.clone(),
                 journal,
@@ -118,6 +120,9 @@ impl Controller {
                 commands,
             };
             let result = self.parts.store.commit_decision(name, commit).await;
+            if let Err(epu_store::Error::Deposed(_)) = result {
+                return self.depose(term, "store");
+            }
             if !self.noted(result.map_err(|e| Chain(&e).to_string()), "record a decision") {
                 // Perhaps it was recorded all the same; until that is known nothing is done. Time tries again.
                 if let Some(managed) = self.pools.get_mut(name) {

@@ -4,20 +4,28 @@
 //! decision is stored with its commands in one transaction, and only then are the commands sent ([`outbox`]). What decides is pure;
 //! [`service`] gathers, calls it, records and acts.
 //!
+//! Several controllers share the pools by shards ([`epu_core::lease`]): each decides for those it leads ([`leadership`]) and answers for
+//! all ([`routing`]).
+//!
 //! Losing this process loses nothing: what it remembers is in the store, what it asked for is in the outbox until it is
 //! accepted, and what it knew of instances and sensors is told to it again.
 
 pub mod config;
 mod deciding;
 pub mod error;
+mod gathering;
 pub mod guards;
 pub mod health;
+mod leadership;
 pub mod listening;
+mod loading;
 pub mod metrics;
 pub mod ops;
 mod orders;
 pub mod outbox;
 pub mod plan;
+mod refreshing;
+mod routing;
 mod sending;
 pub mod service;
 pub mod show;

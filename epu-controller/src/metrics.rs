@@ -29,6 +29,12 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// `epu_controller_look_seconds`: how long one look at the pools that changed takes, storing included.
     pub look_seconds: Histogram,
+    /// `epu_controller_shards`: of the shards of pools, how many this process leads.
+    pub shards: IntGauge,
+    /// `epu_controller_leadership_changes_total{what}`: shards gained, given to others, lapsed, taken by others, deposed from.
+    pub leadership_changes: IntCounterVec,
+    /// `epu_controller_refused_total{by}`: what was refused because somebody else leads: commands by the provisioner, writes by the store.
+    pub refused: IntCounterVec,
     /// `epu_invariant_violations_total{invariant}`: something that must always be true was not.
     pub violations: IntCounterVec,
 }
@@ -78,6 +84,20 @@ impl Metrics {
                 )
                 .buckets(vec![0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]),
             )?,
+            shards: IntGauge::new(
+                "epu_controller_shards",
+                "Shards of pools that this process leads.",
+            )?,
+            leadership_changes: counter(
+                "epu_controller_leadership_changes_total",
+                "Shards gained, given to others, lapsed, taken by others, deposed from.",
+                &["what"],
+            )?,
+            refused: counter(
+                "epu_controller_refused_total",
+                "Commands and writes that were refused because somebody else leads.",
+                &["by"],
+            )?,
             violations: counter(
                 "epu_invariant_violations_total",
                 "Something that must always be true was not.",
@@ -86,6 +106,12 @@ impl Metrics {
         };
         for invariant in epu_core::invariant::ALL {
             metrics.violations.with_label_values(&[invariant.id()]).inc_by(0);
+        }
+        for what in ["gained", "given", "lapsed", "taken", "deposed"] {
+            metrics.leadership_changes.with_label_values(&[what]).inc_by(0);
+        }
+        for by in ["provisioner", "store"] {
+            metrics.refused.with_label_values(&[by]).inc_by(0);
         }
         Ok(metrics)
     }
@@ -115,6 +141,9 @@ impl Metrics {
             Box::new(self.outbox.clone()),
             Box::new(self.retries.clone()),
             Box::new(self.look_seconds.clone()),
+            Box::new(self.shards.clone()),
+            Box::new(self.leadership_changes.clone()),
+            Box::new(self.refused.clone()),
             Box::new(self.violations.clone()),
         ]
     }

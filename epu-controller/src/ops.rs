@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use epu_core::code::Chain;
+use epu_core::fact::Fact;
 use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Cause, Work};
 use epu_core::journal::{Entry, Event};
+use epu_core::lease::Domain;
 use epu_core::pool::{Origin, Paused, Pool};
 use epu_core::request::{Answer, Caller, EventsAfter, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Request, Terminate};
 use epu_core::{Fault, Timestamp};
@@ -27,7 +29,7 @@ const EVENTS_MAX: u32 = 1_000;
 const WHY_MAX: usize = 500;
 
 impl Controller {
-    /// Answers a request.
+    /// Answers a request from what this controller knows.
     #[expect(clippy::wildcard_enum_match_arm, reason = "what others answer is refused here")]
     pub(crate) async fn answer(&mut self, caller: &Caller, request: Request) -> Result<Answer, Fault> {
         match request {
@@ -58,13 +60,13 @@ impl Controller {
         }
     }
 
-    /// Applies the config file's pools.
+    /// Applies the config file's pools, as far as they are led here: whoever leads the others applies them.
     pub(crate) async fn apply_file(&mut self) {
         let file = self.parts.file.borrow_and_update().clone();
         self.in_file = file.pools.iter().map(|p| p.name.clone()).collect();
         let now = self.parts.clock.now();
         let mut changed = Vec::new();
-        for resolved in &file.pools {
+        for resolved in file.pools.iter().filter(|p| self.term_of(&p.name).is_some()) {
             let origin = Origin::File {
                 path: file.path.clone(),
                 line: resolved.line,
@@ -79,7 +81,7 @@ impl Controller {
             });
             if !same {
                 let set = before.as_ref().map(|p| differences(p, resolved));
-                changed.push((pool(resolved, origin, before.as_deref(), now), set));
+                changed.push((pool(resolved, origin, before.as_deref(), None, now), set));
             }
         }
         let journal = changed
@@ -105,16 +107,30 @@ impl Controller {
         self.file_failed = kept.is_err();
     }
 
-    /// Stores pools, then manages them.
+    /// Stores pools, then manages them as far as they are led here; whoever leads the others is told.
     async fn keep_pools(&mut self, pools: Vec<Pool>, journal: Vec<Entry>) -> Result<(), Fault> {
         if pools.is_empty() {
             return Ok(());
         }
-        self.parts.store.put_pools(&pools, journal).await.map_err(|e| store_fault(&e))?;
+        if let Err(error) = self.parts.store.put_pools(&pools, journal).await {
+            if matches!(error, epu_store::Error::Conflict(_)) {
+                // Somebody else changed one: what is known of it is old.
+                self.refresh();
+            }
+            return Err(store_fault(&error));
+        }
         let now = self.parts.clock.now();
+        let mut elsewhere = Vec::new();
         for pool in pools {
             info!(pool = %pool.name, revision = pool.revision, "pool settings");
-            self.manage(Arc::new(pool), None, now).await;
+            if self.leads.led.contains(&Domain::of(&pool.name)) {
+                self.manage(Arc::new(pool), None, now).await;
+            } else {
+                elsewhere.push(pool);
+            }
+        }
+        if !elsewhere.is_empty() {
+            self.parts.bus.tell(Fact::Pools(Arc::new(elsewhere)));
         }
         self.tell_pools();
         Ok(())
@@ -129,11 +145,10 @@ impl Controller {
                 format!("{}: there is no pool in it; write them under `pools:`", file.file),
             ));
         }
-        let taken: Vec<&str> = read
-            .iter()
-            .filter(|r| self.pools.contains_key(&r.name))
-            .map(|r| r.name.as_str())
-            .collect();
+        // Those led elsewhere too.
+        let there = self.parts.store.pool_revisions().await.map_err(|e| store_fault(&e))?;
+        let taken = read.iter().map(|r| &r.name).filter(|name| there.contains_key(*name));
+        let taken: Vec<&str> = taken.map(PoolName::as_str).collect();
         if !taken.is_empty() {
             let text = format!(
                 "add pools: {} exists already; change it with `epumgmt pool reconfigure`, or choose another name",
@@ -142,7 +157,9 @@ impl Controller {
             return Err(Fault::new("conflict", text));
         }
         let now = self.parts.clock.now();
-        let pools: Vec<Pool> = read.iter().map(|resolved| pool(resolved, Origin::Operator, None, now)).collect();
+        let owner = caller.owner_of_new();
+        let new = read.iter().map(|resolved| pool(resolved, Origin::Operator, None, owner, now));
+        let pools: Vec<Pool> = new.collect();
         let names: Vec<PoolName> = pools.iter().map(|p| p.name.clone()).collect();
         let journal = names
             .iter()
@@ -154,6 +171,7 @@ impl Controller {
 
     async fn pool_reconfigure(&mut self, caller: &Caller, change: PoolChange) -> Result<Answer, Fault> {
         let before = self.pool(&change.pool)?;
+        must_own(caller, &before, "change")?;
         self.refuse_file(&before, "change")?;
         if before.removed {
             return Err(Fault::new("conflict", format!("change pool {}: it is being removed", before.name)));
@@ -195,6 +213,7 @@ impl Controller {
 
     async fn pool_pause(&mut self, caller: &Caller, pause: PoolPause) -> Result<Answer, Fault> {
         let before = self.pool(&pause.pool)?;
+        must_own(caller, &before, if pause.paused.any() { "pause" } else { "resume" })?;
         if pause.paused.why.len() > WHY_MAX {
             return Err(Fault::new(
                 "bad-request",
@@ -216,6 +235,7 @@ impl Controller {
 
     async fn pool_remove(&mut self, caller: &Caller, remove: &PoolRemove) -> Result<Answer, Fault> {
         let before = self.pool(&remove.pool)?;
+        must_own(caller, &before, "remove")?;
         self.refuse_file(&before, "remove")?;
         let now = self.parts.clock.now();
         if !before.removed {
@@ -244,7 +264,7 @@ impl Controller {
                 why: Cause::PoolRemoved,
                 epoch: 0,
             });
-            self.send_once(order);
+            self.send_once(&remove.pool, order);
         }
         self.mark(&remove.pool);
         Answer::of(&live)
@@ -295,7 +315,22 @@ impl Controller {
     }
 }
 
-fn pool(resolved: &spec::Resolved, origin: Origin, before: Option<&Pool>, now: Timestamp) -> Pool {
+/// Whoever acts for certain owners only changes nothing of others'.
+fn must_own(caller: &Caller, pool: &Pool, doing: &str) -> Result<(), Fault> {
+    if caller.owns(pool.owner.as_deref()) {
+        return Ok(());
+    }
+    let whose = pool.owner.as_ref().map_or("nobody in particular".to_owned(), |owner| format!("{owner:?}"));
+    let text = format!(
+        "{doing} pool {}: it belongs to {whose}, for whom {} may not act; ask an operator who may",
+        pool.name,
+        caller.name()
+    );
+    Err(Fault::new("forbidden", text))
+}
+
+/// A pool's record from what a file says, keeping what the file does not say of the one before.
+fn pool(resolved: &spec::Resolved, origin: Origin, before: Option<&Pool>, owner: Option<&str>, now: Timestamp) -> Pool {
     Pool {
         name: resolved.name.clone(),
         spec: resolved.spec.clone(),
@@ -306,7 +341,7 @@ fn pool(resolved: &spec::Resolved, origin: Origin, before: Option<&Pool>, now: T
         paused: before.map(|p| p.paused.clone()).unwrap_or_default(),
         removed: false,
         added_at: before.map_or(now, |p| p.added_at),
-        owner: before.and_then(|p| p.owner.clone()),
+        owner: before.map_or_else(|| owner.map(str::to_owned), |p| p.owner.clone()),
     }
 }
 

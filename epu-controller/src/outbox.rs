@@ -31,6 +31,8 @@ pub enum Sent {
     Refused(Outgoing, Fault),
     /// It is to be sent again after this wait.
     Again(Duration, Fault),
+    /// Somebody else leads by now, and sends it: it stays where it is.
+    Stale,
 }
 
 impl Outbox {
@@ -56,6 +58,7 @@ impl Outbox {
         }
         match result {
             Ok(answer) => Some(Sent::Accepted(self.pop()?, answer)),
+            Err(fault) if fault.code == "stale-epoch" => Some(Sent::Stale),
             Err(fault) if is_final(&fault) => Some(Sent::Refused(self.pop()?, fault)),
             Err(fault) => {
                 let wait = (RETRY_FIRST * 2u32.pow(self.tries.min(8))).min(RETRY_MOST);
@@ -99,7 +102,7 @@ impl Outbox {
 fn is_final(fault: &Fault) -> bool {
     matches!(
         fault.code.as_ref(),
-        "closed" | "no-such-site" | "bad-request" | "conflict" | "forbidden" | "no-such-instance" | "stale-epoch"
+        "closed" | "no-such-site" | "bad-request" | "conflict" | "forbidden" | "no-such-instance"
     )
 }
 
@@ -146,5 +149,16 @@ mod tests {
             Some(Sent::Refused(..))
         ));
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_command_under_a_term_that_is_over_stays_for_the_next_leader() {
+        let mut outbox = Outbox::default();
+        outbox.push([command(1)]);
+        outbox.take_next();
+        let stale = Err(Fault::new("stale-epoch", ""));
+        assert!(matches!(outbox.done(Uuid::from_u128(1), stale), Some(Sent::Stale)));
+        assert_eq!(outbox.len(), 1);
+        assert!(outbox.take_next().is_none(), "and is not sent again from here");
     }
 }

@@ -2,19 +2,31 @@
 
 use std::collections::BTreeMap;
 
+use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::id::{InstanceId, PoolName};
-use epu_core::request::{Answer, Caller, Request, SiteWord};
+use epu_core::lease::Term;
+use epu_core::request::{Answer, Caller, Ids, Request, SiteWord};
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::error::Error;
 use crate::orders;
 use crate::outbox::Sent;
-use crate::service::{Back, Controller};
+use crate::service::{Back, Controller, Managed};
+
+/// When and under which term something was sent: what comes back later than that says nothing any more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Under {
+    pub(crate) stint: u64,
+    pub(crate) term: Term,
+}
 
 impl Controller {
-    /// Sends a command that is not kept: should it get lost, something else brings about the same.
-    pub(crate) fn send_once(&mut self, request: Request) {
+    /// Sends a command of a pool's that is not kept: should it get lost, something else brings about the same.
+    pub(crate) fn send_once(&mut self, pool: &PoolName, mut request: Request) {
+        let Some(term) = self.term_of(pool) else { return };
+        request.set_epoch(term.epoch);
         let bus = self.parts.bus.clone();
         let within = *self.parts.config.ask_within;
         self.tasks.spawn(async move {
@@ -25,80 +37,140 @@ impl Controller {
         });
     }
 
-    /// Sends what is waiting, one command a pool at a time.
+    /// Sends what is waiting, one command a pool at a time, each under the term as it is now; without one it waits.
     pub(crate) fn send(&mut self) {
         for name in std::mem::take(&mut self.to_send) {
-            let Some(command) = self.pools.get_mut(&name).and_then(|managed| managed.outbox.take_next()) else {
+            let Some(term) = self.term_of(&name) else {
+                if self.pools.contains_key(&name) {
+                    self.to_send.insert(name);
+                }
                 continue;
+            };
+            let Some(managed) = self.pools.get_mut(&name) else { continue };
+            let Some(mut command) = managed.outbox.take_next() else { continue };
+            command.request.set_epoch(term.epoch);
+            let under = Under {
+                stint: managed.stint,
+                term,
             };
             let bus = self.parts.bus.clone();
             let within = *self.parts.config.ask_within;
             self.tasks.spawn(async move {
                 let answer = bus.ask(Caller::Service("controller"), command.request, within).await;
-                Back::Sent(name, command.id, answer)
+                Back::Sent(name, under, command.id, answer)
             });
         }
     }
 
-    pub(crate) async fn take_back(&mut self, back: Back) {
-        let now = self.parts.clock.now();
+    /// # Errors
+    /// When nothing could be loaded ever.
+    pub(crate) async fn take_back(&mut self, back: Back) -> Result<(), Error> {
         match back {
-            Back::Waited(name) => {
-                if let Some(managed) = self.pools.get_mut(&name) {
+            Back::Waited(name, stint) => {
+                if let Some(managed) = self.managed_since(&name, stint) {
                     managed.outbox.ready();
-                }
-                self.to_send.insert(name);
-            }
-            Back::Sent(name, id, result) => {
-                self.to_send.insert(name.clone());
-                let Some(managed) = self.pools.get_mut(&name) else { return };
-                let op = managed.outbox.first_op();
-                match managed.outbox.done(id, result) {
-                    None => {}
-                    Some(Sent::Again(wait, fault)) => {
-                        if managed.trouble.as_ref().map(|t| &t.code) != Some(&fault.code) {
-                            warn!(pool = %name, %fault, "a command was not accepted; it is sent again");
-                        }
-                        managed.trouble = Some(fault);
-                        self.parts.metrics.retries.with_label_values(&[op]).inc();
-                        self.tasks.spawn(async move {
-                            tokio::time::sleep(wait).await;
-                            Back::Waited(name)
-                        });
-                    }
-                    Some(Sent::Accepted(command, answer)) => {
-                        managed.trouble = None;
-                        orders::accepted(&mut managed.view, &command, now);
-                        if let Request::WithdrawDrain(asked) = &command.request {
-                            let stay: Vec<InstanceId> = answer.read().unwrap_or_default();
-                            for id in asked.instances.iter().filter(|id| !stay.contains(id)) {
-                                managed.view.not_ordered(*id);
-                            }
-                        }
-                        self.forget_command(&name, command.id).await;
-                    }
-                    Some(Sent::Refused(command, fault)) => {
-                        warn!(pool = %name, op = command.request.op(), %fault, "a command was refused");
-                        orders::undo(&mut managed.view, &command);
-                        managed.trouble = (fault.code != "closed").then_some(fault);
-                        self.forget_command(&name, command.id).await;
-                        self.wake(&name, now + *self.parts.config.tick);
-                    }
+                    self.to_send.insert(name);
                 }
             }
-            Back::Looked(name, ids, answer) => {
-                let words: BTreeMap<InstanceId, SiteWord> =
-                    answer.and_then(Answer::read::<Vec<_>>).unwrap_or_default().into_iter().collect();
-                for id in ids {
-                    let word = words.get(&id).copied().unwrap_or(SiteWord::NoAnswer);
-                    let Some(managed) = self.pools.get_mut(&name) else { return };
-                    let changed = managed.view.site_said(id, word, now);
-                    self.take_changed(&name, changed, now).await;
-                }
-                self.mark(&name);
-            }
+            Back::Sent(name, under, id, result) => self.take_sent(&name, under, id, result).await,
+            Back::Looked(name, under, ids, answer) => self.take_looked(name, under, ids, answer).await,
+            Back::Leased(asked_at, answer) => self.take_leased(asked_at, answer),
+            Back::Loaded(loaded) => self.take_loaded(*loaded).await?,
+            Back::Pools(pools) => self.take_pools(pools).await,
+            Back::Revisions(revisions) => self.take_revisions(revisions),
+            Back::Routed => self.routes.done(),
             Back::Done => {}
         }
+        Ok(())
+    }
+
+    /// A pool, if it is managed since this stint without a break.
+    fn managed_since(&mut self, name: &PoolName, stint: u64) -> Option<&mut Managed> {
+        self.pools.get_mut(name).filter(|managed| managed.stint == stint)
+    }
+
+    async fn take_sent(&mut self, name: &PoolName, under: Under, id: Uuid, result: Result<Answer, Fault>) {
+        let now = self.parts.clock.now();
+        // What an earlier stint sent is sent again by this one.
+        let Some(managed) = self.managed_since(name, under.stint) else { return };
+        let op = managed.outbox.first_op();
+        let sent = managed.outbox.done(id, result);
+        self.to_send.insert(name.clone());
+        let Some(managed) = self.pools.get_mut(name) else { return };
+        match sent {
+            None => {}
+            Some(Sent::Stale) => self.depose(under.term, "provisioner"),
+            Some(Sent::Again(wait, fault)) => {
+                if managed.trouble.as_ref().map(|t| &t.code) != Some(&fault.code) {
+                    warn!(pool = %name, %fault, "a command was not accepted; it is sent again");
+                }
+                managed.trouble = Some(fault);
+                self.parts.metrics.retries.with_label_values(&[op]).inc();
+                let name = name.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    Back::Waited(name, under.stint)
+                });
+            }
+            Some(Sent::Accepted(command, answer)) => {
+                managed.trouble = None;
+                orders::accepted(&mut managed.view, &command, now);
+                if let Request::WithdrawDrain(asked) = &command.request {
+                    let stay: Vec<InstanceId> = answer.read().unwrap_or_default();
+                    for id in asked.instances.iter().filter(|id| !stay.contains(id)) {
+                        managed.view.not_ordered(*id);
+                    }
+                }
+                self.forget_command(name, command.id).await;
+            }
+            Some(Sent::Refused(command, fault)) => {
+                warn!(pool = %name, op = command.request.op(), %fault, "a command was refused");
+                orders::undo(&mut managed.view, &command);
+                managed.trouble = (fault.code != "closed").then_some(fault);
+                self.forget_command(name, command.id).await;
+                self.wake(name, now + *self.parts.config.tick);
+            }
+        }
+    }
+
+    async fn take_looked(&mut self, name: PoolName, under: Under, ids: Vec<InstanceId>, answer: Result<Answer, Fault>) {
+        let now = self.parts.clock.now();
+        if self.managed_since(&name, under.stint).is_none() {
+            return;
+        }
+        if answer.as_ref().is_err_and(|fault| fault.code == "stale-epoch") {
+            return self.depose(under.term, "provisioner");
+        }
+        let words: BTreeMap<InstanceId, SiteWord> = answer.and_then(Answer::read::<Vec<_>>).unwrap_or_default().into_iter().collect();
+        for id in ids {
+            let word = words.get(&id).copied().unwrap_or(SiteWord::NoAnswer);
+            let Some(managed) = self.pools.get_mut(&name) else { return };
+            let changed = managed.view.site_said(id, word, now);
+            self.take_changed(&name, changed, now).await;
+        }
+        self.mark(&name);
+    }
+
+    /// Asks the site about instances of a pool.
+    pub(crate) fn ask_site(&mut self, name: &PoolName, ids: Vec<InstanceId>) {
+        let (Some(term), Some(managed)) = (self.term_of(name), self.pools.get(name)) else {
+            return;
+        };
+        let under = Under {
+            stint: managed.stint,
+            term,
+        };
+        let bus = self.parts.bus.clone();
+        let within = *self.parts.config.ask_within;
+        let pool = name.clone();
+        self.tasks.spawn(async move {
+            let look = Request::Look(Ids {
+                instances: ids.clone(),
+                epoch: term.epoch,
+            });
+            let answer = bus.ask(Caller::Service("controller"), look, within).await;
+            Back::Looked(pool, under, ids, answer)
+        });
     }
 
     /// Forgets a command that was accepted. Should that fail it is tried again: one that stayed would be sent again after the next

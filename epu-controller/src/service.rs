@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use epu_bus::{Bus, Call, Calls, Facts};
+use epu_bus::{Bus, Calls, Facts};
 use epu_core::code::Chain;
 use epu_core::fact::{Fact, Kind, Listener, Snapshot};
 use epu_core::health::Health;
@@ -16,9 +16,11 @@ use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Instance, Work};
 use epu_core::invariant::{self, Violation};
 use epu_core::journal::{Decided, Entry, Event};
+use epu_core::leading::Leading;
+use epu_core::lease::{Member, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::random::Random;
-use epu_core::request::{Answer, Caller, Ids, Request, Service};
+use epu_core::request::{Answer, Service};
 use epu_core::time::{Clock, Timestamp};
 use epu_core::{Fault, Reason};
 use epu_decision_engines::{Engine, Memory, Registry};
@@ -33,10 +35,14 @@ use crate::config::Config;
 use crate::deciding::Attempt;
 use crate::error::Error;
 use crate::guards::Guards;
+use crate::leadership::Leads;
 use crate::listening::Ears;
+use crate::loading::Loaded;
 use crate::metrics::Metrics;
-use crate::orders;
 use crate::outbox::Outbox;
+use crate::refreshing::Refresh;
+use crate::routing::{As, Routes};
+use crate::sending::Under;
 use crate::spec::{Known, Resolved};
 use crate::view::{Changed, View};
 
@@ -44,9 +50,13 @@ use crate::view::{Changed, View};
 const FACTS_AT_ONCE: usize = 65_536;
 /// How long acting on a deadline may take before it counts as missed. Too low: a busy store looks like a fault of ours.
 const DEADLINE_GRACE: Duration = Duration::from_secs(60);
+/// The shortest wait before leases are looked at again, so that a clock that stands still is no loop.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Everything the controller is given.
 pub struct Parts {
+    /// As whom it shares the pools with other controllers; another name at each start.
+    pub member: Member,
     /// How it talks.
     pub bus: Arc<dyn Bus>,
     /// What survives it.
@@ -94,6 +104,8 @@ pub(crate) struct Managed {
     pub(crate) outbox: Outbox,
     pub(crate) remembered_at: Timestamp,
     pub(crate) unwritten: bool,
+    /// What was loaded when it began to be managed, see [`Leads::stint`].
+    pub(crate) stint: u64,
     wake: Option<Timestamp>,
     pub(crate) statuses: BTreeMap<epu_core::SensorName, &'static str>,
     /// A decision of which it is not known whether it was recorded.
@@ -103,11 +115,21 @@ pub(crate) struct Managed {
 /// What a task brings back.
 pub(crate) enum Back {
     /// A command was answered.
-    Sent(PoolName, Uuid, Result<Answer, Fault>),
+    Sent(PoolName, Under, Uuid, Result<Answer, Fault>),
     /// The wait before sending again is over.
-    Waited(PoolName),
+    Waited(PoolName, u64),
     /// The site was asked about these.
-    Looked(PoolName, Vec<InstanceId>, Result<Answer, Fault>),
+    Looked(PoolName, Under, Vec<InstanceId>, Result<Answer, Fault>),
+    /// Leases were asked for, at that time.
+    Leased(Timestamp, Result<Standing, String>),
+    /// What was gained is loaded.
+    Loaded(Box<Result<Loaded, Error>>),
+    /// Every pool in the store.
+    Pools(Result<Vec<Pool>, String>),
+    /// Of every pool in the store its revision.
+    Revisions(Result<BTreeMap<PoolName, u64>, String>),
+    /// A request was answered by others.
+    Routed,
     /// Nothing follows.
     Done,
 }
@@ -123,6 +145,9 @@ pub(crate) struct Controller {
     pub(crate) accepted: Vec<Uuid>,
     pub(crate) tasks: JoinSet<Back>,
     pub(crate) file_failed: bool,
+    pub(crate) leads: Leads,
+    pub(crate) routes: Routes,
+    pub(crate) refresh: Refresh,
     ears: Ears,
     dirty: BTreeSet<PoolName>,
     wakes: BTreeSet<(Timestamp, PoolName)>,
@@ -131,36 +156,44 @@ pub(crate) struct Controller {
     checked_at: Timestamp,
 }
 
-/// Runs until cancelled, then returns; workers and everything else are left as they are.
+/// Runs until cancelled, then returns; workers and everything else are left as they are. Others take over its pools at once.
 ///
 /// # Errors
 /// When its records cannot be loaded at start.
 pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
-    let calls = parts.bus.serve(Service::Controller);
+    let doors = Doors {
+        any: parts.bus.serve(Service::Controller),
+        leader: parts.bus.serve_member(&parts.member.name),
+    };
     // Listening begins before loading, so that nothing that happens meanwhile is missed.
-    let facts = parts.bus.listen(&[Kind::Instances, Kind::Snapshot, Kind::Listening]);
-    let mut controller = Controller::load(parts).await?;
+    let facts = parts.bus.listen(&[Kind::Instances, Kind::Snapshot, Kind::Listening, Kind::Pools]);
+    let mut controller = Controller::new(parts).await?;
     controller.apply_file().await;
-    controller.parts.bus.tell(Fact::Listening(Listener::Controller));
-    controller.tell_pools();
-    controller.turn(calls, facts, &cancel).await;
+    controller.turn(doors, facts, &cancel).await?;
+    controller.leave().await;
     Ok(())
 }
 
+/// Where requests arrive.
+struct Doors {
+    /// Those that any controller may answer.
+    any: Calls,
+    /// Those for this one alone.
+    leader: Calls,
+}
+
 impl Controller {
-    async fn load(parts: Parts) -> Result<Self, Error> {
+    /// One that leads nothing yet.
+    async fn new(parts: Parts) -> Result<Self, Error> {
         let now = parts.clock.now();
-        let load = |what| move |source| Error::Load { what, source };
-        let pools = parts.store.pools().await.map_err(load("pools"))?;
-        let memories: BTreeMap<_, _> = parts
-            .store
-            .memories()
-            .await
-            .map_err(load("what is remembered of pools"))?
-            .into_iter()
-            .collect();
-        let closed = parts.store.closed().await.map_err(load("whether the installation is closed"))?;
-        let mut controller = Self {
+        let closed = parts.store.closed().await.map_err(|source| Error::Load {
+            what: "whether the installation is closed",
+            source,
+        })?;
+        Ok(Self {
+            leads: Leads::new(Leading::new(parts.member.clone(), now), now),
+            routes: Routes::default(),
+            refresh: Refresh::new(now),
             parts,
             pools: BTreeMap::new(),
             in_file: BTreeSet::new(),
@@ -177,45 +210,30 @@ impl Controller {
             told_at: now,
             passed_at: now,
             checked_at: now,
-        };
-        for pool in pools {
-            let memory = memories.get(&pool.name).cloned();
-            controller.manage(Arc::new(pool), memory, now).await;
-        }
-        let mut changes: BTreeMap<PoolName, Changed> = BTreeMap::new();
-        for instance in controller.parts.store.instances(true).await.map_err(load("instances"))? {
-            let instance = Arc::new(instance);
-            let changed = controller.take_instance(instance.clone(), now);
-            match changes.get_mut(&instance.pool) {
-                Some(known) => known.absorb(changed),
-                None => drop(changes.insert(instance.pool.clone(), changed)),
-            }
-        }
-        for (pool, changed) in changes {
-            controller.take_changed(&pool, changed, now).await;
-        }
-        for command in controller.parts.store.outbox().await.map_err(load("commands not yet accepted"))? {
-            if let Some(managed) = controller.pools.get_mut(&command.pool) {
-                orders::note(&mut managed.view, &command, now);
-                controller.to_send.insert(command.pool.clone());
-                managed.outbox.push([command]);
-            }
-        }
-        controller.dirty.extend(controller.pools.keys().cloned());
-        Ok(controller)
+        })
     }
 
-    async fn turn(&mut self, mut calls: Calls, mut facts: Facts, cancel: &CancellationToken) {
+    async fn turn(&mut self, mut doors: Doors, mut facts: Facts, cancel: &CancellationToken) -> Result<(), Error> {
         let mut tick = tokio::time::interval(*self.parts.config.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // First of all: what is no longer led is not to be acted on, whatever else there is to do.
+            self.lead().await;
+            let now = self.parts.clock.now();
+            let lead_in = self.leads.leading.next_due().since(now).max(SHORTEST_WAIT);
+            let answers = self.leads.is_settled(now) && self.routes.has_room();
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
-                Some(call) = calls.recv() => self.take_call(call).await,
+                () = cancel.cancelled() => return Ok(()),
+                Some(call) = doors.any.recv(), if answers => self.take_call(call, As::Any).await,
+                Some(call) = doors.leader.recv(), if answers => self.take_call(call, As::Leader).await,
                 Some(back) = self.tasks.join_next(), if !self.tasks.is_empty() => match back {
-                    Ok(back) => self.take_back(back).await,
-                    Err(error) => warn!(%error, "a task of the controller was lost"),
+                    Ok(back) => self.take_back(back).await?,
+                    Err(error) => {
+                        warn!(%error, "a task of the controller was lost");
+                        // Whichever it was: leases are asked for again, and what was gained is loaded.
+                        self.lost_a_task();
+                    }
                 },
                 Some(fact) = facts.next() => {
                     self.take_fact(fact).await;
@@ -230,6 +248,7 @@ impl Controller {
                 }
                 Ok(()) = self.parts.file.changed() => self.apply_file().await,
                 _ = tick.tick() => {}
+                () = tokio::time::sleep(lead_in) => continue,
             }
             // Also when there is always something else to do.
             if self.parts.clock.now().since(self.passed_at) >= *self.parts.config.tick {
@@ -239,15 +258,13 @@ impl Controller {
         }
     }
 
-    async fn take_call(&mut self, call: Call) {
-        let (caller, request, answering) = call.into_parts();
-        answering.answer(self.answer(&caller, request).await);
-    }
-
     /// Time passes: whatever is due is looked at.
     async fn pass_time(&mut self) {
         let now = self.parts.clock.now();
         self.passed_at = now;
+        self.load_gained();
+        self.drop_parked(now);
+        self.compare(now);
         if self.file_failed {
             self.apply_file().await;
         }
@@ -297,7 +314,8 @@ impl Controller {
             }
             Fact::Snapshot(snapshot) => self.take_snapshot(&snapshot, now).await,
             Fact::Listening(Listener::Aggregator) => self.tell_pools(),
-            Fact::Listening(Listener::Controller) | Fact::Pools(_) => {}
+            Fact::Pools(told) => self.hear_of_pools(&told),
+            Fact::Listening(Listener::Controller) => {}
         }
     }
 
@@ -409,18 +427,7 @@ impl Controller {
             }
         }
         if !changed.ask_site.is_empty() {
-            let ids = changed.ask_site;
-            let bus = self.parts.bus.clone();
-            let within = *self.parts.config.ask_within;
-            let pool = name.clone();
-            self.tasks.spawn(async move {
-                let look = Request::Look(Ids {
-                    instances: ids.clone(),
-                    epoch: 0,
-                });
-                let answer = bus.ask(Caller::Service("controller"), look, within).await;
-                Back::Looked(pool, ids, answer)
-            });
+            self.ask_site(name, changed.ask_site);
         }
         self.write_journal(journal).await;
     }
@@ -496,13 +503,21 @@ impl Controller {
             return;
         }
         info!(pool = %name, "the removed pool is empty and forgotten");
+        self.refresh.forgot(name);
+        self.drop_pool(name);
+        self.tell_pools();
+    }
+
+    /// Manages a pool no more: nothing of it is left here.
+    pub(crate) fn drop_pool(&mut self, name: &PoolName) {
         if let Some(managed) = self.pools.remove(name)
             && let Some(at) = managed.wake
         {
             self.wakes.remove(&(at, name.clone()));
         }
+        self.dirty.remove(name);
+        self.to_send.remove(name);
         self.parts.metrics.forget(name);
-        self.tell_pools();
     }
 
     /// Writes what changed without a decision, now and then.
@@ -515,24 +530,37 @@ impl Controller {
             .map(|(name, _)| name.clone())
             .collect();
         for name in due {
-            let Some(managed) = self.pools.get_mut(&name) else { continue };
-            let memory = PoolMemory {
-                target: managed.target,
-                engine: managed.engine.as_ref().map(|e| e.version().to_owned()).unwrap_or_default(),
-                memory: managed.memory.0.clone(),
-                guards: serde_json::to_value(&managed.guards).unwrap_or_default(),
-            };
-            let commit = DecisionCommit {
-                memory: Some(memory),
-                ..DecisionCommit::default()
-            };
-            let result = self.parts.store.commit_decision(&name, commit).await;
-            let written = self.noted(result.map_err(|e| Chain(&e).to_string()), "write what is remembered");
-            if let Some(managed) = self.pools.get_mut(&name).filter(|_| written) {
-                managed.remembered_at = now;
-                managed.unwritten = false;
+            if let Some(term) = self.term_of(&name) {
+                self.remember_one(&name, term, now).await;
             }
         }
+    }
+
+    /// Writes what is remembered of a pool. False when the store did not take it.
+    pub(crate) async fn remember_one(&mut self, name: &PoolName, term: Term, now: Timestamp) -> bool {
+        let Some(managed) = self.pools.get(name) else { return true };
+        let memory = PoolMemory {
+            target: managed.target,
+            engine: managed.engine.as_ref().map(|e| e.version().to_owned()).unwrap_or_default(),
+            memory: managed.memory.0.clone(),
+            guards: serde_json::to_value(&managed.guards).unwrap_or_default(),
+        };
+        let commit = DecisionCommit {
+            term: Some(term),
+            memory: Some(memory),
+            ..DecisionCommit::default()
+        };
+        let result = self.parts.store.commit_decision(name, commit).await;
+        if let Err(epu_store::Error::Deposed(_)) = result {
+            self.depose(term, "store");
+            return false;
+        }
+        let written = self.noted(result.map_err(|e| Chain(&e).to_string()), "write what is remembered");
+        if let Some(managed) = self.pools.get_mut(name).filter(|_| written) {
+            managed.remembered_at = now;
+            managed.unwritten = false;
+        }
+        written
     }
 
     pub(crate) fn tell_pools(&mut self) {
@@ -578,6 +606,7 @@ impl Controller {
             outbox: Outbox::default(),
             remembered_at: now,
             unwritten: false,
+            stint: self.leads.stint,
             wake: None,
             statuses: BTreeMap::new(),
             unsure: None,

@@ -1,16 +1,18 @@
 //! What the controller knows, as it is shown to people and programs.
 
 use epu_core::Fault;
-use epu_core::id::PoolName;
+use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::Instance;
-use epu_core::request::{InstanceFilter, InstanceView, PoolBrief, PoolView, ReadingView, StatusView};
+use epu_core::lease::{Domain, SHARDS};
+use epu_core::request::{Answer, InstanceFilter, InstanceView, PoolBrief, PoolView, ReadingView, Request, Service, StatusView};
+use epu_store::Store;
 
 use crate::ops::store_fault;
 use crate::service::{Controller, Managed};
 use crate::view::Member;
 
 /// The most instances in one answer.
-const INSTANCES_MAX: usize = 200_000;
+pub(crate) const INSTANCES_MAX: usize = 200_000;
 
 impl Controller {
     pub(crate) fn pool_views(&self) -> Vec<PoolView> {
@@ -120,6 +122,12 @@ impl Controller {
         if let Some(fault) = &self.store_fault {
             concerns.push(format!("the store fails: {fault}; nothing is done until it works"));
         }
+        let leaderless = self.leaderless();
+        if leaderless > 0 {
+            concerns.push(format!(
+                "{leaderless} of the {SHARDS} shards of pools have no leader just now: nothing is decided for their pools until a controller takes over"
+            ));
+        }
         let pools: Vec<PoolBrief> = self.pools.values().map(|managed| self.brief(managed)).collect();
         for managed in self.pools.values() {
             concerns.extend(
@@ -136,8 +144,20 @@ impl Controller {
             now: self.parts.clock.now(),
             pools,
             concerns,
-            standing: epu_core::lease::Standing::default(),
+            standing: self.leads.leading.standing().clone(),
         }
+    }
+
+    /// How many shards nobody leads, as far as this controller knows; its own that are not loaded yet are not among them.
+    fn leaderless(&self) -> usize {
+        let now = self.parts.clock.now();
+        let leading = &self.leads.leading;
+        let me = &leading.member().name;
+        let is_led = |domain: &Domain| {
+            let leader = leading.standing().leader(*domain);
+            leading.term(*domain, now).is_some() || leader.is_some_and(|leader| leader != me)
+        };
+        Domain::all(Service::Controller).iter().filter(|domain| !is_led(domain)).count()
     }
 
     fn brief(&self, managed: &Managed) -> PoolBrief {
@@ -177,19 +197,20 @@ impl Controller {
         }
     }
 
+    fn live_instances(&self, only: Option<&PoolName>) -> Vec<InstanceView> {
+        let pools = self.pools.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+        let members = pools.flat_map(|(_, m)| m.view.members());
+        members.filter(|m| m.instance.is_live()).take(INSTANCES_MAX).map(shown).collect()
+    }
+
     pub(crate) async fn instance_list(&self, filter: &InstanceFilter) -> Result<Vec<InstanceView>, Fault> {
         if let Some(pool) = &filter.pool {
             self.pool(pool)?;
         }
-        let wanted = |pool: &PoolName| filter.pool.as_ref().is_none_or(|only| only == pool);
         if !filter.all {
-            let members = self
-                .pools
-                .iter()
-                .filter(|(name, _)| wanted(name))
-                .flat_map(|(_, m)| m.view.members());
-            return Ok(members.filter(|m| m.instance.is_live()).take(INSTANCES_MAX).map(shown).collect());
+            return Ok(self.live_instances(filter.pool.as_ref()));
         }
+        let wanted = |pool: &PoolName| filter.pool.as_ref().is_none_or(|only| only == pool);
         let stored = self.parts.store.instances(false).await.map_err(|e| store_fault(&e))?;
         let known = |i: &Instance| self.pools.get(&i.pool).and_then(|m| m.view.member(i.id));
         Ok(stored
@@ -200,48 +221,67 @@ impl Controller {
             .collect())
     }
 
-    pub(crate) async fn instance_show(&self, which: &str) -> Result<InstanceView, Fault> {
-        let which = which.trim().to_ascii_lowercase();
-        let missing = || {
-            Fault::new(
-                "no-such-instance",
-                format!("no instance is {which:?}; see `epumgmt instance list --all`"),
-            )
-        };
-        if which.len() < 4 {
-            return Err(Fault::new(
-                "bad-request",
-                "give an instance's id, or at least the last four characters of it",
-            ));
+    /// What this controller itself has for an answer that is put together from everybody's.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "what is not put together is refused here")]
+    pub(crate) fn answer_own(&self, request: &Request) -> Result<Answer, Fault> {
+        match request {
+            Request::PoolList(_) => Answer::of(&self.pool_views()),
+            Request::InstanceList(_) => Answer::of(&self.live_instances(None)),
+            Request::InstanceShow(which) => Answer::of(&self.instances_ending_in(&which.instance)?),
+            Request::Status(_) => Answer::of(&self.status_view()),
+            other => Err(Fault::new("internal", format!("{} is not put together", other.op()))),
         }
-        let fits = |id: &epu_core::InstanceId| id.to_string().ends_with(&which) || id.0.simple().to_string().ends_with(&which);
-        let live: Vec<&Member> = self
-            .pools
-            .values()
-            .flat_map(|m| m.view.members())
-            .filter(|m| fits(&m.instance.id))
-            .collect();
-        match live.as_slice() {
-            [one] => return Ok(shown(one)),
-            [] => {}
-            several => {
-                return Err(Fault::new(
-                    "bad-request",
-                    format!("{} instances end in {which:?}; give more of the id", several.len()),
-                ));
-            }
-        }
-        let stored = self.parts.store.instances(false).await.map_err(|e| store_fault(&e))?;
-        let mut fitting = stored.into_iter().filter(|i| fits(&i.id));
-        let one = fitting.next().ok_or_else(missing)?;
-        if fitting.next().is_some() {
-            return Err(Fault::new(
-                "bad-request",
-                format!("several instances end in {which:?}; give more of the id"),
-            ));
-        }
-        Ok(bare(one))
     }
+
+    /// Those of its instances whose ids end so.
+    fn instances_ending_in(&self, which: &str) -> Result<Vec<InstanceView>, Fault> {
+        let which = ending(which)?;
+        let members = self.pools.values().flat_map(|m| m.view.members());
+        Ok(members.filter(|m| fits(m.instance.id, &which)).map(shown).collect())
+    }
+
+    pub(crate) async fn instance_show(&self, which: &str) -> Result<InstanceView, Fault> {
+        let known = self.instances_ending_in(which)?;
+        match one_of(known, which)? {
+            Some(one) => Ok(one),
+            // Ended, and not watched any more.
+            None => stored_instance(self.parts.store.as_ref(), which).await,
+        }
+    }
+}
+
+/// The end of an id, as somebody wrote it.
+fn ending(which: &str) -> Result<String, Fault> {
+    let which = which.trim().to_ascii_lowercase();
+    if which.len() < 4 {
+        let text = "give an instance's id, or at least the last four characters of it";
+        return Err(Fault::new("bad-request", text));
+    }
+    Ok(which)
+}
+
+fn fits(id: InstanceId, which: &str) -> bool {
+    id.to_string().ends_with(which) || id.0.simple().to_string().ends_with(which)
+}
+
+/// The only one, if there is one.
+pub(crate) fn one_of(fitting: Vec<InstanceView>, which: &str) -> Result<Option<InstanceView>, Fault> {
+    if fitting.len() > 1 {
+        let text = format!("{} instances end in {which:?}; give more of the id", fitting.len());
+        return Err(Fault::new("bad-request", text));
+    }
+    Ok(fitting.into_iter().next())
+}
+
+/// An instance that only the store still knows.
+pub(crate) async fn stored_instance(store: &dyn Store, which: &str) -> Result<InstanceView, Fault> {
+    let which = ending(which)?;
+    let stored = store.instances(false).await.map_err(|e| store_fault(&e))?;
+    let fitting = stored.into_iter().filter(|i| fits(i.id, &which)).map(bare);
+    one_of(fitting.collect(), &which)?.ok_or_else(|| {
+        let text = format!("no instance is {which:?}; see `epumgmt instance list --all`");
+        Fault::new("no-such-instance", text)
+    })
 }
 
 /// A fault's text in one line: its beginning, and the end of the output that it quotes, where the reason mostly stands.
@@ -271,7 +311,7 @@ fn shown(member: &Member) -> InstanceView {
     }
 }
 
-fn bare(instance: Instance) -> InstanceView {
+pub(crate) fn bare(instance: Instance) -> InstanceView {
     InstanceView {
         instance,
         health: epu_core::health::Health::Unknown,

@@ -7,6 +7,9 @@
 //! What was ordered but not yet confirmed by the provisioner counts as done ([`Ordered`]): otherwise the next look would order it
 //! again. It is dropped when the provisioner's record moves on, or after a while if it never does.
 
+mod deadlines;
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,8 @@ use epu_decision_engines::{Counts, Memory, Observation, Seen as SeenReading};
 use crate::guards::{EARLY_EXIT, LaunchOutcome, Turned};
 use crate::health;
 use crate::listening::Listening;
+use deadlines::Deadlines;
+use members::{Members, Place};
 
 /// An order that was accepted and that no record shows is forgotten after this, and given again if it is still wanted.
 const ORDER_LASTS: Duration = Duration::from_secs(60);
@@ -97,6 +102,7 @@ pub struct Member {
     pub site: Option<SiteWord>,
     ordered: Option<Note>,
     due: Option<Timestamp>,
+    place: Place,
     class: Class,
     key: Option<VictimKey>,
 }
@@ -120,6 +126,7 @@ impl Member {
             site: None,
             ordered: None,
             due: None,
+            place: Place::default(),
             class,
             key: None,
         }
@@ -220,8 +227,7 @@ impl Changed {
 pub struct View {
     /// Its record.
     pub pool: Arc<Pool>,
-    /// Boxed, so that what is searched stays small: it is searched far more often than walked.
-    members: BTreeMap<InstanceId, Box<Member>>,
+    members: Members,
     index: Index,
     settings: u64,
     told_at: Timestamp,
@@ -244,7 +250,7 @@ struct Index {
     draining: BTreeSet<InstanceId>,
     slots: BTreeMap<SlotLabel, BTreeSet<InstanceId>>,
     on_site: BTreeMap<SiteName, u32>,
-    due: BTreeSet<(Timestamp, InstanceId)>,
+    due: Deadlines,
 }
 
 impl View {
@@ -253,7 +259,7 @@ impl View {
     pub fn new(pool: Arc<Pool>, now: Timestamp) -> Self {
         let mut view = Self {
             pool: pool.clone(),
-            members: BTreeMap::new(),
+            members: Members::default(),
             index: Index::default(),
             settings: 0,
             told_at: now,
@@ -283,7 +289,7 @@ impl View {
             decision: true,
             ..Changed::default()
         };
-        let ids: Vec<InstanceId> = self.members.keys().copied().collect();
+        let ids: Vec<InstanceId> = self.members.iter().map(|member| member.instance.id).collect();
         for id in ids {
             changed.absorb(self.judge(id, now));
         }
@@ -298,7 +304,7 @@ impl View {
     /// Takes in a record of the provisioner's. An old version changes nothing.
     pub fn instance(&mut self, instance: Arc<Instance>, now: Timestamp) -> Changed {
         let id = instance.id;
-        let known = self.members.get(&id);
+        let known = self.members.get(id);
         if known.is_some_and(|m| m.instance.version >= instance.version)
             || (known.is_none() && instance.state.is_end() && !lingers(&instance, now))
         {
@@ -317,7 +323,7 @@ impl View {
                 self.boots.remove(0);
             }
         }
-        if let Some(member) = self.members.get_mut(&id) {
+        if let Some(member) = self.members.get_mut(id) {
             self.index.change(member, |member| {
                 if member.ordered.is_some_and(|note| instance.version > note.version) {
                     member.ordered = None;
@@ -331,16 +337,44 @@ impl View {
         changed
     }
 
+    /// Takes in the provisioner's records at start: what [`Self::instance`] does with each, without searching for any.
+    pub fn load(&mut self, mut instances: Vec<Arc<Instance>>, now: Timestamp) -> Changed {
+        let mut changed = Changed::default();
+        if !self.members.is_empty() {
+            for instance in instances {
+                changed.absorb(self.instance(instance, now));
+            }
+            return changed;
+        }
+        instances.retain(|instance| !instance.state.is_end() || lingers(instance, now));
+        instances.sort_by_key(|instance| instance.id);
+        changed.decision = !instances.is_empty();
+        changed.outcomes = instances.iter().filter_map(|instance| turned(None, instance, now)).collect();
+        let mut victims = Vec::with_capacity(instances.len());
+        let index = &mut self.index;
+        self.members.fill(instances.into_iter().map(|instance| {
+            let mut member = Member::new(instance);
+            index.add_but_victim(&mut member);
+            victims.extend(member.key);
+            member
+        }));
+        index.victims = victims.into_iter().collect();
+        for place in self.members.places() {
+            changed.absorb(self.judge_at(place, now));
+        }
+        changed
+    }
+
     /// Drops an instance that the provisioner never accepted.
     pub fn refused(&mut self, id: InstanceId) {
-        if self.members.get(&id).is_some_and(|m| m.instance.state == State::Requesting) {
+        if self.members.get(id).is_some_and(|m| m.instance.state == State::Requesting) {
             self.take_out(id);
         }
     }
 
     /// Notes what was ordered, until the provisioner's record says so itself.
     pub fn ordered(&mut self, id: InstanceId, what: Ordered) {
-        if let Some(member) = self.members.get_mut(&id) {
+        if let Some(member) = self.members.get_mut(id) {
             let note = Note {
                 what,
                 version: member.instance.version,
@@ -352,7 +386,7 @@ impl View {
 
     /// The command was accepted: should the provisioner's record not follow, the note is dropped after a while.
     pub fn accepted(&mut self, id: InstanceId, now: Timestamp) {
-        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(member) = self.members.get_mut(id) else { return };
         if let Some(note) = member.ordered.as_mut() {
             let until = now + ORDER_LASTS;
             note.until = Some(until);
@@ -363,7 +397,7 @@ impl View {
 
     /// Drops the note: the provisioner did not do it.
     pub fn not_ordered(&mut self, id: InstanceId) {
-        if let Some(member) = self.members.get_mut(&id) {
+        if let Some(member) = self.members.get_mut(id) {
             self.index.change(member, |member| member.ordered = None);
         }
     }
@@ -390,7 +424,7 @@ impl View {
     pub fn heard(&mut self, heard: &Heard, now: Timestamp) -> Changed {
         let id = heard.instance;
         let at = Timestamp(now.0.saturating_sub(heard.ago_ms.max(0)));
-        let Some(known) = self.members.get_mut(&id) else {
+        let Some(known) = self.members.get_mut(id) else {
             return Changed::default();
         };
         if known.heard_at.is_some_and(|before| before > at) {
@@ -443,7 +477,7 @@ impl View {
 
     /// Takes in the site's word about an instance that is out of contact.
     pub fn site_said(&mut self, id: InstanceId, word: SiteWord, now: Timestamp) -> Changed {
-        let Some(member) = self.members.get_mut(&id) else {
+        let Some(member) = self.members.get_mut(id) else {
             return Changed::default();
         };
         member.site = Some(word);
@@ -453,21 +487,11 @@ impl View {
     /// Looks at every member whose time has come.
     pub fn look(&mut self, now: Timestamp) -> Changed {
         let mut changed = Changed::default();
-        while let Some((at, id)) = self.index.due.first().copied() {
-            if at > now {
-                break;
-            }
-            self.index.due.pop_first();
-            let Some(member) = self.members.get_mut(&id) else { continue };
-            if let Some(later) = member
-                .quiet_until(self.listened, &self.pool.spec.health)
-                .filter(|later| *later > now)
-            {
-                // The steady case: it was heard meanwhile.
-                member.due = Some(later);
-                self.index.due.insert((later, id));
+        let mut come = self.come(now);
+        while let Some((at, id)) = come.pop_first() {
+            let Some(member) = self.members.get_mut(id).filter(|member| member.due == Some(at)) else {
                 continue;
-            }
+            };
             member.due = None;
             if member.instance.state.is_end() && !lingers(&member.instance, now) {
                 self.take_out(id);
@@ -489,15 +513,38 @@ impl View {
                 self.not_ordered(id);
             }
             changed.absorb(self.judge(id, now));
+            if come.is_empty() {
+                come = self.come(now);
+            }
         }
         changed
+    }
+
+    /// Members whose time has come, first come first, but for those that were heard meanwhile: their time comes later.
+    fn come(&mut self, now: Timestamp) -> BTreeSet<(Timestamp, InstanceId)> {
+        let mut come = BTreeSet::new();
+        for (at, place) in self.index.due.come(now) {
+            let Some(member) = self.members.at_mut(place).filter(|member| member.due == Some(at)) else {
+                continue;
+            };
+            match member.quiet_until(self.listened, &self.pool.spec.health) {
+                Some(later) if later > now => {
+                    member.due = Some(later);
+                    self.index.due.add(later, place);
+                }
+                Some(_) | None => {
+                    come.insert((at, member.instance.id));
+                }
+            }
+        }
+        come
     }
 
     /// When the next member's time comes, or a reading's status changes by itself.
     #[must_use]
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         let readings = self.readings.values().filter_map(|r| r.changes_at(now)).min();
-        [self.index.due.first().map(|(at, _)| *at), readings].into_iter().flatten().min()
+        [self.index.due.first(), readings].into_iter().flatten().min()
     }
 
     /// What an engine is shown.
@@ -550,13 +597,13 @@ impl View {
 
     /// Every member, ended ones that are still watched among them.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
-        self.members.values().map(Box::as_ref)
+        self.members.iter()
     }
 
     /// One member.
     #[must_use]
     pub fn member(&self, id: InstanceId) -> Option<&Member> {
-        self.members.get(&id).map(Box::as_ref)
+        self.members.get(id)
     }
 
     /// Counts for a decision.
@@ -626,9 +673,14 @@ impl View {
     }
 
     fn judge(&mut self, id: InstanceId, now: Timestamp) -> Changed {
-        let Some(member) = self.members.get_mut(&id) else {
+        self.members.place(id).map(|place| self.judge_at(place, now)).unwrap_or_default()
+    }
+
+    fn judge_at(&mut self, place: Place, now: Timestamp) -> Changed {
+        let Some(member) = self.members.at_mut(place) else {
             return Changed::default();
         };
+        let id = member.instance.id;
         let verdict = health::judge(
             &health::Seen {
                 state: member.instance.state,
@@ -665,7 +717,7 @@ impl View {
             if verdict.ask_site {
                 changed.ask_site.push(id);
                 // What follows depends on the answer, and on silence from here on.
-                changed.absorb(self.judge(id, now));
+                changed.absorb(self.judge_at(place, now));
                 return changed;
             }
         }
@@ -685,24 +737,24 @@ impl View {
     }
 
     fn take_out(&mut self, id: InstanceId) {
-        if let Some(member) = self.members.remove(&id) {
+        if let Some(member) = self.members.remove(id) {
             self.index.remove(&member);
         }
     }
 
     fn put_in(&mut self, mut member: Member) {
         self.index.add(&mut member);
-        self.members.insert(member.instance.id, Box::new(member));
+        self.members.add(member);
     }
 
     /// Counts everything anew: what the kept counts must equal.
     #[must_use]
     pub fn recount(&self) -> (Counts, u32) {
         let mut fresh = Self::new(self.pool.clone(), Timestamp::START);
-        for member in self.members.values() {
+        for member in self.members.iter() {
             fresh.put_in(Member {
                 due: None,
-                ..member.as_ref().clone()
+                ..member.clone()
             });
         }
         (fresh.index.counts, fresh.index.ending)
@@ -730,18 +782,21 @@ impl Index {
         }
     }
 
+    /// Takes in one that has no deadline yet.
     fn add(&mut self, member: &mut Member) {
+        self.add_but_victim(member);
+        member.key.map(|key| self.victims.insert(key));
+    }
+
+    fn add_but_victim(&mut self, member: &mut Member) {
         member.class = member.classify();
         member.key = member.victim_key();
         self.count(member, true);
-        member.due.map(|due| self.due.insert((due, member.instance.id)));
-        member.key.map(|key| self.victims.insert(key));
         self.enter(member);
     }
 
     fn remove(&mut self, member: &Member) {
         self.count(member, false);
-        member.due.map(|due| self.due.remove(&(due, member.instance.id)));
         member.key.map(|key| self.victims.remove(&key));
         self.leave(member.class, member.instance.slot.as_ref(), member.instance.id);
     }
@@ -789,10 +844,10 @@ impl Index {
         if member.due == at || member.due.is_some_and(|due| at.is_some_and(|at| due < at)) {
             return;
         }
-        let id = member.instance.id;
-        member.due.map(|before| self.due.remove(&(before, id)));
         member.due = at;
-        at.map(|at| self.due.insert((at, id)));
+        if let Some(at) = at {
+            self.due.add(at, member.place);
+        }
     }
 
     fn count(&mut self, member: &Member, there: bool) {

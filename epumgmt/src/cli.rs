@@ -37,6 +37,10 @@ pub(crate) struct Reach {
     /// directory, or else in ./epu-data.
     #[arg(long, global = true, env = "EPU_TOKEN_FILE", value_name = "FILE", help_heading = "Service")]
     pub token_file: Option<PathBuf>,
+    /// The broker, to reach the services over AMQP instead of HTTP: `amqp://user:password@host:5672/vhost`, or where it is written,
+    /// `env:NAME` or `file:/path`. Wins over --url. Certificates and `sysname` are taken from the config file's `amqp`.
+    #[arg(long, global = true, env = "EPU_AMQP_URL", hide_env_values = true, value_name = "URL", help_heading = "Service")]
+    pub amqp_url: Option<String>,
     /// How long to wait for an answer.
     #[arg(long, global = true, default_value = "30s", value_name = "TIME", help_heading = "Service")]
     pub timeout: Span,
@@ -280,6 +284,12 @@ pub(crate) struct Serve {
     /// Which services.
     #[arg(value_enum)]
     pub role: Role,
+    /// Where to listen, as `address:port`, instead of at the config file's `listen`: several processes can share a file.
+    #[arg(long, env = "EPU_LISTEN", value_name = "ADDRESS")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Where agents reach this process, as `http://host:port`, instead of the config file's `advertise`.
+    #[arg(long, env = "EPU_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<String>,
 }
 
 /// Which services one process runs.
@@ -287,6 +297,12 @@ pub(crate) struct Serve {
 pub(crate) enum Role {
     /// Every service, in one process.
     All,
+    /// The provisioner: launches, watches and ends instances. One acts at a time, others stand by.
+    Provisioner,
+    /// A controller: decides for its share of the pools.
+    Controller,
+    /// An aggregator: hears heartbeats and reads sensors.
+    Aggregator,
 }
 
 /// How to show the demo.

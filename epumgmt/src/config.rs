@@ -4,6 +4,7 @@
 //! [`epu_controller::spec`] put in, so that one definition serves the check, editors (`epumgmt config schema`) and `docs/configuration.md`
 //! (`reference`). Everything has a default but pools themselves. Relative paths count from the directory the file is in.
 
+pub(crate) mod distributed;
 pub(crate) mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,15 +12,21 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use epu_bus::users::Users;
 use epu_controller::spec::{self, Known, Resolved};
 use epu_core::input::{Flaw, Flaws, TEXT_MAX, Tree, check, pointer, schema_of, strict};
 use epu_core::pool::Template;
-use epu_core::{SiteName, Span, TemplateName};
+use epu_core::secret::SecretUrl;
+use epu_core::{Fault, SiteName, Span, TemplateName};
 use epu_decision_engines::Registry;
 use epu_provisioner::iaas::local::LocalSettings;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::cli::Role;
+
+use self::distributed::{Amqp, StoreChoice};
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "epu.yaml";
@@ -27,6 +34,8 @@ pub(crate) const DEFAULT_FILE: &str = "epu.yaml";
 pub(crate) const DEFAULT_DATA: &str = "epu-data";
 /// The operators' token in the data directory.
 pub(crate) const TOKEN_FILE: &str = "operator.token";
+/// Before the names of queues and exchanges when no file says otherwise.
+pub(crate) const DEFAULT_SYSNAME: &str = "epu";
 /// Where `serve` listens when no file says so.
 pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:8650";
 
@@ -50,6 +59,20 @@ struct File {
     retention: Span,
     /// What is logged, and how. Logs go to standard error.
     log: Log,
+    /// Where records are kept.
+    store: StoreChoice,
+    /// The broker that carries messages between processes. Left out: one process does everything and needs none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amqp: Option<Amqp>,
+    /// Who may do what, by the name that the broker knows them by. Whoever is not named may do nothing over the broker.
+    users: Users,
+    /// Where agents reach this process, as `http://host:port`; left out: at `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// The key that agents' tokens are made from, as `env:NAME` or `file:/path`; the same for all processes of an installation. Left
+    /// out: `installation.key` in `data-dir`, made at the first start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    installation_key: Option<SecretUrl>,
     /// Where to launch, by name.
     #[schemars(extend("minProperties" = 1, "x-count" = "at least one site is wanted"))]
     sites: BTreeMap<SiteName, Site>,
@@ -64,6 +87,11 @@ impl Default for File {
             tick: Span::secs(1),
             retention: Span::secs(7 * 86_400),
             log: Log::default(),
+            store: StoreChoice::default(),
+            amqp: None,
+            users: Users::default(),
+            advertise: None,
+            installation_key: None,
             sites: local.into_iter().collect(),
         }
     }
@@ -134,6 +162,16 @@ pub(crate) struct Config {
     pub retention: Span,
     /// What is logged.
     pub log: Log,
+    /// Where records are kept.
+    pub store: StoreChoice,
+    /// The broker.
+    pub amqp: Option<Amqp>,
+    /// Who may do what over it.
+    pub users: Users,
+    /// Where agents reach this process.
+    pub advertise: Option<String>,
+    /// Where the key is that agents' tokens are made from.
+    pub installation_key: Option<SecretUrl>,
     /// The sites.
     pub sites: BTreeMap<SiteName, Site>,
     /// The templates.
@@ -175,11 +213,62 @@ impl Config {
             tick: written.tick,
             retention: written.retention,
             log: written.log,
+            store: written.store,
+            amqp: written.amqp.map(|amqp| amqp.based(base)),
+            users: written.users,
+            advertise: written.advertise.map(|url| url.trim_end_matches('/').to_owned()),
+            installation_key: written.installation_key,
             sites: written.sites,
             templates: spec::templates(&tree, Some(base))?,
             pools,
             file,
         })
+    }
+
+    /// Takes what the command line says instead of the file, and refuses a role for which the file does not suffice.
+    ///
+    /// # Errors
+    /// `bad-config`, saying what to write where.
+    pub(crate) fn adjust(&mut self, role: Role, listen: Option<SocketAddr>, advertise: Option<String>) -> Result<(), Fault> {
+        let refused = |text: String| Err(Fault::new("bad-config", text));
+        let file = self.file.display();
+        if let Some(listen) = listen {
+            if !listen.ip().is_loopback() || listen.port() == 0 {
+                return refused(format!("--listen {listen}: it must be a loopback address with a port, such as {DEFAULT_LISTEN}"));
+            }
+            self.listen = listen;
+        }
+        if let Some(url) = advertise {
+            if !distributed::is_door(&url) {
+                return refused(format!("--advertise {url}: write it as http://host:port"));
+            }
+            self.advertise = Some(url.trim_end_matches('/').to_owned());
+        }
+        if self.amqp.is_some() && !self.users.iter().any(|(_, user)| user.role == epu_bus::users::Role::Service) {
+            return refused(format!(
+                "{file}: there is `amqp`, and `users` names nobody with the role `service`: write the broker's user of this process \
+                 there, such as `users: {{epu: {{role: service}}}}`"
+            ));
+        }
+        if role != Role::All && self.amqp.is_none() {
+            return refused(format!("{file}: a service of its own needs a broker: write `amqp: {{url: env:EPU_AMQP_URL}}`, or run `serve all`"));
+        }
+        if role != Role::All && self.store.postgres.is_none() {
+            return refused(format!(
+                "{file}: services in several processes need a database for all of them: write `store: {{postgres: {{url: env:EPU_POSTGRES_URL}}}}`, \
+                 or run `serve all`"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where records are, for messages.
+    #[must_use]
+    pub(crate) fn records_place(&self) -> String {
+        match &self.store.postgres {
+            Some(postgres) => postgres.url.to_string(),
+            None => self.data_dir.display().to_string(),
+        }
     }
 
     /// What pools of operators are checked against.
@@ -220,6 +309,14 @@ pub(crate) fn data_dir_of(path: &Path) -> Option<PathBuf> {
 pub(crate) fn listen_of(path: &Path) -> Option<String> {
     let tree = Tree::read("", &text_of(path).ok()?).ok()?;
     tree.value().get("listen").and_then(Value::as_str).map(str::to_owned)
+}
+
+/// The broker that a file names, whatever else may be wrong in it; none when it names none, or one that cannot be read.
+#[must_use]
+pub(crate) fn amqp_of(path: &Path) -> Option<Amqp> {
+    let tree = Tree::read("", &text_of(path).ok()?).ok()?;
+    let amqp: Amqp = serde_json::from_value(tree.value().get("amqp")?.clone()).ok()?;
+    Some(amqp.based(path.parent().unwrap_or(Path::new(""))))
 }
 
 /// The text of a file, or of standard input for `-`.
@@ -294,6 +391,7 @@ fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
             Ok(_) => {}
         }
     }
+    distributed::rules(tree, flaws);
     one_local_site(tree, flaws);
     if let Some(tick) = span("tick").filter(|tick| *tick < TICK.0 || *tick > TICK.1) {
         flaws.push(tree.flaw("/tick", format!("{tick} is not between {} and {}", TICK.0, TICK.1)));

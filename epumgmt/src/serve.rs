@@ -95,7 +95,7 @@ impl Error {
 /// # Errors
 /// When it cannot begin, or a service ends by itself.
 pub(crate) fn run(args: &cli::Serve, file: &Path) -> Result<Exit, Failure> {
-    let cli::Role::All = args.role;
+    debug_assert!(args.role == cli::Role::All);
     let config = load(file)?;
     log_to(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -180,6 +180,12 @@ async fn serve(config: Config) -> Result<(), Error> {
 
     let mut services: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
     let provisioner = epu_provisioner::Parts {
+        member: epu_core::lease::Member {
+            name: format!("provisioner-{}", random.uuid(now)),
+            service: epu_core::request::Service::Provisioner,
+            url: Some(format!("http://{}", config.listen)),
+            since: now,
+        },
         installation: installation.clone(),
         config: epu_provisioner::Config {
             retention: config.retention,
@@ -196,6 +202,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     };
     let aggregator = epu_sensor_aggregator::Parts {
         name: format!("{installation}/{}", std::process::id()),
+        member: epu_core::lease::Member {
+            name: format!("aggregator-{}", random.uuid(now)),
+            service: epu_core::request::Service::Aggregator,
+            url: Some(format!("http://{}", config.listen)),
+            since: now,
+        },
+        store: Some(metered.clone()),
         bus: bus.clone(),
         clock: clock.clone(),
         sources: Arc::new(RealSources::new(clock.clone())),
@@ -203,6 +216,12 @@ async fn serve(config: Config) -> Result<(), Error> {
         metrics: metrics.aggregator.clone(),
     };
     let controller = epu_controller::Parts {
+        member: epu_core::lease::Member {
+            name: format!("controller-{}", random.uuid(now)),
+            service: epu_core::request::Service::Controller,
+            url: None,
+            since: now,
+        },
         bus: bus.clone(),
         store: metered.clone(),
         clock: clock.clone(),

@@ -3,6 +3,7 @@
 //! Whatever comes from outside (a worker's output, a fault's text) loses its control characters, so that it cannot write to the terminal.
 
 mod events;
+mod standing;
 
 use std::time::Duration;
 
@@ -520,6 +521,10 @@ pub(crate) fn status(status: &StatusView, sites: &[SiteStatus], style: Style) ->
         ]);
     }
     text.push_str(&lines(&table));
+    if !status.standing.members.is_empty() {
+        text.push('\n');
+        text.push_str(&standing::standing(&status.standing, status.now, style));
+    }
     concerns(&status.concerns, style, &mut text);
     text
 }

@@ -14,7 +14,7 @@ use epu_core::id::InstanceId;
 use epu_core::instance::{Exit, Instance};
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::life::State;
-use epu_core::request::{Answer, Caller, Context, ContextClaim, Happened, Report, Request};
+use epu_core::request::{Answer, Caller, Context, ContextClaim, Happened, Report, Reported, Request};
 use epu_core::time::Span;
 use ring::digest::{SHA256, digest};
 
@@ -124,7 +124,8 @@ impl Service {
                 | State::Failed
                 | State::Rejected => template.ready_within,
             },
-            aggregators: self.addresses.aggregators.clone(),
+            aggregators: self.doors.aggregators.clone(),
+            doors: self.doors.all.clone(),
         })
     }
 
@@ -183,7 +184,10 @@ impl Service {
             }
         }
         match self.happen(id, happening, "agent") {
-            Ok(instance) => Ok(Answer::Orders(orders(&instance))),
+            Ok(instance) => Answer::of(&Reported {
+                orders: orders(&instance),
+                doors: self.doors.all.clone(),
+            }),
             Err(Unhappened::Unknown | Unhappened::Illegal(_)) => {
                 self.metrics.late_reports.inc();
                 Ok(stop)

@@ -14,8 +14,9 @@ use epu_core::id::{InstanceId, LaunchId};
 use epu_core::instance::{Cause, Instance, Work};
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::launch::{Launch, LaunchRequest, Outcome};
+use epu_core::lease::{Domain, Term};
 use epu_core::life::State;
-use epu_core::request::Answer;
+use epu_core::request::{Answer, Caller};
 use epu_core::time::Timestamp;
 use serde_json::Value;
 
@@ -34,8 +35,8 @@ const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
 const THROTTLED_TIMES: u32 = 4;
 
 impl Service {
-    pub(crate) async fn launch(&mut self, request: LaunchRequest) -> Result<Answer, Fault> {
-        self.check_epoch(request.epoch)?;
+    pub(crate) async fn launch(&mut self, caller: &Caller, request: LaunchRequest) -> Result<Answer, Fault> {
+        self.check_epoch(caller, std::iter::once(&request.pool), request.epoch)?;
         let nothing = Ok(Answer::Json(Value::Null));
         if self.book.launch(request.launch).is_some() {
             return nothing;
@@ -50,6 +51,11 @@ impl Service {
         }
         let now = self.clock.now();
         let (launch, instances) = self.intention(request, now);
+        let mut terms = vec![self.right.term];
+        if matches!(caller, Caller::Service(_)) && launch.epoch != 0 {
+            let (domain, epoch) = (Domain::of(&launch.request.pool), launch.epoch);
+            terms.push(Term { domain, epoch });
+        }
         let journal = vec![
             Entry::new(
                 now,
@@ -62,7 +68,7 @@ impl Service {
             )
             .of(&launch.request.pool),
         ];
-        match self.store.record_launch(&launch, &instances, journal, &[]).await {
+        match self.store.record_launch(&launch, &instances, journal, &terms).await {
             Ok(true) => {
                 let id = launch.id;
                 let site = launch.request.site.clone();
@@ -86,6 +92,10 @@ impl Service {
                 let fault = closed();
                 self.refuse(&launch.request, &fault);
                 Err(fault)
+            }
+            Err(epu_store::Error::Deposed(term)) if term != self.right.term => {
+                self.metrics.stale_epochs.inc();
+                Err(Fault::new("stale-epoch", format!("the term of {term} is over")))
             }
             Err(epu_store::Error::Exists(what)) => Err(Fault::new("conflict", format!("record the launch: {what} exists already"))),
             Err(error) => {
@@ -158,6 +168,7 @@ impl Service {
             request,
             accepted_at: now,
             attempts: 1,
+            doors: self.doors.all.clone(),
             outcome: None,
         };
         (launch, instances)
@@ -221,7 +232,11 @@ impl Service {
             instances: request.instances.iter().map(|wanted| wanted.id).collect(),
             min: request.min,
             launch_token: LaunchToken(self.keyring.mint_launch(id, expiry)),
-            url: self.addresses.provisioner.clone(),
+            url: match known.launch.doors.as_slice() {
+                // Recorded by a release that did not keep them.
+                [] => self.doors.all.join(" "),
+                doors => doors.join(" "),
+            },
             template,
         };
         let (driver, permits) = (site.driver.clone(), site.launch_permits.clone());

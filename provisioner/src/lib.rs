@@ -4,14 +4,18 @@
 //! store what it was about to do, and does it again, which every call allows. [`lifecycle`] says what may happen to an instance and
 //! what follows; the loop around it gathers, writes and acts; drivers ([`iaas`]) make calls and know nothing else.
 //!
-//! Reading order: [`lifecycle`], [`iaas`], then `service`, `turn`, `launching`, `watching`, `sweeping`, `agents`, `orders`.
+//! Several processes may do this for one installation: one acts, the others stand by (`leadership`).
+//!
+//! Reading order: [`lifecycle`], [`iaas`], then `leadership`, `service`, `turn`, `launching`, `watching`, `sweeping`, `agents`, `orders`.
 
 mod agents;
 mod book;
 pub mod config;
+mod doors;
 mod error;
 pub mod iaas;
 mod launching;
+mod leadership;
 pub mod lifecycle;
 pub mod metrics;
 mod orders;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// Registered by whoever puts the process together.
 #[derive(Debug, Clone)]
@@ -26,6 +26,12 @@ pub struct Metrics {
     pub claims_refused: IntCounter,
     /// `epu_provisioner_late_reports_total`: reports of agents whose instance had moved on.
     pub late_reports: IntCounter,
+    /// `epu_provisioner_leader`: 1 while this process acts, 0 while it stands by.
+    pub leader: IntGauge,
+    /// `epu_provisioner_leadership_changes_total`: how often this process began to act or ceased to.
+    pub leadership_changes: IntCounter,
+    /// `epu_provisioner_deposed_total`: writes refused because another process led already; nothing was changed by them.
+    pub deposed: IntCounter,
     /// `epu_provisioner_stale_epochs_total`: commands of a controller that is no longer the leader.
     pub stale_epochs: IntCounter,
     /// `epu_provisioner_store_failures_total`: writes or reads of records that failed; what was to be written is done anew.
@@ -70,6 +76,15 @@ impl Metrics {
                 "epu_provisioner_late_reports_total",
                 "Reports of agents whose instance had moved on",
             )?,
+            leader: IntGauge::new("epu_provisioner_leader", "1 while this process acts, 0 while it stands by")?,
+            leadership_changes: IntCounter::new(
+                "epu_provisioner_leadership_changes_total",
+                "How often this process began to act or ceased to",
+            )?,
+            deposed: IntCounter::new(
+                "epu_provisioner_deposed_total",
+                "Writes refused because another process led already; nothing was changed by them",
+            )?,
             stale_epochs: IntCounter::new(
                 "epu_provisioner_stale_epochs_total",
                 "Commands of a controller that is no longer the leader",
@@ -95,6 +110,9 @@ impl Metrics {
             Box::new(self.swept.clone()),
             Box::new(self.claims_refused.clone()),
             Box::new(self.late_reports.clone()),
+            Box::new(self.leader.clone()),
+            Box::new(self.leadership_changes.clone()),
+            Box::new(self.deposed.clone()),
             Box::new(self.stale_epochs.clone()),
             Box::new(self.store_failures.clone()),
             Box::new(self.retired.clone()),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use epu_bus::Answering;
 use epu_core::Fault;
-use epu_core::id::{InstanceId, SiteName};
+use epu_core::id::{InstanceId, PoolName, SiteName};
 use epu_core::instance::{Cause, Drain, Instance, Work};
 use epu_core::journal::{Entry, Event as Remembered};
+use epu_core::lease::Domain;
 use epu_core::life::State;
 use epu_core::request::{Answer, Caller, DrainOrder, Ids, Logs, Protect, SiteStatus, SiteWord, Teardown, Terminate};
 use serde_json::Value;
@@ -32,17 +33,46 @@ const READ_MOST: usize = 1_000;
 const NOTHING: Answer = Answer::Json(Value::Null);
 
 impl Service {
-    /// Refuses what comes from a leadership term that is over. Zero says that no terms are used.
-    pub(crate) fn check_epoch(&mut self, epoch: u64) -> Result<(), Fault> {
-        if epoch != 0 && epoch < self.epoch {
-            self.metrics.stale_epochs.inc();
-            return Err(Fault::new(
-                "stale-epoch",
-                format!("epoch {epoch} is over: it is {} now", self.epoch),
-            ));
+    /// Refuses what a service says under a leadership term that is over: each of these pools belongs to a shard, and a newer term of
+    /// its shard is known. Others than services have no terms, and nobody leads what has no pool.
+    pub(crate) fn check_epoch<'a>(
+        &mut self,
+        caller: &Caller,
+        pools: impl IntoIterator<Item = &'a PoolName>,
+        epoch: u64,
+    ) -> Result<(), Fault> {
+        if !matches!(caller, Caller::Service(_)) {
+            return Ok(());
         }
-        self.epoch = self.epoch.max(epoch);
+        let domains: BTreeSet<Domain> = pools
+            .into_iter()
+            .filter(|pool| epoch != 0 || !pool.is_unpooled())
+            .map(Domain::of)
+            .collect();
+        for domain in &domains {
+            let newest = self.epochs.get(domain).copied().unwrap_or_default();
+            if epoch < newest {
+                self.metrics.stale_epochs.inc();
+                return Err(Fault::new(
+                    "stale-epoch",
+                    format!("epoch {epoch} of {domain} is over: it is {newest} now"),
+                ));
+            }
+        }
+        // An epoch is of one shard. With several nobody knows of which.
+        if let [domain] = Vec::from_iter(domains)[..] {
+            self.know_epoch(domain, epoch);
+        }
         Ok(())
+    }
+
+    /// The same for a command about instances: by the pool of each that is known here.
+    fn check_epoch_of(&mut self, caller: &Caller, ids: impl IntoIterator<Item = InstanceId>, epoch: u64) -> Result<(), Fault> {
+        let pools: BTreeSet<PoolName> = ids
+            .into_iter()
+            .filter_map(|id| self.instance(id).map(|instance| instance.pool.clone()))
+            .collect();
+        self.check_epoch(caller, &pools, epoch)
     }
 
     /// Makes the same happen to several instances, to all or, when one is wrong, to none. Those that have ended are told again, since
@@ -95,7 +125,7 @@ impl Service {
     }
 
     pub(crate) async fn terminate(&mut self, caller: &Caller, order: Terminate) -> Result<Answer, Fault> {
-        self.check_epoch(order.epoch)?;
+        self.check_epoch_of(caller, order.instances.iter().map(|(id, _)| *id), order.epoch)?;
         let why = order.why;
         let what = order
             .instances
@@ -105,13 +135,13 @@ impl Service {
     }
 
     pub(crate) async fn drain(&mut self, caller: &Caller, order: DrainOrder) -> Result<Answer, Fault> {
-        self.check_epoch(order.epoch)?;
+        self.check_epoch_of(caller, order.instances.iter().copied(), order.epoch)?;
         let what = order.instances.into_iter().map(|id| (id, Happening::Drain(order.drain.clone())));
         self.happen_to(caller, what.collect()).await
     }
 
     pub(crate) fn withdraw_drain(&mut self, caller: &Caller, ids: &Ids) -> Result<Answer, Fault> {
-        self.check_epoch(ids.epoch)?;
+        self.check_epoch_of(caller, ids.instances.iter().copied(), ids.epoch)?;
         let mut withdrawn = Vec::new();
         for id in &ids.instances {
             let draining = |instance: &Arc<Instance>| instance.drain.is_some() && instance.state < State::Terminating;
@@ -248,8 +278,9 @@ impl Service {
         Err(Fault::new("timeout", "too many questions wait for sites already"))
     }
 
-    pub(crate) async fn look(&mut self, ids: &Ids, answering: Answering) {
-        if let Err(fault) = self.check_epoch(ids.epoch).and_then(|()| self.may_wait()) {
+    pub(crate) async fn look(&mut self, caller: &Caller, ids: &Ids, answering: Answering) {
+        let current = self.check_epoch_of(caller, ids.instances.iter().copied(), ids.epoch);
+        if let Err(fault) = current.and_then(|()| self.may_wait()) {
             return answering.answer(Err(fault));
         }
         let mut words: BTreeMap<InstanceId, SiteWord> = BTreeMap::new();

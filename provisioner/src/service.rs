@@ -7,7 +7,10 @@
 //! **When a write fails** nothing has happened: askers get `store-failed`, and the book is read anew before the next turn. What a
 //! site had answered is not lost by that, because every call can be made again and every list comes again.
 //!
-//! **After a restart** the loop begins with what the store has: launches without an outcome are called again with their token,
+//! **One acts, the others stand by** (`leadership`): the loop runs once a term, beginning with nothing but the records, and ends
+//! with the term. Every write carries the term, so that whoever was held up and missed its end changes nothing.
+//!
+//! **After a restart**, and when another process takes over, the loop begins with what the store has: launches without an outcome are called again with their token,
 //! machines being ended are ended again, a teardown that was cut short goes on, and a list says the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +23,7 @@ use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::fact::Kind;
 use epu_core::id::{InstanceId, SiteName};
+use epu_core::lease::{Domain, Member, Standing};
 use epu_core::life::State;
 use epu_core::random::Random;
 use epu_core::request::{Request, Service as Role};
@@ -31,8 +35,10 @@ use tracing::{error, info, warn};
 
 use crate::book::Book;
 use crate::config::{Addresses, Config};
+use crate::doors::Doors;
 use crate::error::Error;
 use crate::iaas::Iaas;
+use crate::leadership::{Leadership, Right};
 use crate::lifecycle::Happening;
 use crate::metrics::Metrics;
 use crate::site::{Done, Driver, Site};
@@ -50,11 +56,13 @@ const RETIRE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Everything a provisioner needs.
 pub struct Parts {
+    /// This process among those of the installation; its url is where agents reach it.
+    pub member: Member,
     /// The installation's id: the tag that makes machines ours.
     pub installation: String,
     /// How patient to be.
     pub config: Config,
-    /// Where instances reach us.
+    /// Where instances reach us while no live member says where it is reached.
     pub addresses: Addresses,
     /// Where records are kept.
     pub store: Arc<dyn Store>,
@@ -72,30 +80,110 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-/// Serves until cancelled; instances stay as they are. Returns early only with an error.
+/// Stands by until this process leads, then serves for as long as it does, and so on until cancelled; instances stay as they are.
+/// Returns early only with an error.
 ///
 /// # Errors
-/// [`Error::Load`] when the records cannot be read at start; [`Error::Replaced`] when another provisioner serves on the bus.
+/// [`Error::Load`] when the records cannot be understood; [`Error::Replaced`] when another provisioner serves on the bus while this
+/// one leads.
 pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
-    let mut calls = parts.bus.serve(Role::Provisioner);
+    let leadership = Leadership::new(parts.member.clone(), parts.store.clone(), parts.clock.clone());
+    let ended = tokio::select! {
+        biased; // whether this process leads is found out before it acts
+        never = leadership.renew() => match never {},
+        ended = lead(&parts, &leadership, &cancel) => ended,
+    };
+    leadership.leave().await;
+    ended
+}
+
+/// Why this process acts no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// Its right ran out or went to another.
+    Over,
+    /// The store refused a write: another leads, whatever is known here.
+    Deposed,
+}
+
+async fn lead(parts: &Parts, leadership: &Leadership, cancel: &CancellationToken) -> Result<(), Error> {
+    loop {
+        let right = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(()),
+            right = leadership.gained() => right,
+        };
+        let epoch = right.term.epoch;
+        info!(epoch, "this provisioner leads");
+        parts.metrics.leader.set(1);
+        parts.metrics.leadership_changes.inc();
+        let ended = tokio::select! {
+            biased;
+            () = leadership.over(&right) => Ok(Ended::Over),
+            ended = act(parts, leadership, &right, cancel) => ended,
+        };
+        // Everything that knew the term is gone now; a call that is just being made sees that it is over.
+        right.end();
+        parts.metrics.leader.set(0);
+        parts.metrics.leadership_changes.inc();
+        parts.metrics.instances.reset();
+        match ended? {
+            Ended::Stopped => return Ok(()),
+            Ended::Over => warn!(epoch, "this provisioner leads no longer and stands by"),
+            Ended::Deposed => {
+                warn!(epoch, "another provisioner leads; this one stands by");
+                parts.metrics.deposed.inc();
+                leadership.deposed(&right);
+            }
+        }
+    }
+}
+
+/// One term, from its first look at the records to its end. Dropped, it does nothing more: calls to sites go with it, and whoever
+/// waits for an answer hears that nobody is there and asks again.
+async fn act(parts: &Parts, leadership: &Leadership, right: &Right, cancel: &CancellationToken) -> Result<Ended, Error> {
     let mut facts = parts.bus.listen(&[Kind::Listening]);
-    let mut service = Service::new(parts);
-    service.load().await.map_err(Error::Load)?;
+    let mut news = leadership.news();
+    let mut service = Service::new(parts, right.clone());
+    service.stood(leadership.standing());
+    while let Err(error) = service.load().await {
+        if matches!(error, epu_store::Error::Corrupt { .. }) {
+            return Err(Error::Load(error));
+        }
+        service.metrics.store_failures.inc();
+        warn!(error = %Chain(&error), "the records cannot be read; trying again");
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Ok(Ended::Stopped),
+            () = tokio::time::sleep(STORE_RETRY) => {}
+        }
+    }
+    let mut calls = parts.bus.serve(Role::Provisioner);
     info!(
         live = service.book.live_count(),
         sites = service.sites.len(),
         "the provisioner begins"
     );
     loop {
+        if let Some(ended) = service.ended() {
+            return Ok(ended);
+        }
         service.due().await;
         service.flush().await;
+        if let Some(ended) = service.ended() {
+            return Ok(ended);
+        }
         let wait = service.next_wake().since(service.clock.now()).max(Duration::from_millis(1));
         tokio::select! {
             biased;
-            () = cancel.cancelled() => return Ok(()),
+            () = cancel.cancelled() => return Ok(Ended::Stopped),
+            Ok(()) = news.changed() => service.stood(leadership.standing()),
             Some(done) = service.tasks.join_next(), if !service.tasks.is_empty() => service.done(done).await,
             call = calls.recv() => match call {
                 Some(call) => service.asked(call).await,
+                None if !right.stands() => return Ok(Ended::Over),
                 None => return Err(Error::Replaced),
             },
             fact = facts.next() => service.heard(fact, &mut facts),
@@ -121,8 +209,14 @@ pub(crate) struct Service {
     pub(crate) tasks: JoinSet<Done>,
     pub(crate) telling: Telling,
     pub(crate) closed: bool,
-    /// The highest leadership term seen.
-    pub(crate) epoch: u64,
+    /// Under which term, and whether it still stands.
+    pub(crate) right: Right,
+    /// Set once the store said that the term is over.
+    pub(crate) deposed: bool,
+    /// The newest leadership term known of each shard of the pools.
+    pub(crate) epochs: BTreeMap<Domain, u64>,
+    /// Where agents reach the installation.
+    pub(crate) doors: Doors,
     /// Set while the book may differ from the store: when to read it anew.
     pub(crate) reload_at: Option<Timestamp>,
     /// Instances for which a second claimant was remembered.
@@ -131,45 +225,72 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    fn new(parts: Parts) -> Self {
+    fn new(parts: &Parts, right: Right) -> Self {
         let now = parts.clock.now();
         let within = *parts.config.call_within;
         let at_once = usize::from(parts.config.calls_at_once.max(1));
         let sites = parts
             .sites
-            .into_iter()
+            .iter()
             .map(|(name, iaas)| {
                 let driver = Driver {
                     site: name.clone(),
-                    iaas,
+                    iaas: iaas.clone(),
+                    right: right.clone(),
                     within,
                     clock: parts.clock.clone(),
                     metrics: parts.metrics.clone(),
                 };
-                (name.clone(), Site::new(name, driver, at_once, now))
+                (name.clone(), Site::new(name.clone(), driver, at_once, now))
             })
             .collect();
         Self {
-            installation: parts.installation,
+            installation: parts.installation.clone(),
             telling: Telling::new(now + *parts.config.tell_every),
             retire_at: now + *parts.config.retire_every,
-            config: parts.config,
-            addresses: parts.addresses,
-            store: parts.store,
-            bus: parts.bus,
-            clock: parts.clock,
-            random: parts.random,
-            keyring: parts.keyring,
-            metrics: parts.metrics,
+            config: parts.config.clone(),
+            doors: Doors::of(&parts.addresses, &Standing::default()),
+            addresses: parts.addresses.clone(),
+            store: parts.store.clone(),
+            bus: parts.bus.clone(),
+            clock: parts.clock.clone(),
+            random: parts.random.clone(),
+            keyring: parts.keyring.clone(),
+            metrics: parts.metrics.clone(),
+            right,
+            deposed: false,
+            epochs: BTreeMap::new(),
             sites,
             book: Book::default(),
             turn: Turn::default(),
             tasks: JoinSet::new(),
             closed: false,
-            epoch: 0,
             reload_at: None,
             refused: BTreeSet::new(),
         }
+    }
+
+    /// Whether this process is to act no longer.
+    fn ended(&self) -> Option<Ended> {
+        if self.deposed {
+            return Some(Ended::Deposed);
+        }
+        (!self.right.stands()).then_some(Ended::Over)
+    }
+
+    /// Takes in who is there and who leads what.
+    fn stood(&mut self, standing: Standing) {
+        for lease in &standing.leases {
+            if let Some(domain) = Domain::named(&lease.name) {
+                self.know_epoch(domain, lease.epoch);
+            }
+        }
+        self.doors = Doors::of(&self.addresses, &standing);
+    }
+
+    pub(crate) fn know_epoch(&mut self, domain: Domain, epoch: u64) {
+        let known = self.epochs.entry(domain).or_default();
+        *known = epoch.max(*known);
     }
 
     /// Reads the book from the store and has everything told.
@@ -179,7 +300,9 @@ impl Service {
         let instances = self.store.instances(true).await?;
         let now = self.clock.now();
         self.closed = closed;
-        self.epoch = launches.iter().map(|launch| launch.epoch).fold(self.epoch, u64::max);
+        for launch in &launches {
+            self.know_epoch(Domain::of(&launch.request.pool), launch.epoch);
+        }
         for instance in instances.iter().filter(|instance| instance.state == State::Terminating) {
             if let (Some(site), Some(machine)) = (self.sites.get_mut(&instance.site), &instance.machine) {
                 site.to_end.insert(machine.clone());
@@ -335,7 +458,7 @@ impl Service {
             return;
         }
         let answer = match request {
-            Request::Launch(request) => self.launch(*request).await,
+            Request::Launch(request) => self.launch(&caller, *request).await,
             Request::Terminate(order) => self.terminate(&caller, order).await,
             Request::Drain(order) => self.drain(&caller, order).await,
             Request::WithdrawDrain(ids) => self.withdraw_drain(&caller, &ids),
@@ -346,7 +469,7 @@ impl Service {
             Request::Records(ids) => self.records(&ids).await,
             Request::Context(claim) => self.context(&caller, &claim).await,
             Request::Report(report) => self.report(&caller, report).await,
-            Request::Look(ids) => return self.look(&ids, answering).await,
+            Request::Look(ids) => return self.look(&caller, &ids, answering).await,
             Request::Logs(logs) => return self.logs(&logs, answering).await,
             other @ (Request::Heartbeat(_)
             | Request::Heartbeats(_)

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::iaas::{Capabilities, Class, Iaas, IaasError, Machine, MachineState};
+use crate::leadership::Right;
 use crate::metrics::Metrics;
 
 /// What came of a call to a site.
@@ -112,13 +113,15 @@ impl Site {
 pub(crate) struct Driver {
     pub(crate) site: SiteName,
     pub(crate) iaas: Arc<dyn Iaas>,
+    pub(crate) right: Right,
     pub(crate) within: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Driver {
-    /// Makes a call as a task of its own, so that a driver that panics or never answers harms only this call.
+    /// Makes a call as a task of its own, so that a driver that panics or never answers harms only this call. Whether this process
+    /// still leads is asked in the moment before: it may have waited, or been stopped, since the call was decided on.
     pub(crate) async fn call<T, F>(&self, name: &'static str, make: impl FnOnce(Arc<dyn Iaas>) -> F) -> Result<T, IaasError>
     where
         T: Send + 'static,
@@ -126,7 +129,18 @@ impl Driver {
     {
         let began = self.clock.now();
         let mut task = JoinSet::new();
-        task.spawn(make(self.iaas.clone()));
+        let (iaas, right) = (self.iaas.clone(), self.right.clone());
+        let call = make(iaas);
+        task.spawn(async move {
+            if right.stands() {
+                call.await
+            } else {
+                Err(IaasError::new(
+                    Class::Retryable,
+                    format!("{name}: not made, this provisioner leads no longer"),
+                ))
+            }
+        });
         let result = match tokio::time::timeout(self.within, task.join_next()).await {
             Ok(Some(Ok(result))) => result,
             Ok(Some(Err(error))) => Err(IaasError::new(Class::Retryable, format!("{name}: the driver failed: {error}"))),

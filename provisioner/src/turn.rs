@@ -113,7 +113,7 @@ impl Service {
     pub(crate) async fn flush(&mut self) -> bool {
         let turn = std::mem::take(&mut self.turn);
         let commit = ProvisionCommit {
-            term: None,
+            term: Some(self.right.term),
             instances: turn.instances.values().cloned().collect(),
             launches: turn.launches.values().cloned().collect(),
             journal: turn.journal,
@@ -126,6 +126,10 @@ impl Service {
         };
         if let Err(error) = written {
             self.not_written(&error);
+            if self.deposed {
+                // Unanswered, they are asked of whoever leads.
+                return false;
+            }
             for (answering, answer) in turn.answers {
                 answering.answer(answer.and_then(|_| Err(store_failed(&error))));
             }
@@ -154,6 +158,10 @@ impl Service {
 
     /// What is in memory may differ from the store now: it is read anew before anything else is done.
     pub(crate) fn not_written(&mut self, error: &epu_store::Error) {
+        if matches!(error, epu_store::Error::Deposed(_)) {
+            self.deposed = true;
+            return;
+        }
         self.metrics.store_failures.inc();
         error!(error = %Chain(error), "the records were not written; reading them anew");
         let now = self.clock.now();

@@ -4,6 +4,10 @@
 //! instance was heard, how its worker is, and what each sensor said. Nothing here decides anything and nothing is stored: after
 //! a restart the next heartbeats and readings say it all again.
 //!
+//! Several may run at a time: any may take any heartbeat, each tells what it heard and for how long it has been listening, and
+//! whoever decides puts that together. What is put together from the readings of a pool's workers is told by the one that hears
+//! most of them; agents of one pool prefer the same one. `membership` is how agents come to know of each.
+//!
 //! [`window`] and [`readings`] are pure: what was heard, given the time as an argument. [`sensors`] are where readings come from.
 //! `watch` keeps one task a sensor, and [`service`] is the loop around all of it.
 //!
@@ -12,6 +16,7 @@
 
 pub mod config;
 pub mod error;
+mod membership;
 pub mod metrics;
 pub mod readings;
 pub mod sensors;

@@ -26,6 +26,17 @@ pub struct Together {
     pub reported: u32,
     /// How many there are to report.
     pub of: u32,
+    /// How many of them were heard lately, whether they report it or not.
+    pub heard: u32,
+}
+
+impl Together {
+    /// Whether this is about most of the workers that there are. Among several aggregators only such a one is told: of two that
+    /// each heard a part neither has the whole, and a part is not the whole, only smaller. Most hear at most one.
+    #[must_use]
+    pub fn is_of_most(&self) -> bool {
+        u64::from(self.heard) * 2 > u64::from(self.of)
+    }
 }
 
 /// What each sensor last said.
@@ -47,6 +58,8 @@ struct Said {
     reported: u32,
     of: u32,
     covers_in_progress: bool,
+    /// Another aggregator hears those that it is put together from, and tells it.
+    left_to_others: bool,
 }
 
 impl Readings {
@@ -77,6 +90,7 @@ impl Readings {
     /// The workers' readings were put together.
     pub fn record_together(&mut self, key: &Key, together: &Together) {
         self.change(key, |said| {
+            said.left_to_others = false;
             (said.reported, said.of) = (together.reported, together.of);
             if let Some((amount, taken_at)) = together.value {
                 said.take(amount, taken_at);
@@ -88,6 +102,15 @@ impl Readings {
                 ));
             }
         });
+    }
+
+    /// Another aggregator hears most of the workers that this sensor's value is put together from.
+    pub fn leave_to_others(&mut self, key: &Key) {
+        if let Some(said) = self.sensors.get_mut(key) {
+            said.left_to_others = true;
+            self.untold.remove(key);
+            self.news.remove(key);
+        }
     }
 
     fn change(&mut self, key: &Key, change: impl FnOnce(&mut Said)) {
@@ -130,20 +153,22 @@ impl Readings {
 
     fn reports_of(&self, keys: &BTreeSet<Key>, now: Timestamp) -> Vec<SensorReport> {
         keys.iter()
-            .filter_map(|key| self.sensors.get(key).map(|said| said.report(key, now)))
+            .filter_map(|key| Some((key, self.sensors.get(key)?)))
+            .filter(|(_, said)| !said.left_to_others)
+            .map(|(key, said)| said.report(key, now))
             .collect()
     }
 
-    /// What every sensor last said.
+    /// What every sensor last said that is told here.
     pub fn reports(&self, now: Timestamp) -> impl Iterator<Item = SensorReport> {
-        self.sensors.iter().map(move |(key, said)| said.report(key, now))
+        let told = self.sensors.iter().filter(|(_, said)| !said.left_to_others);
+        told.map(move |(key, said)| said.report(key, now))
     }
 
     /// The last value of every sensor, where it has one, and its age.
     pub fn values(&self, now: Timestamp) -> impl Iterator<Item = (&Key, Option<(f64, Duration)>)> {
-        self.sensors
-            .iter()
-            .map(move |(key, said)| (key, said.value.zip(said.taken_at.map(|at| now.since(at)))))
+        let told = self.sensors.iter().filter(|(_, said)| !said.left_to_others);
+        told.map(move |(key, said)| (key, said.value.zip(said.taken_at.map(|at| now.since(at)))))
     }
 }
 
@@ -161,6 +186,7 @@ impl Said {
     fn says_the_same(&self, other: &Self) -> bool {
         // Bits, so that nothing is lost to rounding; a value is never NaN.
         self.value.map(f64::to_bits) == other.value.map(f64::to_bits)
+            && self.left_to_others == other.left_to_others
             && self.fault == other.fault
             && self.source == other.source
             && (self.reported, self.of, self.covers_in_progress) == (other.reported, other.of, other.covers_in_progress)

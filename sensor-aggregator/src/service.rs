@@ -14,13 +14,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use epu_bus::{Bus, Call, Facts};
 use epu_core::fact::{Fact, Kind, Listener, Snapshot};
 use epu_core::heartbeat::{Heartbeat, Orders};
+use epu_core::lease::Member;
 use epu_core::request::{Answer, Caller, Request, Service};
 use epu_core::{Clock, Fault, Pool, PoolName, Timestamp};
+use epu_store::Store;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -29,6 +32,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, period};
 use crate::error::Error;
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::readings::Key;
 use crate::sensors::Sources;
@@ -65,6 +69,10 @@ const ASK_AGAIN_AT_START: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// What this aggregator is called; unique among those of the installation.
     pub name: String,
+    /// This process among those of the installation; its url is where agents reach it.
+    pub member: Member,
+    /// Where members are listed. Nothing else is asked of it, and without it, or while it is away, everything goes on.
+    pub store: Option<Arc<dyn Store>>,
     /// Carries heartbeats in and snapshots out.
     pub bus: Arc<dyn Bus>,
     /// What time it is.
@@ -92,12 +100,23 @@ pub enum Outcome {
 /// # Errors
 /// When the bus is gone, or somebody else now serves heartbeats on it.
 pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
+    let membership = Membership::new(parts.member.clone(), parts.store.clone(), parts.clock.clone());
+    let ended = tokio::select! {
+        biased; // hearing comes first
+        ended = aggregate(parts, membership.others.clone(), cancel) => ended,
+        never = membership.renew() => match never {},
+    };
+    membership.leave().await;
+    ended
+}
+
+async fn aggregate(parts: Parts, others: Arc<AtomicBool>, cancel: CancellationToken) -> Result<(), Error> {
     let mut calls = parts.bus.serve(Service::Aggregator);
     let mut facts = parts.bus.listen(&[Kind::Instances, Kind::Pools, Kind::Listening]);
     let (out, mut reads) = mpsc::channel(READS_WAITING);
     let mut batch = Vec::with_capacity(CALLS_AT_ONCE);
     let mut read_batch = Vec::with_capacity(READS_WAITING);
-    let mut aggregator = Aggregator::new(parts, out);
+    let mut aggregator = Aggregator::new(parts, others, out);
     let mut tick = interval(period(aggregator.config.snapshot_every));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     info!(aggregator = aggregator.name, "listening");
@@ -121,6 +140,8 @@ pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
 
 struct Aggregator {
     name: String,
+    /// Whether there are other aggregators.
+    others: Arc<AtomicBool>,
     bus: Arc<dyn Bus>,
     clock: Arc<dyn Clock>,
     config: Config,
@@ -140,7 +161,7 @@ struct Aggregator {
 }
 
 impl Aggregator {
-    fn new(parts: Parts, out: mpsc::Sender<Read>) -> Self {
+    fn new(parts: Parts, others: Arc<AtomicBool>, out: mpsc::Sender<Read>) -> Self {
         let now = parts.clock.now();
         let keep = Keep {
             ended: *parts.config.forget_ended,
@@ -150,6 +171,7 @@ impl Aggregator {
             window: Window::new(parts.name.clone(), now, keep),
             watches: Watches::new(parts.sources, period(parts.config.read_within), *parts.config.forget_ended, out),
             name: parts.name,
+            others,
             bus: parts.bus,
             clock: parts.clock,
             metrics: parts.metrics,
@@ -198,7 +220,7 @@ impl Aggregator {
             let forget = *self.config.forget_ended;
             self.heartbeats.retain(|_, (_, mentioned_at)| now.since(*mentioned_at) <= forget);
         }
-        self.watches.put_together(&mut self.window, now);
+        self.watches.put_together(&mut self.window, self.others.load(Ordering::Relaxed), now);
         let is_complete = self.is_complete(now);
         let became_complete = is_complete && !self.was_complete;
         self.was_complete = is_complete;

@@ -165,14 +165,19 @@ impl Watches {
         })
     }
 
-    /// Puts together the readings of heartbeats that are due.
-    pub(crate) fn put_together(&mut self, window: &mut Window, now: Timestamp) {
+    /// Puts together the readings of heartbeats that are due. What most of the workers tell others is left to those others, if there
+    /// are any.
+    pub(crate) fn put_together(&mut self, window: &mut Window, others: bool, now: Timestamp) {
         for (key, watch) in &mut self.running {
             if let How::Together { sensor, due } = &mut watch.how
                 && *due <= now
             {
                 let together = window.together(&key.0, sensor, *watch.spec.staleness().stale_after, now);
-                window.readings_mut().record_together(key, &together);
+                if others && !together.is_of_most() {
+                    window.readings_mut().leave_to_others(key);
+                } else {
+                    window.readings_mut().record_together(key, &together);
+                }
                 *due = now + period(watch.spec.every);
             }
         }

@@ -399,6 +399,7 @@ impl Last {
 struct Summing {
     reported: u32,
     of: u32,
+    heard: u32,
     sum: f64,
     largest: Option<f64>,
     newest: Timestamp,
@@ -410,8 +411,11 @@ impl Summing {
             return;
         }
         self.of += 1;
-        let young = entry.last.as_ref().filter(|last| now.since(last.heard_at) <= younger_than);
-        let Some((value, heard_at)) = young.and_then(|last| Some((last.reading(&sensor.reading)?, last.heard_at))) else {
+        let Some(young) = entry.last.as_ref().filter(|last| now.since(last.heard_at) <= younger_than) else {
+            return;
+        };
+        self.heard += 1;
+        let Some((value, heard_at)) = young.reading(&sensor.reading).map(|value| (value, young.heard_at)) else {
             return;
         };
         self.reported += 1;
@@ -430,6 +434,7 @@ impl Summing {
             value: value.map(|value| (value, self.newest)),
             reported: self.reported,
             of: self.of,
+            heard: self.heard,
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod ledger;
 pub mod machines;
 pub mod net;
 pub mod pausable;
+pub mod process;
 pub mod queue;
 pub mod sensors;
 pub mod setup;
@@ -29,6 +30,7 @@ pub mod watch;
 pub mod world;
 
 pub use epu_core::request::Service;
+pub use process::Process;
 pub use setup::Setup;
 pub use time::{hours, millis, minutes, seconds};
 pub use world::World;

@@ -14,6 +14,8 @@ pub struct Setup {
     pub(crate) template: Value,
     pub(crate) sites: Vec<String>,
     pub(crate) seed: u64,
+    pub(crate) controllers: u8,
+    pub(crate) provisioners: u8,
 }
 
 impl Setup {
@@ -23,6 +25,8 @@ impl Setup {
             template: json!({ "run": ["worker"], "set-up": ["set-up"] }),
             sites: vec!["here".to_owned()],
             seed: 1,
+            controllers: 1,
+            provisioners: 1,
         }
     }
 
@@ -68,6 +72,20 @@ impl Setup {
         self.sites = sites.iter().map(|site| (*site).to_owned()).collect();
         let placements: Vec<Value> = sites.iter().map(|site| json!({ "site": site })).collect();
         self.with("placements", placements)
+    }
+
+    /// So many controllers that share the pools.
+    #[must_use]
+    pub fn controllers(mut self, copies: u8) -> Self {
+        self.controllers = copies;
+        self
+    }
+
+    /// So many provisioners, of which one acts.
+    #[must_use]
+    pub fn provisioners(mut self, copies: u8) -> Self {
+        self.provisioners = copies;
+        self
     }
 
     /// Another seed.

@@ -18,6 +18,7 @@ use epu_controller::service::FileConfig;
 use epu_controller::spec::Known;
 use epu_core::code::Chain;
 use epu_core::id::{PoolName, SiteName};
+use epu_core::lease::Member;
 use epu_core::random::Random;
 use epu_core::request::{PoolFile, Request, Service};
 use epu_core::time::{Clock, Span, Timestamp};
@@ -25,7 +26,7 @@ use epu_decision_engines::Registry;
 use epu_provisioner::config::Addresses;
 use epu_provisioner::iaas::Iaas;
 use epu_store::{MemoryStore, Store};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch as told;
 use tokio::task::JoinHandle;
@@ -36,6 +37,7 @@ use crate::ledger::Ledger;
 use crate::machines::Machines;
 use crate::net::SimNet;
 use crate::pausable::Gate;
+use crate::process::Process;
 use crate::queue::SimQueue;
 use crate::sensors::SimSources;
 use crate::setup::Setup;
@@ -58,14 +60,21 @@ type Ended = Result<(), String>;
 struct Running {
     task: JoinHandle<Ended>,
     gate: Gate,
+    /// Ends it as a supervisor's signal does.
+    stop: CancellationToken,
+    /// Its name among the members; another one at each start.
+    name: String,
 }
 
 /// A simulated world.
 pub struct World {
-    services: BTreeMap<Service, Running>,
+    services: BTreeMap<Process, Running>,
     /// Those that are to stay away.
-    crashed: BTreeSet<Service>,
+    crashed: BTreeSet<Process>,
+    /// How often each was started, and as whom the last time.
+    starts: BTreeMap<Process, (u32, String)>,
     seed: u64,
+    template: Value,
     pool: PoolName,
     file: told::Sender<Arc<FileConfig>>,
     clouds: BTreeMap<SiteName, Arc<SimCloud>>,
@@ -127,7 +136,7 @@ impl World {
             transcript.clone(),
         );
         let watch = Arc::new(Watch::new(machines.clone(), INSTALLATION));
-        let memory = Arc::new(MemoryStore::new());
+        let memory = Arc::new(MemoryStore::with_clock(clock.clone()));
         let ledger = Arc::new(Ledger::new(memory.clone(), watch.clone(), transcript.clone()));
         let sites = setup.sites.iter().filter_map(|name| SiteName::new(name).ok());
         let clouds: BTreeMap<SiteName, Arc<SimCloud>> = sites
@@ -160,7 +169,9 @@ impl World {
         let mut world = Self {
             services: BTreeMap::new(),
             crashed: BTreeSet::new(),
+            starts: BTreeMap::new(),
             seed: setup.seed,
+            template: setup.template.clone(),
             pool: PoolName::new(POOL).unwrap_or_else(|error| panic!("{error}")),
             file: told::channel(Arc::new(file)).0,
             clouds,
@@ -177,8 +188,15 @@ impl World {
             keyring,
             runtime,
         };
-        for service in [Service::Provisioner, Service::Aggregator, Service::Controller] {
-            world.begin(service);
+        let copies = [
+            (Service::Provisioner, setup.provisioners),
+            (Service::Aggregator, 1),
+            (Service::Controller, setup.controllers),
+        ];
+        for (service, copies) in copies {
+            for copy in 0..copies {
+                world.begin(Process { service, copy });
+            }
         }
         world.elapse(crate::time::millis(1));
         let text = json!({ "templates": { "worker": setup.template }, "pools": { POOL: setup.pool } }).to_string();
@@ -192,25 +210,33 @@ impl World {
         world
     }
 
-    fn begin(&mut self, service: Service) {
+    fn begin(&mut self, process: Process) {
+        let name = self.name_of(process);
         let gate = Gate::default();
         let _inside = self.runtime.enter();
-        let cancel = CancellationToken::new();
-        let task = match service {
+        let stop = CancellationToken::new();
+        let cancel = stop.clone();
+        let member = Member {
+            name: name.clone(),
+            service: process.service,
+            url: None,
+            since: self.clock.now(),
+        };
+        let task = match process.service {
             Service::Provisioner => {
-                let parts = self.provisioner();
+                let parts = self.provisioner(member);
                 tokio::spawn(
                     gate.around(async move { epu_provisioner::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }),
                 )
             }
             Service::Controller => {
-                let parts = self.controller();
+                let parts = self.controller(member);
                 tokio::spawn(
                     gate.around(async move { epu_controller::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }),
                 )
             }
             Service::Aggregator => {
-                let parts = self.aggregator();
+                let parts = self.aggregator(member);
                 tokio::spawn(gate.around(async move {
                     epu_sensor_aggregator::run(parts, cancel)
                         .await
@@ -218,21 +244,49 @@ impl World {
                 }))
             }
         };
-        self.transcript.note(format_args!("{service:?} begins"));
-        self.services.insert(service, Running { task, gate });
-        self.watch.works(word(service), true, self.clock.now());
+        self.transcript.note(format_args!("{process} begins"));
+        let running = Running { task, gate, stop, name };
+        self.services.insert(process, running);
+        self.goes(process.service);
+    }
+
+    /// As whom a process begins. Where a service has one copy only, what that had before is free at once, as it is for a process
+    /// that has the store to itself; otherwise leases have to run out.
+    fn name_of(&mut self, process: Process) -> String {
+        let sole = !self.starts.keys().any(|other| other.service == process.service && *other != process);
+        let starts = self.starts.entry(process).or_default();
+        if sole && starts.0 > 0 {
+            // A store that is away keeps them, and they run out.
+            drop(self.runtime.block_on(self.memory.leave(&starts.1)));
+        }
+        starts.0 += 1;
+        starts.1 = format!("{}-{}-{}", word(process.service), process.copy, starts.0);
+        starts.1.clone()
+    }
+
+    /// A process came, went, stands still or goes on: whether its service works depends on the others, too.
+    fn goes(&self, service: Service) {
+        let now = self.clock.now();
+        let one_goes = self.services.iter().any(|(process, running)| process.service == service && !running.gate.is_held());
+        // Whoever takes over needs time to catch up.
+        self.watch.works(word(service), false, now);
+        if one_goes {
+            self.watch.works(word(service), true, now);
+        }
     }
 
     fn store(&self) -> Arc<dyn Store> {
         self.ledger.clone()
     }
 
-    fn provisioner(&self) -> epu_provisioner::Parts {
+    fn provisioner(&self, member: Member) -> epu_provisioner::Parts {
         let sites = self.clouds.iter().map(|(name, cloud)| {
             let driver: Arc<dyn Iaas> = cloud.clone();
             (name.clone(), driver)
         });
         epu_provisioner::Parts {
+            bus: self.net.line(&member.name),
+            member,
             installation: INSTALLATION.to_owned(),
             config: epu_provisioner::Config::default(),
             addresses: Addresses {
@@ -240,7 +294,6 @@ impl World {
                 aggregators: Vec::new(),
             },
             store: self.store(),
-            bus: self.net.clone(),
             clock: self.clock.clone(),
             random: self.random.clone(),
             keyring: self.keyring.clone(),
@@ -249,9 +302,10 @@ impl World {
         }
     }
 
-    fn controller(&self) -> epu_controller::Parts {
+    fn controller(&self, member: Member) -> epu_controller::Parts {
         epu_controller::Parts {
-            bus: self.net.clone(),
+            bus: self.net.line(&member.name),
+            member,
             store: self.store(),
             clock: self.clock.clone(),
             random: self.random.clone(),
@@ -265,10 +319,12 @@ impl World {
         }
     }
 
-    fn aggregator(&self) -> epu_sensor_aggregator::Parts {
+    fn aggregator(&self, member: Member) -> epu_sensor_aggregator::Parts {
         epu_sensor_aggregator::Parts {
             name: "aggregator".to_owned(),
-            bus: self.net.clone(),
+            bus: self.net.line(&member.name),
+            member,
+            store: Some(self.store()),
             clock: self.clock.clone(),
             sources: self.sources.clone(),
             config: epu_sensor_aggregator::Config::default(),
@@ -326,21 +382,17 @@ impl World {
 
     /// Starts again what ended by itself.
     fn supervise(&mut self) {
-        let ended: Vec<Service> = self
-            .services
-            .iter()
-            .filter(|(_, running)| running.task.is_finished())
-            .map(|(service, _)| *service)
-            .collect();
-        for service in ended {
-            let Some(running) = self.services.remove(&service) else { continue };
+        let ended = self.services.iter().filter(|(_, running)| running.task.is_finished());
+        let ended: Vec<Process> = ended.map(|(process, _)| *process).collect();
+        for process in ended {
+            let Some(running) = self.services.remove(&process) else { continue };
             match self.runtime.block_on(running.task) {
-                Err(error) if error.is_panic() => panic!("{service:?} panicked: {error}\n{}", self.story()),
-                ended => self.transcript.note(format_args!("{service:?} ended by itself: {ended:?}")),
+                Err(error) if error.is_panic() => panic!("{process} panicked: {error}\n{}", self.story()),
+                ended => self.transcript.note(format_args!("{process} ended by itself: {ended:?}")),
             }
-            self.watch.works(word(service), false, self.clock.now());
+            self.goes(process.service);
             self.runtime.block_on(async { tokio::time::sleep(seconds(1)).await });
-            self.begin(service);
+            self.begin(process);
         }
     }
 

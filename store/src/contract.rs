@@ -4,15 +4,33 @@
 //! with a sentence at the first rule that is broken. A rule that only one implementation keeps is not in here: what survives a
 //! `kill -9`, or what a full disk says, is tested beside that implementation.
 
+mod documents;
 mod journal;
 mod launches;
+mod leases;
 mod pools;
 pub mod samples;
+
+use std::time::Duration;
 
 use crate::{Error, Store};
 use samples::{entry, events};
 
-/// Checks every rule, each against a new, empty store from `make`.
+/// Checks every rule, each against a new, empty store from `make`; `pass` lets that much time pass by the store's clock.
+///
+/// # Panics
+/// When a rule is broken.
+pub async fn holds_with_time<S: Store>(make: impl AsyncFn() -> S, pass: impl AsyncFn(Duration)) {
+    holds(&make).await;
+    leases::the_first_taker_has_the_first_epoch_and_keeps_it(&make().await).await;
+    leases::what_is_not_wanted_any_more_is_given_back(&make().await).await;
+    leases::who_leaves_leaves_everything(&make().await).await;
+    leases::of_many_takers_one_wins(&make().await).await;
+    leases::what_runs_out_is_free(&make().await, &pass).await;
+    leases::nothing_is_written_under_a_term_that_is_over(&make().await).await;
+}
+
+/// Checks every rule but those about leases, each against a new, empty store from `make`.
 ///
 /// # Panics
 /// When a rule is broken.
@@ -44,6 +62,11 @@ pub async fn holds<S: Store>(make: impl AsyncFn() -> S) {
     journal::retiring_takes_the_oldest_and_no_more_than_told(&make().await).await;
     journal::retiring_keeps_what_is_needed(&make().await).await;
     journal::a_number_is_never_given_twice(&make().await).await;
+
+    documents::one_revision_after_another(&make().await).await;
+    documents::a_forgotten_one_begins_anew(&make().await).await;
+    documents::of_two_writers_one_wins(&make().await).await;
+    documents::revisions_of_pools_are_those_of_the_pools(&make().await).await;
 }
 
 async fn a_new_store_is_empty_and_open(store: &dyn Store) {

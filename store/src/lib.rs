@@ -11,8 +11,12 @@ pub mod contract;
 mod directory;
 mod memory;
 mod metrics;
+mod migrate;
+mod postgres;
+mod row;
 mod sql;
 mod sqlite;
+mod stop;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -33,6 +37,8 @@ use uuid::Uuid;
 
 pub use memory::MemoryStore;
 pub use metrics::{Metered, Metrics};
+pub use migrate::Migrated;
+pub use postgres::{PgSettings, PgStore};
 pub use sqlite::SqliteStore;
 
 /// What went wrong in the store. The text says what was being done.

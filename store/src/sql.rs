@@ -39,6 +39,9 @@ pub(crate) const TAKE_LEASE: &str = "INSERT INTO leases (name, holder, epoch, si
      until = excluded.until WHERE leases.holder = '' OR leases.until <= excluded.since";
 /// $1 name.
 pub(crate) const LEASE: &str = "SELECT holder, epoch FROM leases WHERE name = $1";
+/// What a single process that has the store to itself finds of its predecessors.
+pub(crate) const FREE_LEASES: &str = "UPDATE leases SET holder = '', until = 0 WHERE holder <> ''";
+pub(crate) const FORGET_EVERY_MEMBER: &str = "DELETE FROM members";
 
 /// $1 kind.
 pub(crate) const DOCUMENTS: &str = "SELECT name, body FROM documents WHERE kind = $1";
@@ -140,3 +143,6 @@ pub(crate) const RETIRE_JOURNAL: &str = "DELETE FROM journal WHERE sequence IN \
 
 pub(crate) const COUNT_INSTANCES: &str = "SELECT count(*) FROM instances";
 pub(crate) const COUNT_JOURNAL: &str = "SELECT count(*) FROM journal";
+
+/// The newest migration that was done.
+pub(crate) const VERSION: &str = "SELECT max(version) FROM _sqlx_migrations WHERE success";

@@ -3,21 +3,54 @@
 //! One connection writes, since SQLite has one writer anyway and a queue in front of it is fairer and faster than retries; a few
 //! others read, each from a consistent snapshot that no write waits for (WAL). `synchronous=FULL` makes a commit wait for the disk,
 //! which is what "survives a power cut once it returns" costs. A method that is dropped half way takes its transaction back.
+//!
+//! Whoever has the directory has it alone, so that leases and members that are there when it is opened are of a process that is gone:
+//! they are freed at once, and a restart waits for nothing to run out.
 
+mod batch;
+mod paged;
+
+#[expect(clippy::duplicate_mod, reason = "one text, compiled once for each database")]
+#[path = "leases.rs"]
 mod leases;
+#[expect(clippy::duplicate_mod, reason = "one text, compiled once for each database")]
+#[path = "records.rs"]
 mod records;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, SqlSafeStr, Sqlite, SqliteConnection, Transaction};
+use sqlx::{ConnectOptions, Connection as _, Row as _, Sqlite, SqliteConnection, Transaction, query};
 
 use crate::directory::{self, Lock};
+use crate::migrate::{self, Migrated, Step};
+use crate::stop::Stop;
 use crate::trouble::Trouble;
 use crate::{Error, sql};
+
+type Own = SqliteStore;
+type Db = Sqlite;
+type Arguments = sqlx::sqlite::SqliteArguments;
+type Connection = SqliteConnection;
+type Row = sqlx::sqlite::SqliteRow;
+
+const MIGRATIONS: &[Step] = &[
+    (1, "first", include_str!("../migrations/sqlite/0001_first.sql")),
+    (2, "leases", include_str!("../migrations/sqlite/0002_leases.sql")),
+];
+/// The database is in this process: what takes long is the disk, and that is waited for.
+const WITHIN: Duration = Duration::MAX;
+/// The same for reading everything there is.
+const ALL_WITHIN: Duration = Duration::MAX;
+/// The database's own time, in milliseconds: leases run out by it alone.
+const NOW: &str = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+/// There is one writer, so that nothing changes between looking and writing.
+const STAND: &str = sql::LEASE;
+/// As [`STAND`].
+const CLOSED_MEANWHILE: &str = sql::CLOSED;
+const HAS_MIGRATIONS: &str = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'";
 
 /// Connections that read. Too many: memory. Too few: a long read holds up others.
 const READERS: u32 = 3;
@@ -111,12 +144,51 @@ impl SqliteStore {
         self.writer.begin_with("BEGIN IMMEDIATE").await
     }
 
+    async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), Stop> {
+        Ok(tx.commit().await?)
+    }
+
+    fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    async fn bounded<T>(&self, _within: Duration, once: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+        once.await
+    }
+
+    /// Nobody else writes, so that nothing passes by itself but what the driver waits for already.
+    #[expect(clippy::unused_async, reason = "the other database waits here")]
+    async fn is_worth_another_try(&self, _stop: &Stop, _tried: u32) -> bool {
+        false
+    }
+
+    async fn bytes(&self) -> Result<u64, Stop> {
+        let mut bytes = 0;
+        for name in ["epu.db", "epu.db-wal"] {
+            match tokio::fs::metadata(self.dir.join(name)).await {
+                Ok(found) => bytes += found.len(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Stop::Disk(error)),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The newest migration that the file has; 0 when it is empty.
+    pub(crate) async fn version(&self) -> Result<i64, Stop> {
+        if query(HAS_MIGRATIONS).fetch_optional(&self.readers).await?.is_none() {
+            return Ok(0);
+        }
+        Ok(query(sql::VERSION).fetch_one(&self.readers).await?.try_get(0)?)
+    }
+
     /// Says what was being done.
     fn failed(&self, stop: Stop, doing: impl Into<String>) -> Error {
         match stop {
             Stop::Said(error) => error,
-            Stop::Database(error) => Trouble::of_database(&self.dir, error).while_doing(doing),
+            Stop::Database(error) | Stop::Unsure(error) => Trouble::of_database(&self.dir, error).while_doing(doing),
             Stop::Disk(error) => Trouble::of_disk(&self.dir, error).while_doing(doing),
+            Stop::Silent => Trouble::of_database(&self.dir, sqlx::Error::PoolTimedOut).while_doing(doing),
         }
     }
 }
@@ -129,51 +201,6 @@ async fn is_usable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Erro
     // The answer comes after whatever the transaction left to be done.
     connection.ping().await?;
     Ok(!connection.is_in_transaction())
-}
-
-/// Why a method does not go on.
-enum Stop {
-    /// A rule of the store says no.
-    Said(Error),
-    /// The database does not do it.
-    Database(sqlx::Error),
-    /// The disk does not do it.
-    Disk(std::io::Error),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Said(error)
-    }
-}
-
-impl From<sqlx::Error> for Stop {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl From<std::io::Error> for Stop {
-    fn from(error: std::io::Error) -> Self {
-        Self::Disk(error)
-    }
-}
-
-/// Brings the file to the form that this release uses. A migration, once released, is never changed: the file remembers what it
-/// was made by, and a difference is refused.
-async fn migrate(writer: &SqlitePool) -> Result<(), sqlx::migrate::MigrateError> {
-    const MIGRATIONS: &[(i64, &str, &str)] = &[
-        (1, "first", include_str!("../migrations/sqlite/0001_first.sql")),
-        (2, "leases", include_str!("../migrations/sqlite/0002_leases.sql")),
-    ];
-    let migrations = MIGRATIONS
-        .iter()
-        .map(|&(version, name, text)| Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false))
-        .collect();
-    let mut connection = writer.acquire().await?;
-    Migrator::with_migrations(migrations)
-        .run_direct(None, &mut *connection, false)
-        .await
 }
 
 #[cfg(test)]

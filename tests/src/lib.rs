@@ -1,4 +1,4 @@
-//! What the tests stand on: a private RabbitMQ, a real Prometheus, the real program as a process, the process table.
+//! What the tests stand on: a private RabbitMQ and PostgreSQL, a real Prometheus, the real program as a process, the process table.
 //!
 //! The tests themselves are `scenarios/` (the simulated world), `live/` (real broker, monitor, processes) and `tests/` (the shape of
 //! the workspace). `tests/run` installs what they need and runs them all; a live test whose program is missing fails and says which.
@@ -9,9 +9,11 @@
 //! **Nothing is shared with the machine.** Ports are found free, directories are temporary, nodes have names of their own; a RabbitMQ
 //! or Prometheus that runs there anyway is neither used nor disturbed.
 
+pub mod cluster;
 pub mod installation;
 pub mod keeper;
 pub mod ports;
+pub mod postgres;
 pub mod process;
 pub mod processes;
 pub mod prometheus;

@@ -35,6 +35,7 @@ fn context() -> Context {
         heartbeat: Span::secs(5),
         ready_within: Span::secs(600),
         aggregators: vec!["http://a".to_owned(), "http://b".to_owned()],
+        doors: Vec::new(),
     }
 }
 

@@ -37,9 +37,26 @@ impl Cutter {
         }
     }
 
-    /// The attempt succeeded: the connection now looks after its socket.
-    fn let_go(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::Over;
+    /// The attempt succeeded: whoever wants the connection now looks after its socket.
+    fn let_go(&self) -> Cut {
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), State::Over);
+        Cut(match before {
+            State::Open(socket) => Some(socket),
+            State::Waiting | State::Over => None,
+        })
+    }
+}
+
+/// A second handle to the socket of a connection. Dropping it does nothing to the connection.
+#[derive(Debug)]
+pub(super) struct Cut(Option<TcpStream>);
+
+impl Cut {
+    /// Ends the connection without a word, for one that does not end otherwise.
+    pub(super) fn shut(&self) {
+        if let Some(socket) = &self.0 {
+            shut(socket);
+        }
     }
 }
 
@@ -62,7 +79,12 @@ fn shut(socket: &TcpStream) {
 }
 
 /// Opens a connection; `within` bounds reaching the broker, and dropping this future ends whatever it began.
-pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties, within: Duration) -> Result<Connection, Error> {
+pub(super) async fn connect(
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    tls: OwnedTLSConfig,
+    within: Duration,
+) -> Result<(Connection, Cut), Error> {
     let cutter = Cutter::default();
     let attempt = Attempt(cutter.clone());
     let runtime = lapin::runtime::default_runtime()?;
@@ -72,15 +94,14 @@ pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties, with
         // The plain socket first, which gives the second handle; TLS, if any, is spoken over it.
         let mut plain = uri.clone();
         plain.scheme = AMQPScheme::AMQP;
-        let tls = OwnedTLSConfig::default();
         let secured = async {
-            let stream = plain.connect_with_config_async(tls.as_ref(), &here).await?;
+            let stream = plain.connect_with_config_async(OwnedTLSConfig::default().as_ref(), &here).await?;
             if let AsyncTcpStream::Plain(socket) = &stream {
                 cutter.holds(TcpStream::from(socket.get_ref().as_fd().try_clone_to_owned()?));
             }
             match uri.scheme {
                 AMQPScheme::AMQP => Ok(stream),
-                AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await,
+                AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await.map_err(NotSecured::mark),
             }
         };
         let opened: std::io::Result<_> = tokio::time::timeout(within, secured)
@@ -89,6 +110,21 @@ pub(super) async fn connect(uri: AMQPUri, properties: ConnectionProperties, with
         opened.map_err(Error::from)
     };
     let connection = Connection::connector(uri, runtime, opening, properties).await?;
-    attempt.0.let_go();
-    Ok(connection)
+    Ok((connection, attempt.0.let_go()))
+}
+
+/// Says of an error that it came while TLS was agreed upon, where errors otherwise look the same.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS: {0}")]
+pub(super) struct NotSecured(std::io::Error);
+
+impl NotSecured {
+    fn mark(error: std::io::Error) -> std::io::Error {
+        std::io::Error::new(error.kind(), Self(error))
+    }
+
+    /// Whether an error, or what it comes from, is one.
+    pub(super) fn is(error: &std::io::Error) -> bool {
+        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
 }

@@ -20,15 +20,17 @@ use epu_core::Fault;
 use epu_core::secret::SecretUrl;
 use epu_core::time::{Clock, Span, Timestamp};
 use lapin::options::QueueDeclareOptions;
+use lapin::tcp::OwnedTLSConfig;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Error, ErrorKind};
 use tracing::{debug, info};
 
+use super::address::{self, shown};
 use super::cut;
 use super::management::{Broker, Management};
-use crate::http::text::{percent_decode, shortened};
+use crate::http::text::shortened;
 
 /// How long the broker's host may take to be reached. Too low: a far one never is. Too high: a reading is late.
 const REACH_WITHIN: Duration = Duration::from_secs(4);
@@ -207,54 +209,17 @@ impl Link {
     }
 }
 
-/// The address, read from where it is kept, and understood. No fault repeats it: it may hold a password.
 fn resolved(url: &SecretUrl) -> Result<AMQPUri, Fault> {
-    let bad = |why: String| {
-        Fault::new(
-            "bad-url",
-            format!("broker {url}: {why}; write amqp://USER:PASSWORD@HOST:PORT/VHOST"),
-        )
-    };
-    let text = url.resolve().map_err(|e| bad(epu_core::code::Chain(&e).to_string()))?;
-    let mut uri: AMQPUri = text.trim().parse().map_err(|_| bad("the address cannot be read".to_owned()))?;
-    // The parser takes an address in brackets for no host at all, and would connect to localhost.
-    let authority = text
-        .split("://")
-        .nth(1)
-        .unwrap_or_default()
-        .split(['/', '?'])
-        .next()
-        .unwrap_or_default();
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        address.clone_into(&mut uri.authority.host);
-    } else if percent_decode(host).is_none_or(|host| host.is_empty()) {
-        return Err(bad("it names no host".to_owned()));
-    }
-    uri.query.heartbeat = uri.query.heartbeat.or(Some(HEARTBEAT));
-    Ok(uri)
-}
-
-/// The broker as messages name it: everything but the password.
-fn shown(uri: &AMQPUri) -> String {
-    let host = &uri.authority.host;
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    format!(
-        "amqp{}://{}@{bracketed}:{} vhost {:?}",
-        if uri.scheme == lapin::uri::AMQPScheme::AMQPS { "s" } else { "" },
-        uri.authority.userinfo.username,
-        uri.authority.port,
-        uri.vhost,
-    )
+    address::resolved(url, HEARTBEAT).map_err(|why| Fault::new("bad-url", why))
 }
 
 async fn open(url: &SecretUrl) -> Result<Link, Fault> {
     let uri = resolved(url)?;
     let shown = shown(&uri);
     let properties = ConnectionProperties::default().with_connection_name("epu queue probe".into());
-    let opened = tokio::time::timeout(CONNECT_WITHIN, cut::connect(uri, properties, REACH_WITHIN)).await;
+    let opened = tokio::time::timeout(CONNECT_WITHIN, cut::connect(uri, properties, OwnedTLSConfig::default(), REACH_WITHIN)).await;
     match opened {
-        Ok(Ok(connection)) => Ok(Link {
+        Ok(Ok((connection, _))) => Ok(Link {
             connection,
             channel: None,
             shown,
@@ -443,7 +408,7 @@ mod tests {
         let url = SecretUrl::new(format!("amqp://{}", listener.local_addr().unwrap()));
         let uri = resolved(&url).unwrap();
         // A broker that accepts and says nothing.
-        let attempt = cut::connect(uri, ConnectionProperties::default(), REACH_WITHIN);
+        let attempt = cut::connect(uri, ConnectionProperties::default(), OwnedTLSConfig::default(), REACH_WITHIN);
         assert!(tokio::time::timeout(Duration::from_millis(300), attempt).await.is_err());
         let (mut socket, _) = listener.accept().await.unwrap();
         let mut said = Vec::new();

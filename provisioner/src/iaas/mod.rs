@@ -113,7 +113,7 @@ pub struct IaasLaunch {
     pub min: u32,
     /// With this the agents of the launch ask for their context.
     pub launch_token: LaunchToken,
-    /// Where they ask, as `http://host:port`.
+    /// Where they ask: one or more `http://host:port` with spaces between, any of which will do.
     pub url: String,
     /// What to launch.
     pub template: Template,

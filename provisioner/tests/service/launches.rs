@@ -258,11 +258,13 @@ async fn a_request_that_makes_no_sense_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn the_old_leader_is_refused() {
     let mut world = World::new().await;
+    world.lead_pools("c1").await;
+    world.lead_pools("c2").await;
     let mut new = world.request(1);
-    new.epoch = 7;
+    new.epoch = 2;
     world.launch(&new).await;
     let mut old = world.request(1);
-    old.epoch = 6;
+    old.epoch = 1;
     let refused = async |world: &World| {
         world
             .ask(CONTROLLER, Request::Launch(Box::new(old.clone())))

@@ -14,9 +14,10 @@ use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName};
 use epu_core::instance::{Cause, Drain, Exit, Instance, Work};
 use epu_core::journal::{Entry, Event};
 use epu_core::launch::{LaunchRequest, Wanted};
+use epu_core::lease::{Domain, LeaseAsk, Member};
 use epu_core::life::State;
 use epu_core::random::Random;
-use epu_core::request::{Answer, Caller, Context, ContextClaim, DrainOrder, Happened, Report, Request, Terminate};
+use epu_core::request::{Answer, Caller, Context, ContextClaim, DrainOrder, Happened, Report, Request, Service, Terminate};
 use epu_core::time::{Clock, Span, Timestamp};
 use epu_provisioner::iaas::{Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine, MachineState};
 use epu_provisioner::{Addresses, Config, Error, Metrics, Parts, run};
@@ -275,6 +276,8 @@ impl World {
     /// Starts the provisioner and gives it time for its first look.
     pub(crate) async fn start(&mut self) {
         let parts = Parts {
+            // One that is started again has the name it had, so that it need not wait for its own lease to run out.
+            member: member("one", self.clock.now()),
             installation: "test".to_owned(),
             config: self.config.clone(),
             addresses: Addresses {
@@ -325,6 +328,23 @@ impl World {
 
     pub(crate) async fn elapse(&self, seconds: u64) {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    /// A controller of this name takes every shard of the pools from whoever had it: their epochs grow by one.
+    pub(crate) async fn lead_pools(&self, name: &str) {
+        let standing = self.store.standing().await.unwrap();
+        for other in standing.of(Service::Controller) {
+            self.store.leave(&other.name).await.unwrap();
+        }
+        let ask = LeaseAsk {
+            member: Member {
+                service: Service::Controller,
+                ..member(name, self.clock.now())
+            },
+            want: Domain::all(Service::Controller).into_iter().collect(),
+            lasts: Span::secs(86_400),
+        };
+        self.store.lease(ask).await.unwrap();
     }
 
     // ---- asking
@@ -449,6 +469,15 @@ impl World {
             }
         }
         told
+    }
+}
+
+pub(crate) fn member(name: &str, since: Timestamp) -> Member {
+    Member {
+        name: name.to_owned(),
+        service: Service::Provisioner,
+        url: None,
+        since,
     }
 }
 

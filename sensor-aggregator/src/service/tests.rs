@@ -11,6 +11,7 @@ use epu_core::pool::SensorSpec;
 use epu_core::reading::SensorReport;
 use epu_core::request::Nothing;
 use epu_core::{InstanceId, SensorName, Span, State};
+use epu_store::MemoryStore;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -103,6 +104,7 @@ struct World {
     clock: Arc<Paused>,
     metrics: Metrics,
     sources: Played,
+    store: Arc<MemoryStore>,
     heard: Facts,
     cancel: CancellationToken,
     running: JoinHandle<Result<(), Error>>,
@@ -113,11 +115,14 @@ impl World {
         let bus = LocalBus::new();
         let clock = Arc::new(Paused::start());
         let metrics = Metrics::new().unwrap();
+        let store = Arc::new(MemoryStore::with_clock(clock.clone()));
         let sources = Played(Arc::new(Mutex::new((Play::Amount(0.0), 0, 0))));
         let heard = bus.listen(&[Kind::Snapshot, Kind::Listening]);
         let cancel = CancellationToken::new();
         let parts = Parts {
             name: "one".to_owned(),
+            member: member("one", clock.now()),
+            store: Some(store.clone()),
             bus: bus.clone(),
             clock: clock.clone(),
             sources: Arc::new(sources.clone()),
@@ -131,6 +136,7 @@ impl World {
             clock,
             metrics,
             sources,
+            store,
             heard,
             cancel,
             running,
@@ -190,6 +196,15 @@ impl World {
 
     fn counted(&self, outcome: &str) -> u64 {
         self.metrics.heartbeats.with_label_values(&[outcome]).get()
+    }
+}
+
+fn member(name: &str, since: Timestamp) -> Member {
+    Member {
+        name: name.to_owned(),
+        service: Service::Aggregator,
+        url: Some(format!("http://{name}")),
+        since,
     }
 }
 

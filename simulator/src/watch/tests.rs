@@ -48,6 +48,7 @@ fn launch(n: u128, instances: &[InstanceId]) -> Launch {
         accepted_at: Timestamp(0),
         epoch: 0,
         attempts: 1,
+        doors: Vec::new(),
         outcome: None,
     }
 }

@@ -7,9 +7,10 @@ use epu_core::Fault;
 use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Cause, Work};
 use epu_core::pool::Paused;
-use epu_core::request::{Caller, Nothing, PoolChange, PoolPause, PoolRef, PoolRemove, Protect, Request, Teardown, Terminate};
-use serde_json::Value;
+use epu_core::request::{Caller, Nothing, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Protect, Request, Teardown, Terminate};
+use serde_json::{Value, json};
 
+use crate::process::Process;
 use crate::world::World;
 
 impl World {
@@ -20,6 +21,55 @@ impl World {
     pub fn ask(&mut self, request: Request) -> Result<Value, Fault> {
         self.transcript.note(format_args!("an operator asks {}", request.op()));
         self.ask_quietly(request)
+    }
+
+    /// Asks one process as an operator, whose turn it may not be.
+    ///
+    /// # Errors
+    /// What it answered.
+    ///
+    /// # Panics
+    /// When this process does not run.
+    pub fn ask_through(&mut self, process: impl Into<Process>, request: Request) -> Result<Value, Fault> {
+        self.ask_through_as(process, Caller::Operator("operator".to_owned()), request)
+    }
+
+    /// Asks one process as somebody else.
+    ///
+    /// # Errors
+    /// What it answered.
+    ///
+    /// # Panics
+    /// When this process does not run.
+    pub fn ask_through_as(&mut self, process: impl Into<Process>, caller: Caller, request: Request) -> Result<Value, Fault> {
+        let name = self.member(process.into());
+        self.transcript.note(format_args!("{} asks {name} {}", caller.name(), request.op()));
+        let asking = self.net.ask_process(&name, caller, request, Duration::from_secs(30));
+        self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+    }
+
+    /// Adds a pool beside the one of the setup, with the setup's template.
+    ///
+    /// # Errors
+    /// What the controller answered.
+    pub fn try_add(&mut self, name: &str, pool: &Value) -> Result<Value, Fault> {
+        let text = json!({ "templates": { "worker": self.template }, "pools": { name: pool } }).to_string();
+        let file = "world.yaml".to_owned();
+        self.ask(Request::PoolAdd(PoolFile { file, text }))
+    }
+
+    /// Adds pools that keep `n` workers each.
+    ///
+    /// # Panics
+    /// When one is refused.
+    pub fn add_keeping(&mut self, names: &[&str], n: u32) -> &mut Self {
+        for name in names {
+            let pool = json!({ "template": "worker", "max": n.max(10), "engine": { "keep": { "n": n } } });
+            if let Err(fault) = self.try_add(name, &pool) {
+                panic!("add {name}: {fault}\n{}", self.story());
+            }
+        }
+        self
     }
 
     pub(super) fn ask_quietly(&self, request: Request) -> Result<Value, Fault> {

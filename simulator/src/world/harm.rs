@@ -9,9 +9,10 @@ use epu_core::time::Clock as _;
 
 use crate::host::{Behaviour, killed};
 use crate::machines::Order;
+use crate::process::Process;
 use crate::sensors::Mode;
 use crate::setup::QUEUE_SENSOR;
-use crate::world::{World, word};
+use crate::world::World;
 
 impl World {
     // ---- work
@@ -167,43 +168,74 @@ impl World {
 
     // ---- services
 
-    /// Kills a service; it stays away until it is started.
-    pub fn crash(&mut self, service: Service) -> &mut Self {
-        if let Some(running) = self.services.remove(&service) {
+    /// Kills a process; it stays away until it is started.
+    pub fn crash(&mut self, process: impl Into<Process>) -> &mut Self {
+        let process = process.into();
+        if let Some(running) = self.services.remove(&process) {
             running.task.abort();
             // What else is ready may run before it ends; that it ends is waited for.
             drop(self.runtime.block_on(running.task));
-            self.transcript.note(format_args!("{service:?} is killed"));
-            self.watch.works(word(service), false, self.clock.now());
-            self.crashed.insert(service);
+            self.transcript.note(format_args!("{process} is killed"));
+            self.goes(process.service);
+            self.crashed.insert(process);
         }
         self
     }
 
-    /// Starts a service that was killed.
-    pub fn start(&mut self, service: Service) -> &mut Self {
-        if self.crashed.remove(&service) {
-            self.begin(service);
+    /// Tells a process to end, and waits until it has; it stays away until it is started.
+    ///
+    /// # Panics
+    /// When it ends with an error.
+    pub fn stop(&mut self, process: impl Into<Process>) -> &mut Self {
+        let process = process.into();
+        if let Some(running) = self.services.remove(&process) {
+            running.stop.cancel();
+            if !matches!(self.runtime.block_on(running.task), Ok(Ok(()))) {
+                panic!("{process} did not end well\n{}", self.story());
+            }
+            self.transcript.note(format_args!("{process} ended as it was told"));
+            self.goes(process.service);
+            self.crashed.insert(process);
         }
         self
     }
 
-    /// Kills a service and starts it at once.
-    pub fn restart(&mut self, service: Service) -> &mut Self {
-        self.crash(service).start(service)
+    /// Starts a process that was killed or stopped.
+    pub fn start(&mut self, process: impl Into<Process>) -> &mut Self {
+        let process = process.into();
+        if self.crashed.remove(&process) {
+            self.begin(process);
+        }
+        self
     }
 
-    /// Holds a service where it is, as a suspended machine or a long pause does, or lets it go on.
-    pub fn suspend(&mut self, service: Service, held: bool) -> &mut Self {
-        if let Some(running) = self.services.get(&service) {
+    /// One process more.
+    pub fn join(&mut self, process: impl Into<Process>) -> &mut Self {
+        let process = process.into();
+        if !self.services.contains_key(&process) {
+            self.begin(process);
+        }
+        self
+    }
+
+    /// Kills a process and starts it at once.
+    pub fn restart(&mut self, process: impl Into<Process>) -> &mut Self {
+        let process = process.into();
+        self.crash(process).start(process)
+    }
+
+    /// Holds a process where it is, as a suspended machine or a long pause does, or lets it go on.
+    pub fn suspend(&mut self, process: impl Into<Process>, held: bool) -> &mut Self {
+        let process = process.into();
+        if let Some(running) = self.services.get(&process) {
             self.transcript
-                .note(format_args!("{service:?} {}", if held { "stands still" } else { "goes on" }));
+                .note(format_args!("{process} {}", if held { "stands still" } else { "goes on" }));
             if held {
                 running.gate.hold()
             } else {
                 running.gate.let_go()
             }
-            self.watch.works(word(service), !held, self.clock.now());
+            self.goes(process.service);
         }
         self
     }

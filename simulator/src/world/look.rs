@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use epu_core::health::Health;
-use epu_core::id::{InstanceId, SiteName};
+use epu_core::id::{InstanceId, PoolName, SiteName};
 use epu_core::instance::Instance;
 use epu_core::journal::{Decided, Entry, Event};
+use epu_core::lease::{Domain, Standing};
 use epu_core::life::State;
 use epu_core::request::{Caller, EventsAfter, InstanceRef, InstanceView, Nothing, PoolRef, PoolView, Request, StatusView};
 use epu_store::{JournalQuery, Store as _};
@@ -14,6 +15,7 @@ use crate::cloud::SimCloud;
 use crate::host::Body;
 use crate::machines::Machines;
 use crate::net::SimNet;
+use crate::process::Process;
 use crate::queue::SimQueue;
 use crate::watch::Watch;
 use crate::world::World;
@@ -112,6 +114,54 @@ impl World {
             Ok(Err(error)) => panic!("{op}: {error}"),
             Err(fault) => panic!("{op}: {fault}\n{}", self.story()),
         }
+    }
+
+    /// A pool as it is shown.
+    ///
+    /// # Panics
+    /// When there is none, or no controller answers.
+    #[must_use]
+    pub fn pool_named(&self, name: &str) -> PoolView {
+        let pool = PoolName::new(name).unwrap_or_else(|error| panic!("{error}"));
+        self.read(Request::PoolShow(PoolRef { pool }))
+    }
+
+    /// How many instances of a pool run and are not told to go.
+    #[must_use]
+    pub fn staying_of(&self, pool: &str) -> usize {
+        self.watch
+            .count_live(|record| record.pool.as_str() == pool && record.state == State::Running && !record.is_leaving())
+    }
+
+    /// The name of a process among the members.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn member(&self, process: Process) -> String {
+        let running = self.services.get(&process);
+        running.unwrap_or_else(|| panic!("{process} does not run")).name.clone()
+    }
+
+    /// Who leads what, by the store.
+    ///
+    /// # Panics
+    /// When the store is failing.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let standing = self.runtime.block_on(self.memory.standing());
+        standing.unwrap_or_else(|error| panic!("read who leads: {error}"))
+    }
+
+    /// The copy that leads a pool, if one does.
+    #[must_use]
+    pub fn leader_of(&self, pool: &str) -> Option<u8> {
+        let pool = PoolName::new(pool).ok()?;
+        let standing = self.standing();
+        let leader = standing.leader(Domain::of(&pool))?;
+        let is_it = |running: &&super::Running| running.name == leader;
+        let copies = self.services.iter().filter(|(_, running)| is_it(running));
+        copies.map(|(process, _)| process.copy).next()
     }
 
     /// The size that the pool aims at.

@@ -69,6 +69,13 @@ async fn world() -> Result<Report> {
     let mut services: JoinSet<std::result::Result<(), String>> = JoinSet::new();
     let parts = epu_sensor_aggregator::Parts {
         name: "figures".to_owned(),
+        member: epu_core::lease::Member {
+            name: "figures".to_owned(),
+            service: epu_core::request::Service::Aggregator,
+            url: None,
+            since: clock.now(),
+        },
+        store: None,
         bus: bus.clone(),
         clock: clock.clone(),
         sources: Arc::new(RealSources::new(clock.clone())),
@@ -243,6 +250,12 @@ async fn stored(
     memory.commit_provision(commit).await.map_err(broken)?;
     let metrics = epu_store::Metrics::new().map_err(|e| Trouble::new("make metrics", e))?;
     let parts = epu_controller::Parts {
+        member: epu_core::lease::Member {
+            name: "controller".to_owned(),
+            service: epu_core::request::Service::Controller,
+            url: None,
+            since: epu_core::Timestamp::START,
+        },
         bus: world.bus.clone(),
         store: Arc::new(Metered::new(memory, metrics.clone())),
         clock: world.clock.clone(),

@@ -8,6 +8,7 @@
 //! both its sides measured here, one after the other.
 
 mod clock;
+mod failover;
 mod first;
 mod heartbeats;
 mod idle;
@@ -15,6 +16,7 @@ mod launch;
 mod restart;
 mod samples;
 mod serving;
+mod steady;
 mod ticks;
 mod views;
 
@@ -122,6 +124,16 @@ const ALL: &[Measurement] = &[
         names: &["serve-100-idle-cpu", "serve-100-idle-rss"],
         long: false,
         run: idle::measure,
+    },
+    Measurement {
+        names: &["steady-50k-cores", "steady-50k-rss", "steady-50k-writes"],
+        long: false,
+        run: steady::measure,
+    },
+    Measurement {
+        names: &["failover-p99"],
+        long: true,
+        run: failover::measure,
     },
     Measurement {
         names: &["first-command"],

@@ -127,11 +127,12 @@ async fn fill(directory: &Path) -> Result<()> {
             accepted_at: first.created_at,
             epoch: 0,
             attempts: 1,
+            doors: Vec::new(),
             outcome,
         };
         let instances = launch.iter().map(|i| Arc::new(Instance { version: 1, ..i.clone() })).collect();
         let commit = ProvisionCommit {
-                term: None,
+            term: None,
             instances,
             launches: vec![record],
             journal: Vec::new(),
@@ -153,6 +154,12 @@ async fn start(directory: &Path) -> Result<Took> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let random = Arc::new(Random::seeded(1));
     let provisioner = epu_provisioner::Parts {
+        member: epu_core::lease::Member {
+            name: "provisioner".to_owned(),
+            service: epu_core::request::Service::Provisioner,
+            url: None,
+            since: clock.now(),
+        },
         installation: "figures".to_owned(),
         config: epu_provisioner::Config::default(),
         addresses: epu_provisioner::Addresses::default(),
@@ -165,6 +172,12 @@ async fn start(directory: &Path) -> Result<Took> {
         metrics: Arc::new(epu_provisioner::Metrics::new().map_err(|e| failed(&e))?),
     };
     let controller = epu_controller::Parts {
+        member: epu_core::lease::Member {
+            name: "controller".to_owned(),
+            service: epu_core::request::Service::Controller,
+            url: None,
+            since: clock.now(),
+        },
         bus: bus.clone(),
         store: store.clone(),
         clock,

@@ -47,7 +47,12 @@ const BATCH: u32 = 100;
 
 impl Instances {
     pub(crate) fn of(pool: &PoolName) -> Result<Self> {
-        let random = Random::seeded(7);
+        Self::seeded(pool, 7)
+    }
+
+    /// With ids that no other seed gives.
+    pub(crate) fn seeded(pool: &PoolName, seed: u64) -> Result<Self> {
+        let random = Random::seeded(seed);
         let site = SiteName::new("here").map_err(|e| Trouble::new("name a site", e))?;
         Ok(Self {
             pool: pool.clone(),

@@ -85,6 +85,12 @@ async fn world() -> Result<Report> {
     let clock = Arc::new(VirtualClock(tokio::time::Instant::now()));
     let metrics = epu_controller::Metrics::new().map_err(|e| Trouble::new("make metrics", e))?;
     let parts = epu_controller::Parts {
+        member: epu_core::lease::Member {
+            name: "controller".to_owned(),
+            service: epu_core::request::Service::Controller,
+            url: None,
+            since: BEGIN,
+        },
         bus: bus.clone(),
         store: store.clone(),
         clock,

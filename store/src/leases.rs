@@ -1,17 +1,16 @@
-//! Who leads what, in SQL.
+//! Who leads what, in SQL. One text, compiled once for each database.
 
 use epu_core::lease::{Lease, LeaseAsk, Member, Standing, Term};
 use epu_core::time::Timestamp;
-use sqlx::{Row, SqliteConnection, query};
+use sqlx::{Row as _, query};
 
-use super::records::{body, number, record};
-use super::{SqliteStore, Stop, sql};
-use crate::Error;
+use super::records::record;
+use super::{Connection, NOW, Own, STAND};
+use crate::row::{body, number};
+use crate::stop::Stop;
+use crate::{Error, sql};
 
-/// The database's own time, in milliseconds: leases run out by it alone.
-const NOW: &str = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-
-impl SqliteStore {
+impl Own {
     pub(super) async fn renew(&self, ask: &LeaseAsk) -> Result<Standing, Stop> {
         let mut tx = self.begin().await?;
         let now: i64 = query(NOW).fetch_one(&mut *tx).await?.try_get(0)?;
@@ -43,7 +42,7 @@ impl SqliteStore {
         if changed {
             standing = self::standing(&mut tx, now).await?;
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(standing)
     }
 
@@ -52,20 +51,20 @@ impl SqliteStore {
         let now: i64 = query(NOW).fetch_one(&mut *tx).await?.try_get(0)?;
         query(sql::GIVE_LEASES).bind(member).bind(now).execute(&mut *tx).await?;
         query(sql::FORGET_MEMBER).bind(member).execute(&mut *tx).await?;
-        Ok(tx.commit().await?)
+        self.commit(tx).await
     }
 
     pub(super) async fn read_standing(&self) -> Result<Standing, Stop> {
-        let mut reader = self.readers.acquire().await?;
+        let mut reader = self.readers().acquire().await?;
         let now: i64 = query(NOW).fetch_one(&mut *reader).await?.try_get(0)?;
         standing(&mut reader, now).await
     }
 }
 
 /// Refuses when a term is over. One that is only out of time still stands as long as nobody took it.
-pub(super) async fn stand(of: &mut SqliteConnection, terms: impl IntoIterator<Item = Term>) -> Result<(), Stop> {
+pub(super) async fn stand(of: &mut Connection, terms: impl IntoIterator<Item = Term>) -> Result<(), Stop> {
     for term in terms {
-        let row = query(sql::LEASE).bind(term.domain.to_string()).fetch_optional(&mut *of).await?;
+        let row = query(STAND).bind(term.domain.to_string()).fetch_optional(&mut *of).await?;
         let stands = row
             .map(|row| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(1)? == number(term.epoch, "an epoch").unwrap_or(-1) && !row.try_get::<&str, _>(0)?.is_empty()))
             .transpose()?;
@@ -76,7 +75,7 @@ pub(super) async fn stand(of: &mut SqliteConnection, terms: impl IntoIterator<It
     Ok(())
 }
 
-async fn standing(of: &mut SqliteConnection, now: i64) -> Result<Standing, Stop> {
+async fn standing(of: &mut Connection, now: i64) -> Result<Standing, Stop> {
     let mut leases = Vec::new();
     for row in query(sql::LEASES).fetch_all(&mut *of).await? {
         let holder: String = row.try_get(1)?;

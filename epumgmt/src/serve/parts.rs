@@ -1,0 +1,316 @@
+//! What the services of one process are made of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use epu_bus::Bus;
+use epu_bus::amqp::AmqpBus;
+use epu_bus::http::{Door, Limits, Ready};
+use epu_bus::local::LocalBus;
+use epu_bus::token::{Keyring, OperatorToken};
+use epu_controller::service::FileConfig;
+use epu_core::Fault;
+use epu_core::code::Chain;
+use epu_core::id::SiteName;
+use epu_core::lease::Member;
+use epu_core::random::Random;
+use epu_core::request::Service;
+use epu_core::time::{Clock, SystemClock, Timestamp};
+use epu_decision_engines::Registry;
+use epu_provisioner::config::Addresses;
+use epu_provisioner::iaas::Iaas;
+use epu_provisioner::iaas::local::{AgentProgram, Local};
+use epu_sensor_aggregator::sensors::RealSources;
+use epu_store::{Metered, PgStore, SqliteStore, Store};
+use ring::digest;
+use tokio::sync::{Mutex, watch};
+
+use super::metrics::{AllMetrics, render};
+use super::{Error, files};
+use crate::config::{Config, Site, TOKEN_FILE};
+
+/// How long an answer of `/readyz` stands: each is a write to the disk, and anybody may ask.
+const READY_FOR: Duration = Duration::from_secs(5);
+
+/// Records, as this process has them.
+pub(super) enum Records {
+    Sqlite(Arc<SqliteStore>),
+    Postgres(Arc<PgStore>),
+}
+
+impl Records {
+    /// Opens those that the config names. The data directory's lock comes with SQLite's.
+    pub(super) async fn open(config: &Config) -> Result<Self, Error> {
+        match &config.store.postgres {
+            None => {
+                let store = SqliteStore::open(&config.data_dir).await;
+                let place = config.data_dir.display().to_string();
+                Ok(Self::Sqlite(Arc::new(store.map_err(|source| Error::Store { place, source })?)))
+            }
+            Some(postgres) => {
+                files::directory(&config.data_dir)?;
+                let settings = postgres.settings();
+                let place = postgres.url.to_string();
+                let store = PgStore::connect(&settings).await;
+                Ok(Self::Postgres(Arc::new(store.map_err(|source| Error::Store { place, source })?)))
+            }
+        }
+    }
+
+    fn metered(&self, metrics: epu_store::Metrics) -> Arc<dyn Store> {
+        match self {
+            Self::Sqlite(store) => Arc::new(Metered::new(store.clone(), metrics)),
+            Self::Postgres(store) => Arc::new(Metered::new(store.clone(), metrics)),
+        }
+    }
+
+    /// Whether this process has them to itself.
+    pub(super) fn are_mine(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite(store) => store.close().await,
+            Self::Postgres(store) => store.close().await,
+        }
+    }
+}
+
+/// What all services of this process share.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) installation: String,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) bus: Arc<dyn Bus>,
+    pub(super) amqp: Option<Arc<AmqpBus>>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: AllMetrics,
+    pub(super) file: watch::Receiver<Arc<FileConfig>>,
+    random: Arc<Random>,
+    keys: Keyring,
+    operator: String,
+    name: String,
+    since: Timestamp,
+}
+
+impl Shared {
+    /// Connects and reads what is needed before any service begins.
+    pub(super) async fn new(config: Config, records: &Records, file: watch::Receiver<Arc<FileConfig>>) -> Result<Self, Error> {
+        let metrics = AllMetrics::new()?;
+        let store = records.metered(metrics.store.clone());
+        let kept = |source| Error::Store {
+            place: config.records_place(),
+            source,
+        };
+        let key = match &config.installation_key {
+            Some(reference) => reference.resolve().map_err(Error::Key)?,
+            None => files::secret_in(&config.data_dir.join(files::KEY_FILE))?,
+        };
+        let operator = files::secret_in(&config.data_dir.join(TOKEN_FILE))?;
+        let fingerprint = fingerprint(&key);
+        if store.keep("key-fingerprint", &fingerprint).await.map_err(kept)? != fingerprint {
+            return Err(Error::OtherKey);
+        }
+        let fresh = format!("epu-{}", &epu_bus::token::fresh_secret()?[..12]);
+        let installation = store.keep("installation", &fresh).await.map_err(kept)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let random = Arc::new(Random::from_system());
+        let name = format!("{}-{}-{:04x}", host(), std::process::id(), random.number() & 0xffff);
+        let amqp = match &config.amqp {
+            None => None,
+            Some(amqp) => {
+                let settings = amqp.settings(&name);
+                let users = Arc::new(config.users.clone());
+                Some(AmqpBus::connect(settings, users, metrics.amqp.clone()).await?)
+            }
+        };
+        let bus: Arc<dyn Bus> = match &amqp {
+            Some(amqp) => amqp.clone(),
+            None => LocalBus::new(),
+        };
+        Ok(Self {
+            installation,
+            store,
+            bus,
+            amqp,
+            metrics,
+            file,
+            keys: Keyring::new(key.as_bytes())?,
+            operator,
+            name,
+            since: clock.now(),
+            clock,
+            random,
+            config,
+        })
+    }
+
+    /// This process as a member of a service; `url` says whether agents reach it.
+    fn member(&self, service: Service, url: bool) -> Member {
+        Member {
+            name: format!("{}.{}", service.name(), self.name),
+            service,
+            url: url.then(|| self.url()),
+            since: self.since,
+        }
+    }
+
+    fn url(&self) -> String {
+        let listen = || format!("http://{}", self.config.listen);
+        self.config.advertise.clone().unwrap_or_else(listen)
+    }
+
+    pub(super) fn provisioner(&self) -> Result<epu_provisioner::Parts, Error> {
+        Ok(epu_provisioner::Parts {
+            member: self.member(Service::Provisioner, true),
+            installation: self.installation.clone(),
+            config: epu_provisioner::Config {
+                retention: self.config.retention,
+                ..epu_provisioner::Config::default()
+            },
+            addresses: Addresses {
+                provisioner: self.url(),
+                aggregators: vec![self.url()],
+            },
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            keyring: Arc::new(self.keys.clone()),
+            sites: self.sites()?,
+            metrics: Arc::new(self.metrics.provisioner.clone()),
+        })
+    }
+
+    pub(super) fn controller(&self) -> epu_controller::Parts {
+        epu_controller::Parts {
+            member: self.member(Service::Controller, false),
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            engines: Arc::new(Registry::standard()),
+            config: epu_controller::Config {
+                installation: self.installation.clone(),
+                tick: self.config.tick,
+                ..epu_controller::Config::default()
+            },
+            metrics: self.metrics.controller.clone(),
+            file: self.file.clone(),
+        }
+    }
+
+    pub(super) fn aggregator(&self) -> epu_sensor_aggregator::Parts {
+        let member = self.member(Service::Aggregator, true);
+        epu_sensor_aggregator::Parts {
+            name: member.name.clone(),
+            member,
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            clock: self.clock.clone(),
+            sources: Arc::new(RealSources::new(self.clock.clone())),
+            config: epu_sensor_aggregator::Config::default(),
+            metrics: self.metrics.aggregator.clone(),
+        }
+    }
+
+    pub(super) fn door(&self) -> Result<Door, Error> {
+        let registry = self.metrics.registry.clone();
+        Ok(Door {
+            bus: self.bus.clone(),
+            keys: self.keys.clone(),
+            operator: OperatorToken::new(&self.operator)?,
+            clock: self.clock.clone(),
+            metrics: self.metrics.bus.clone(),
+            render: Arc::new(move || render(&registry)),
+            ready: readiness(self.store.clone(), self.amqp.clone(), self.clock.clone()),
+            limits: Limits::default(),
+        })
+    }
+
+    fn sites(&self) -> Result<BTreeMap<SiteName, Arc<dyn Iaas>>, Error> {
+        let program = std::env::current_exe().map_err(|source| Error::file("the program itself".as_ref(), source))?;
+        let mut sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::new();
+        for (name, site) in &self.config.sites {
+            let Site { local } = site;
+            let agent = AgentProgram {
+                program: program.clone(),
+                arguments: vec!["agent".to_owned()],
+            };
+            let driver = Local::new(&self.installation, &self.config.data_dir, agent, local.clone().unwrap_or_default());
+            sites.insert(name.clone(), Arc::new(driver));
+        }
+        Ok(sites)
+    }
+}
+
+/// This machine's name, as far as it can stand in the name of a queue.
+fn host() -> String {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    let plain = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(30).collect::<String>();
+    if plain.is_empty() { "host".to_owned() } else { plain }
+}
+
+/// Tells keys apart without telling them.
+fn fingerprint(key: &str) -> String {
+    let digest = digest::digest(&digest::SHA256, format!("epu installation key {key}").as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether the store can be written to and the broker is there; found out at most once in a while, however many ask.
+fn readiness(store: Arc<dyn Store>, amqp: Option<Arc<AmqpBus>>, clock: Arc<dyn Clock>) -> Ready {
+    type Word = (Timestamp, Result<(), Fault>);
+    let last: Arc<Mutex<Option<Word>>> = Arc::default();
+    Arc::new(move || {
+        let (store, amqp, clock, last) = (store.clone(), amqp.clone(), clock.clone(), last.clone());
+        Box::pin(async move {
+            if let Some(amqp) = amqp {
+                amqp.ready().map_err(|error| Fault::new("no-contact", Chain(&error).to_string()))?;
+            }
+            let mut last = last.lock().await;
+            if let Some((_, word)) = last.as_ref().filter(|(at, _)| clock.now().since(*at) < READY_FOR) {
+                return word.clone();
+            }
+            let word = store.check().await;
+            let word = word.map_err(|e| Fault::new("store-failed", Chain(&e).to_string()));
+            *last = Some((clock.now(), word.clone()));
+            word
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use epu_core::time::ManualClock;
+    use epu_store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whether_it_is_ready_is_found_out_now_and_then() {
+        let store = Arc::new(MemoryStore::new());
+        let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
+        let ready = readiness(store.clone(), None, clock.clone());
+        assert_eq!(ready().await, Ok(()));
+        store.fail_with(Some("disk full"));
+        clock.advance(Duration::from_secs(4));
+        assert_eq!(ready().await, Ok(()), "the store was written to again");
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(ready().await.unwrap_err().code, "store-failed");
+        store.fail_with(None);
+        clock.advance(Duration::from_secs(4));
+        assert!(ready().await.is_err());
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(ready().await, Ok(()));
+    }
+
+    #[test]
+    fn a_fingerprint_tells_keys_apart_and_not_what_they_are() {
+        assert_ne!(fingerprint("one"), fingerprint("two"));
+        assert_eq!(fingerprint("one").len(), 16);
+        assert!(!fingerprint("0123456789abcdef").contains("0123"));
+    }
+}

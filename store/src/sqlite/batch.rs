@@ -1,0 +1,50 @@
+//! Several records at once: one by one, since a statement costs SQLite hardly more than a row.
+
+use std::sync::Arc;
+
+use epu_core::id::InstanceId;
+use epu_core::instance::Instance;
+use epu_core::journal::Entry;
+use sqlx::{SqliteConnection, query};
+
+use crate::row::{Put, body, number};
+use crate::sql;
+use crate::stop::Stop;
+
+/// Adds journal entries.
+pub(super) async fn append(to: &mut SqliteConnection, journal: &[Entry]) -> Result<(), Stop> {
+    for entry in journal {
+        query(sql::APPEND)
+            .bind(entry.at.0)
+            .bind(entry.event.kind().to_owned())
+            .bind(entry.pool.as_ref().map(|pool| pool.as_str().to_owned()))
+            .bind(entry.instance.map(|id| id.to_string()))
+            .bind(body(entry, "a journal entry")?)
+            .execute(&mut *to)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Writes instances, and says which one does not apply, if one does not.
+pub(super) async fn put_instances(to: &mut SqliteConnection, how: Put, instances: &[Arc<Instance>]) -> Result<Option<InstanceId>, Stop> {
+    let statement = match how {
+        Put::New => sql::ADD_INSTANCE,
+        Put::Next => sql::PUT_INSTANCE,
+    };
+    for instance in instances {
+        let done = query(statement)
+            .bind(instance.id.to_string())
+            .bind(instance.launch.to_string())
+            .bind(number(instance.version, "an instance's version")?)
+            .bind(instance.state.code())
+            .bind(instance.state_since.0)
+            .bind(body(&**instance, "an instance")?)
+            .execute(&mut *to)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(Some(instance.id));
+        }
+    }
+    Ok(None)
+}
