@@ -4,7 +4,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `EPU_HOME` | the instance's directory; `launch-token` lies in it |
-//! | `EPU_URL` | where the provisioner answers, such as `http://127.0.0.1:7311` |
+//! | `EPU_URL` | where the services answer, such as `http://127.0.0.1:7311`; several with spaces between, any of which will do |
 //! | `EPU_LAUNCH` | the launch that the instance came from |
 //! | `EPU_INDEX` | its place in that launch, from 0 |
 
@@ -25,7 +25,7 @@ const TOKEN_MAX: usize = 4_096;
 pub struct Config {
     /// The instance's directory.
     pub home: PathBuf,
-    /// Where the provisioner answers.
+    /// Where the services answer: urls with spaces between.
     pub url: String,
     /// The launch that the instance came from.
     pub launch: LaunchId,
@@ -71,16 +71,16 @@ impl Config {
             value
         };
         let home = need("EPU_HOME", "the instance's directory").map(PathBuf::from);
-        let url = need("EPU_URL", "where the provisioner answers, such as http://127.0.0.1:7311");
+        let url = need("EPU_URL", "where the services answer, such as http://127.0.0.1:7311");
         let launch = need("EPU_LAUNCH", "the launch that the instance came from");
         let index = need("EPU_INDEX", "the instance's place in its launch, from 0");
 
         let launch = launch.and_then(|text| parsed::<LaunchId>("EPU_LAUNCH", &text, "a UUID", &mut faults));
         let index = index.and_then(|text| parsed::<u32>("EPU_INDEX", &text, "a number from 0", &mut faults));
-        if let Some(url) = &url
-            && !url.starts_with("http://")
-        {
-            faults.push(format!("EPU_URL is {url:?}: it must begin with http://"));
+        for door in url.iter().flat_map(|url| url.split_whitespace()) {
+            if !door.starts_with("http://") {
+                faults.push(format!("EPU_URL has {door:?}: it must begin with http://"));
+            }
         }
         let launch_token = home.as_ref().and_then(|home| {
             let path = home.join("launch-token");

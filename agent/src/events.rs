@@ -5,7 +5,7 @@ use std::sync::Arc;
 use epu_core::heartbeat::{Heartbeat, Orders};
 use epu_core::instance::Exit;
 use epu_core::pool::DrainSignal;
-use epu_core::request::{Context, ContextClaim, Report};
+use epu_core::request::{Context, ContextClaim, Report, Reported};
 use epu_core::{Fault, Timestamp};
 
 use crate::host::{Kept, Signal, WorkerMark};
@@ -29,7 +29,7 @@ pub enum Event {
     /// What the worker says of itself.
     Seen(Seen),
     /// The provisioner's answer to a report.
-    Reported(Result<Orders, Fault>),
+    Reported(Result<Reported, Fault>),
     /// An aggregator's answer to a heartbeat.
     Beaten(Result<Orders, Fault>),
     /// Whether telling the worker to drain reached it.
@@ -63,8 +63,8 @@ pub enum Action {
     Signal(Signal),
     /// Report to the provisioner.
     Report(Report),
-    /// Send a heartbeat to this address; none: the provisioner's.
-    Beat(Box<Heartbeat>, Option<String>),
+    /// Send a heartbeat to this door; empty when none is known.
+    Beat(Box<Heartbeat>, String),
     /// The agent's life is over.
     End(Result<Ended, GivenUp>),
 }

@@ -12,6 +12,7 @@
 //! says more.
 
 mod attempts;
+mod doors;
 mod words;
 
 use std::collections::VecDeque;
@@ -20,10 +21,11 @@ use std::time::Duration;
 
 use epu_core::heartbeat::Orders;
 use epu_core::instance::{Exit, Work};
-use epu_core::request::{Context, ContextClaim, Happened};
+use epu_core::request::{Context, ContextClaim, Happened, Reported};
 use epu_core::{Fault, Timestamp};
 
 use self::attempts::Attempts;
+use self::doors::{Doors, weight};
 use self::words::{beat_text, ending, how, set_up_failed};
 pub use crate::events::{Action, Ended, Event, GivenUp};
 use crate::host::{Found, Kept, Signal, Stage};
@@ -44,6 +46,11 @@ const SETTLE: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// An agent without a worker ends after so long without any contact. Too low: an outage loses reports.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
+/// A door that nobody answered at for so long is lost: there may be another in its place, and the provisioner, who knows, is asked.
+/// Up to twice as long, so that not all ask at once. Too low: a process that is being restarted makes many ask.
+const DOOR_LOST: Duration = Duration::from_secs(300);
+/// How long it is not asked again after that. Too high: a new door is known that much later.
+const DOORS_TOLD: Duration = Duration::from_secs(3_600);
 /// How long after SIGKILL the agent waits for a worker that the kernel does not let go of.
 const UNKILLABLE: Duration = Duration::from_secs(10);
 
@@ -78,8 +85,16 @@ pub struct Life {
     beat_at: Timestamp,
     early_at: Timestamp,
     sequence: u64,
-    /// Which aggregator is spoken to; the next one after each failure.
-    aggregator: usize,
+    /// Where the provisioner is asked.
+    asks: Doors,
+    /// Where heartbeats go.
+    beats: Doors,
+    /// The door of the question or report that is on its way.
+    asks_at: String,
+    /// That of the heartbeat.
+    beats_at: String,
+    /// Not before is it asked which doors there are.
+    doors_at: Timestamp,
     look_at: Timestamp,
     seen: Seen,
     work_since: Timestamp,
@@ -88,10 +103,12 @@ pub struct Life {
 }
 
 impl Life {
-    /// Begins, or goes on where earlier agents ended; a nonce that they kept takes the place of the claim's. `luck` lies in `0.0..1.0`.
+    /// Begins, or goes on where earlier agents ended; a nonce that they kept takes the place of the claim's. `doors` are where the
+    /// services are first asked; any will do. `luck` lies in `0.0..1.0`.
     #[must_use]
-    pub fn begin(claim: ContextClaim, found: Found, now: Timestamp, luck: f64) -> (Self, Vec<Action>) {
+    pub fn begin(claim: ContextClaim, doors: &[String], found: Found, now: Timestamp, luck: f64) -> (Self, Vec<Action>) {
         let kept = found.kept;
+        let key = format!("{} {}", claim.launch, claim.index);
         let mut life = Self {
             claim,
             context: None,
@@ -106,7 +123,11 @@ impl Life {
             beat_at: Timestamp::NEVER,
             early_at: now,
             sequence: 0,
-            aggregator: 0,
+            asks: Doors::new(key.clone(), doors, now),
+            beats: Doors::new(key, doors, now),
+            asks_at: String::new(),
+            beats_at: String::new(),
+            doors_at: now,
             look_at: now,
             seen: Seen::default(),
             work_since: now,
@@ -118,7 +139,9 @@ impl Life {
             None => todo.push(life.keep(Stage::Asking)),
             Some(kept) => {
                 life.claim.nonce = kept.nonce;
-                life.context = kept.context.map(Arc::new);
+                if let Some(context) = kept.context {
+                    life.is_to_be(Arc::new(context), now);
+                }
                 life.resume(kept.stage, found.exit, found.worker_lives, now, &mut todo);
             }
         }
@@ -163,6 +186,12 @@ impl Life {
         matches!(self.phase, Phase::Settling { .. } | Phase::Running | Phase::Stopping { .. })
     }
 
+    /// The door of the question or report that was last asked for; empty when no door is known.
+    #[must_use]
+    pub fn asks_at(&self) -> &str {
+        &self.asks_at
+    }
+
     /// What the instance is to be, once known.
     #[must_use]
     pub fn context(&self) -> Option<&Arc<Context>> {
@@ -203,18 +232,11 @@ impl Life {
                     Ok(orders) => {
                         self.contact_at = now;
                         self.strange = 0;
+                        self.beats.answered(&self.beats_at, now);
+                        self.ask_for_doors(now);
                         self.obey(&orders, now, todo);
                     }
-                    Err(fault) => {
-                        self.aggregator = self.aggregator.wrapping_add(1);
-                        self.strange = if fault.code == "unknown-instance" { self.strange + 1 } else { 0 };
-                        // Those who hear heartbeats forget what ended; the provisioner's records know more. Should they say that
-                        // this instance is over, its answer is to stop.
-                        if self.strange >= STRANGE_MOST && self.reports.is_empty() && matches!(self.phase, Phase::Running) {
-                            self.strange = 0;
-                            self.reports.push_back(Happened::Ready { address: None });
-                        }
-                    }
+                    Err(fault) => self.not_heard(&fault, now, luck),
                 }
             }
             Event::DrainTold(reached) => {
@@ -234,7 +256,59 @@ impl Life {
         }
     }
 
+    /// A heartbeat came to nothing.
+    fn not_heard(&mut self, fault: &Fault, now: Timestamp, luck: f64) {
+        self.beats.in_vain(&self.beats_at, now, luck);
+        // Another door may know: the next time when this one answered, and at once when nobody did.
+        if is_shut(fault) && self.beats.any_open(now) {
+            self.beat_at = now;
+        }
+        self.strange = if fault.code == "unknown-instance" { self.strange + 1 } else { 0 };
+        // Those who hear heartbeats forget what ended; the provisioner's records know more. Should they say that
+        // this instance is over, its answer is to stop.
+        if self.strange >= STRANGE_MOST && self.reports.is_empty() && matches!(self.phase, Phase::Running) {
+            self.strange = 0;
+            self.reports.push_back(Happened::Ready { address: None });
+        }
+    }
+
+    /// Reports once more that it is ready, which changes nothing, to be told which doors there are now.
+    fn ask_for_doors(&mut self, now: Timestamp) {
+        let spread = weight(&self.claim.nonce, "") % (DOOR_LOST.as_secs() + 1);
+        let after = DOOR_LOST + Duration::from_secs(spread);
+        let is_lost = self.beats.one_is_lost(after, now) || self.asks.one_is_lost(after, now);
+        if is_lost && now >= self.doors_at && self.reports.is_empty() && self.phase == Phase::Running {
+            self.doors_at = now + DOORS_TOLD;
+            self.reports.push_back(Happened::Ready { address: None });
+        }
+    }
+
+    fn is_to_be(&mut self, context: Arc<Context>, now: Timestamp) {
+        self.asks.know(&context.doors, &[], now);
+        self.beats.order_by(context.pool.as_str());
+        self.beats.know(&context.doors, &context.aggregators, now);
+        self.context = Some(context);
+    }
+
+    /// What was asked at a door was answered, or not.
+    fn door_answered(&mut self, fault: Option<&Fault>, now: Timestamp, luck: f64) {
+        match fault {
+            Some(fault) if is_shut(fault) => self.asks.in_vain(&self.asks_at, now, luck),
+            Some(_) | None => self.asks.answered(&self.asks_at, now),
+        }
+    }
+
+    /// Asks again, somewhere else at once or, where there is nowhere else, after a while.
+    fn ask_again(&mut self, fault: &Fault, now: Timestamp, luck: f64) {
+        if is_shut(fault) && self.asks.any_open(now) {
+            self.asking.elsewhere(now);
+        } else {
+            self.asking.failed(now, luck);
+        }
+    }
+
     fn context_came(&mut self, answer: Result<Box<Context>, Fault>, now: Timestamp, luck: f64, todo: &mut Vec<Action>) {
+        self.door_answered(answer.as_ref().err(), now, luck);
         if self.phase != Phase::Asking {
             return;
         }
@@ -242,7 +316,7 @@ impl Life {
             Ok(context) => {
                 self.asking.succeeded(now);
                 self.contact_at = now;
-                self.context = Some(Arc::new(*context));
+                self.is_to_be(Arc::new(*context), now);
                 self.set_up(now, todo);
             }
             Err(fault) if fault.code == "claim-refused" => self.over(Err(GivenUp::ClaimRefused(fault)), todo),
@@ -252,7 +326,7 @@ impl Life {
                 if self.refusals >= REFUSALS_MAX || now.since(self.started_at) >= ASKING_MOST {
                     self.over(Err(GivenUp::NoContext(fault)), todo);
                 } else {
-                    self.asking.failed(now, luck);
+                    self.ask_again(&fault, now, luck);
                 }
             }
         }
@@ -343,9 +417,14 @@ impl Life {
         }
     }
 
-    fn report_answered(&mut self, answer: Result<Orders, Fault>, now: Timestamp, luck: f64, todo: &mut Vec<Action>) {
+    fn report_answered(&mut self, answer: Result<Reported, Fault>, now: Timestamp, luck: f64, todo: &mut Vec<Action>) {
+        self.door_answered(answer.as_ref().err(), now, luck);
         match answer {
-            Ok(orders) => {
+            Ok(Reported { orders, doors, aggregators }) => {
+                if !doors.is_empty() {
+                    self.asks.know(&doors, &[], now);
+                    self.beats.know(&doors, &aggregators, now);
+                }
                 self.asking.succeeded(now);
                 self.contact_at = now;
                 match self.reports.pop_front() {
@@ -359,7 +438,7 @@ impl Life {
                 self.obey(&orders, now, todo);
             }
             Err(fault) => {
-                self.asking.failed(now, luck);
+                self.ask_again(&fault, now, luck);
                 // Said for good: what comes after it must not wait behind it for ever.
                 if matches!(&*fault.code, "bad-request" | "conflict") && self.reports.len() > 1 {
                     self.reports.pop_front();
@@ -425,6 +504,7 @@ impl Life {
         match self.phase {
             Phase::Asking => {
                 if self.asking.begin(now) {
+                    self.choose_door(now);
                     todo.push(Action::AskContext(self.claim.clone()));
                 }
             }
@@ -490,6 +570,10 @@ impl Life {
         (at < Timestamp::NEVER && self.phase != Phase::Over).then_some(at)
     }
 
+    fn choose_door(&mut self, now: Timestamp) {
+        self.asks_at = self.asks.choose(now).unwrap_or_default().to_owned();
+    }
+
     fn keep(&self, stage: Stage) -> Action {
         Action::Keep(Box::new(Kept {
             nonce: self.claim.nonce.clone(),
@@ -497,6 +581,11 @@ impl Life {
             stage,
         }))
     }
+}
+
+/// Whether nobody answered, at the door or behind it.
+fn is_shut(fault: &Fault) -> bool {
+    matches!(&*fault.code, "no-contact" | "timeout")
 }
 
 /// An end that no agent saw.

@@ -10,9 +10,8 @@ use epu_bus::http::Client;
 use epu_core::Fault;
 use epu_core::request::{Answer, Caller, Request};
 
-/// Doors for which a connection is kept; with more all are made anew. The provisioner as claimant and as instance, and
-/// some aggregators.
-const DOORS_MAX: usize = 8;
+/// Doors for which a connection is kept; with more all are made anew. Each counts twice: as claimant, and as instance.
+const DOORS_MAX: usize = 2 * epu_core::request::DOORS_MAX;
 
 /// Where to ask, and as whom.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use epu_core::heartbeat::Orders;
 use epu_core::instance::Exit;
 use epu_core::random::Random;
-use epu_core::request::{Answer, Caller, Context, ContextClaim, Request};
+use epu_core::request::{Answer, Caller, Context, ContextClaim, Reported, Request};
 use epu_core::{Clock, Fault, LaunchId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -27,7 +27,7 @@ const BEAT_WITHIN_LEAST: Duration = Duration::from_secs(1);
 /// Everything an agent works with.
 #[derive(Debug)]
 pub struct Parts<L, H> {
-    /// Where the provisioner answers, and heartbeats too when the context names no aggregator. The simulator leaves it empty.
+    /// Where the services answer: urls with spaces between, any of which will do. The simulator leaves it empty.
     pub url: String,
     /// The launch that the instance came from.
     pub launch: LaunchId,
@@ -66,7 +66,8 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
         let stage = word(&kept.stage);
         info!(stage, worker_lives = found.worker_lives, "going on where an earlier agent ended");
     }
-    let (life, todo) = Life::begin(claim, found, parts.clock.now(), parts.random.fraction());
+    let doors: Vec<String> = parts.url.split_whitespace().map(str::to_owned).collect();
+    let (life, todo) = Life::begin(claim, &doors, found, parts.clock.now(), parts.random.fraction());
     let mut running = Running {
         parts: &parts,
         life,
@@ -182,11 +183,13 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
             Action::Signal(signal) => host.signal(signal),
             Action::Report(report) => {
                 debug!(?report, "report");
-                let Some((door, caller)) = self.speaker(None) else { return };
+                let Some((door, caller)) = self.speaker(self.life.asks_at().to_owned()) else {
+                    return;
+                };
                 let link = &self.parts.link;
                 let request = Request::Report(report);
                 self.asking = Some(Box::pin(async move {
-                    Event::Reported(orders(link.ask(&door, &caller, &request, ASK_WITHIN).await))
+                    Event::Reported(reported(link.ask(&door, &caller, &request, ASK_WITHIN).await))
                 }));
             }
             Action::Beat(beat, to) => {
@@ -214,7 +217,7 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
     fn ask_context(&mut self, claim: ContextClaim) {
         let parts = self.parts;
         let door = Door {
-            url: parts.url.clone(),
+            url: self.life.asks_at().to_owned(),
             token: parts.launch_token.clone(),
         };
         self.asking = Some(Box::pin(async move {
@@ -225,10 +228,10 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
     }
 
     /// Where and as whom an instance speaks; none before it knows who it is.
-    fn speaker(&self, to: Option<String>) -> Option<(Door, Caller)> {
+    fn speaker(&self, url: String) -> Option<(Door, Caller)> {
         let context = self.life.context()?;
         let door = Door {
-            url: to.unwrap_or_else(|| self.parts.url.clone()),
+            url,
             token: context.token.clone(),
         };
         Some((door, Caller::Instance(context.instance)))
@@ -238,7 +241,8 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
     fn heard(&mut self, event: Event) -> Event {
         let fault = match &event {
             Event::Context(answer) => answer.as_ref().err(),
-            Event::Reported(answer) | Event::Beaten(answer) => answer.as_ref().err(),
+            Event::Reported(answer) => answer.as_ref().err(),
+            Event::Beaten(answer) => answer.as_ref().err(),
             Event::Tick
             | Event::SetUpEnded(_)
             | Event::SetUpAborted(_)
@@ -279,6 +283,14 @@ fn orders(answer: Result<Answer, Fault>) -> Result<Orders, Fault> {
         Answer::Orders(orders) => Ok(orders),
         // A null answer is an acceptance without orders.
         Answer::Json(serde_json::Value::Null) => Ok(Orders::default()),
+        json @ Answer::Json(_) => json.read(),
+    }
+}
+
+fn reported(answer: Result<Answer, Fault>) -> Result<Reported, Fault> {
+    match answer? {
+        Answer::Orders(orders) => Ok(orders.into()),
+        Answer::Json(serde_json::Value::Null) => Ok(Reported::default()),
         json @ Answer::Json(_) => json.read(),
     }
 }

@@ -63,6 +63,7 @@ impl Services {
             heartbeat: Span::millis(200),
             ready_within: Span::secs(20),
             aggregators: Vec::new(),
+            doors: Vec::new(),
         };
         let bus = LocalBus::new();
         let seen = Arc::new(Mutex::new(Seen::default()));

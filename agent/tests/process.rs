@@ -73,6 +73,7 @@ fn sh(set_up: &str, run: &str) -> Context {
         heartbeat: Span::secs(1),
         ready_within: Span::secs(10),
         aggregators: Vec::new(),
+        doors: Vec::new(),
     }
 }
 

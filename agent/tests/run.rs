@@ -143,6 +143,7 @@ impl Link for World {
                     heartbeat: Span::secs(5),
                     ready_within: Span::secs(60),
                     aggregators: Vec::new(),
+                    doors: Vec::new(),
                 })
             }
             Request::Report(report) => {

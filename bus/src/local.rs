@@ -106,7 +106,7 @@ impl Bus for LocalBus {
     }
 }
 
-async fn ask_at(door: Option<mpsc::Sender<Call>>, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
+pub(crate) async fn ask_at(door: Option<mpsc::Sender<Call>>, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
     let (op, service) = (request.op(), request.service());
     let nobody = || Fault::new("no-contact", format!("ask {op}: no {service:?} is running here"));
     let Some(door) = door else {
@@ -136,12 +136,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_local_bus_keeps_the_contract() {
         contract::all(|| async {
-            let bus = LocalBus::new();
-            Ends {
-                near: bus.clone(),
-                far: bus,
-                facts_waiting: FACTS_WAITING,
-            }
+            Ends::same(LocalBus::new(), FACTS_WAITING)
         })
         .await;
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::code::Fault;
 use crate::health::Health;
@@ -204,12 +204,84 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// Something that a later release remembers and this one has no word for: kept as it is, and shown as what it is.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown(Unknown),
 }
+
+/// An event of a later release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>", into = "Map<String, Value>")]
+pub struct Unknown {
+    kind: String,
+    whole: Map<String, Value>,
+}
+
+impl Unknown {
+    /// Everything that it says, its kind under `event` among it.
+    #[must_use]
+    pub fn says(&self) -> &Map<String, Value> {
+        &self.whole
+    }
+}
+
+impl TryFrom<Map<String, Value>> for Unknown {
+    type Error = String;
+
+    /// Refused when its kind is one that this release knows: then it is not unknown but broken.
+    fn try_from(whole: Map<String, Value>) -> Result<Self, String> {
+        let kind = whole
+            .get("event")
+            .and_then(Value::as_str)
+            .ok_or("an event without a kind")?
+            .to_owned();
+        if KINDS.contains(&kind.as_str()) {
+            return Err(format!("an event of the kind {kind} is not of the form it should have"));
+        }
+        Ok(Self { kind, whole })
+    }
+}
+
+impl From<Unknown> for Map<String, Value> {
+    fn from(unknown: Unknown) -> Self {
+        unknown.whole
+    }
+}
+
+/// Every kind that this release knows, in the order of [`Event`].
+pub const KINDS: [&str; 25] = [
+    "started",
+    "stopped",
+    "closed",
+    "opened",
+    "pool-added",
+    "pool-changed",
+    "pool-paused",
+    "pool-removed",
+    "pool-forgotten",
+    "decided",
+    "launch-recorded",
+    "launch-ended",
+    "moved",
+    "drain-ordered",
+    "drain-withdrawn",
+    "protected",
+    "health-changed",
+    "sensor-changed",
+    "breaker-opened",
+    "breaker-closed",
+    "sweep-adopted",
+    "sweep-terminated",
+    "claim-refused",
+    "invariant-violated",
+    "memory-dropped",
+];
 
 impl Event {
     /// The kind as a word, for tables and the store's index.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &str {
         match self {
             Self::Started { .. } => "started",
             Self::Stopped => "stopped",
@@ -236,6 +308,7 @@ impl Event {
             Self::ClaimRefused { .. } => "claim-refused",
             Self::InvariantViolated { .. } => "invariant-violated",
             Self::MemoryDropped { .. } => "memory-dropped",
+            Self::Unknown(unknown) => &unknown.kind,
         }
     }
 }
@@ -295,4 +368,53 @@ pub enum Action {
         /// Why.
         why: Cause,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(event: Value) -> Result<Entry, serde_json::Error> {
+        serde_json::from_value(json!({ "sequence": 1, "at": 5, "who": "x", "pool": null, "instance": null, "event": event }))
+    }
+
+    #[test]
+    fn what_a_later_release_remembers_is_kept_as_it_is() {
+        let event = json!({ "event": "moon-landed", "where": [1, { "deep": null }], "at": 7 });
+        let entry = read(event.clone()).unwrap();
+        assert_eq!(entry.event.kind(), "moon-landed");
+        assert_eq!(serde_json::to_value(&entry).unwrap()["event"], event);
+        assert_eq!(read(serde_json::to_value(&entry).unwrap()["event"].take()).unwrap(), entry);
+    }
+
+    #[test]
+    fn what_is_known_and_broken_is_no_event() {
+        for broken in [
+            json!({ "event": "closed" }),
+            json!({ "event": "moved", "from": "x" }),
+            json!({ "event": 5 }),
+            json!({}),
+            json!("closed"),
+        ] {
+            assert!(read(broken.clone()).is_err(), "{broken} was taken");
+        }
+        assert!(
+            read(json!({ "event": "closed", "force": true, "more": 1 })).is_ok(),
+            "a field of a later release is passed over"
+        );
+    }
+
+    /// Or a broken event of that kind would count as one of a later release.
+    #[test]
+    fn every_kind_is_known() {
+        let schema = serde_json::to_value(schemars::schema_for!(Event)).unwrap();
+        let kinds: Vec<&str> = schema["anyOf"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|of| of["properties"]["event"]["const"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, KINDS);
+    }
 }

@@ -539,6 +539,20 @@ pub struct Reported {
     /// The doors as they are now, as in [`Context`]; none: as they were.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doors: Vec<String>,
+    /// Those of them where heartbeats go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aggregators: Vec<String>,
+}
+
+/// Orders, and nothing about doors.
+impl From<Orders> for Reported {
+    fn from(orders: Orders) -> Self {
+        Self {
+            orders,
+            doors: Vec::new(),
+            aggregators: Vec::new(),
+        }
+    }
 }
 
 /// What happened to an instance, in its agent's words. Repeated until accepted.

@@ -391,6 +391,10 @@ impl Controller {
     }
 
     pub(crate) async fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
+        // Whoever leads instead writes it down.
+        if self.term_of(name).is_none() {
+            return;
+        }
         let Some(managed) = self.pools.get_mut(name) else { return };
         if changed.decision {
             self.dirty.insert(name.clone());

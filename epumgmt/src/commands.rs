@@ -17,7 +17,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use epu_core::request::Request;
 use epu_core::time::Clock;
-use epu_core::{Fault, Span};
+use epu_core::Fault;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -33,22 +33,6 @@ pub(crate) use config::config;
 pub(crate) trait Service: Send + Sync {
     /// Asks, and waits for the answer.
     async fn ask(&self, request: &Request) -> Result<Value, Fault>;
-}
-
-/// The service at the other end of a connection.
-#[derive(Debug)]
-pub(crate) struct Remote {
-    /// The connection.
-    pub client: epu_bus::http::Client,
-    /// How long to wait for an answer.
-    pub within: Span,
-}
-
-#[async_trait]
-impl Service for Remote {
-    async fn ask(&self, request: &Request) -> Result<Value, Fault> {
-        self.client.ask(request, *self.within).await
-    }
 }
 
 /// Where answers go.

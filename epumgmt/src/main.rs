@@ -9,21 +9,20 @@ mod config;
 mod demo;
 mod docs;
 mod exit;
+mod reach;
 mod serve;
 mod show;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser as _;
-use epu_bus::http::Client;
 use epu_core::Fault;
 use epu_core::time::SystemClock;
 
 use cli::{Cli, Command, Output, Reach};
-use commands::{Remote, Screen, Session};
+use commands::{Screen, Session};
 use exit::{Exit, Failure};
 
 fn main() -> ExitCode {
@@ -73,44 +72,14 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// Does what needs a service.
 fn ask(reach: &Reach, screen: Screen, command: Command) -> Result<Exit, Failure> {
-    let token = token(reach)?;
-    let mut session = Session {
-        service: Box::new(Remote {
-            client: Client::new(url(reach), token),
-            within: reach.timeout,
-        }),
-        screen,
-        clock: Arc::new(SystemClock::start()),
-        confirm: std::io::stdin().is_terminal().then_some(confirm),
-    };
-    runtime()?.block_on(session.run(command))
-}
-
-/// Where the service listens.
-fn url(reach: &Reach) -> String {
-    let listen = || config::listen_of(&reach.config).unwrap_or_else(|| config::DEFAULT_LISTEN.to_owned());
-    reach.url.clone().unwrap_or_else(|| format!("http://{}", listen()))
-}
-
-/// The operators' token: from the file that was named, the environment, or the data directory of this directory's installation.
-fn token(reach: &Reach) -> Result<String, Failure> {
-    if let Some(file) = &reach.token_file {
-        return read_token(file);
-    }
-    if let Some(token) = std::env::var("EPU_TOKEN").ok().filter(|token| !token.is_empty()) {
-        return Ok(token);
-    }
-    let data = config::data_dir_of(&reach.config).unwrap_or_else(|| PathBuf::from(config::DEFAULT_DATA));
-    read_token(&data.join(config::TOKEN_FILE))
-}
-
-fn read_token(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file).map(|token| token.trim().to_owned()).map_err(|error| {
-        let text = format!(
-            "{}: {error}; pass --token-file or set EPU_TOKEN, or run this where `epumgmt serve` was started",
-            file.display()
-        );
-        Failure::while_doing("read the operators' token", Fault::new("unauthorized", text))
+    runtime()?.block_on(async {
+        let mut session = Session {
+            service: reach::service(reach).await?,
+            screen,
+            clock: Arc::new(SystemClock::start()),
+            confirm: std::io::stdin().is_terminal().then_some(confirm),
+        };
+        session.run(command).await
     })
 }
 

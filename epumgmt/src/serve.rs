@@ -1,54 +1,38 @@
-//! `epumgmt serve`: where the parts are put together. Everything a service needs is made here and handed to it; nothing else in
-//! the program knows all of them.
+//! `epumgmt serve`: where the parts are put together. Everything a service needs is made in [`parts`] and handed to it; nothing else
+//! in the program knows all of them.
 //!
-//! The order matters. The data directory's lock comes first, so that a second process touches nothing. The port comes before any
-//! service, so that one that is taken is known before anything is launched. The door opens last.
+//! The order matters. Records come first, with the data directory's lock where this process has them to itself, so that a second one
+//! touches nothing. The port comes before any service, so that one that is taken is known before anything is launched. The door
+//! opens last.
 
-use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+mod files;
+mod metrics;
+mod parts;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use epu_bus::Bus;
-use epu_bus::http::{self, Door, Limits, Ready};
-use epu_bus::local::LocalBus;
-use epu_bus::token::{Keyring, OperatorToken, fresh_secret};
+use epu_bus::http;
 use epu_controller::service::FileConfig;
 use epu_core::Fault;
 use epu_core::code::Chain;
-use epu_core::id::SiteName;
 use epu_core::input::Flaws;
 use epu_core::journal::{Entry, Event};
-use epu_core::random::Random;
-use epu_core::time::{Clock, SystemClock, Timestamp};
-use epu_decision_engines::Registry;
-use epu_provisioner::config::Addresses;
-use epu_provisioner::iaas::Iaas;
-use epu_provisioner::iaas::local::{AgentProgram, Local};
-use epu_sensor_aggregator::sensors::RealSources;
-use epu_store::{Metered, SqliteStore, Store};
-use prometheus::core::Collector;
-use prometheus::{Encoder as _, TextEncoder};
+use epu_core::request::Service;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+use self::parts::{Records, Shared};
 use crate::cli;
-use crate::config::{Config, LogFormat, Site, TOKEN_FILE, text_of};
+use crate::config::{Config, LogFormat, text_of};
 use crate::exit::{Exit, Failure};
 
-/// The installation's key in the data directory: every agent's token is made from it.
-const KEY_FILE: &str = "installation.key";
-/// The address in the data directory that agents were last given.
-const ADDRESS_FILE: &str = "address";
-/// How long an answer of `/readyz` stands: each is a write to the disk, and anybody may ask.
-const READY_FOR: Duration = Duration::from_secs(5);
+pub(crate) use self::metrics::AllMetrics;
 
 /// Why there is no service.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +41,17 @@ enum Error {
     File { path: PathBuf, source: std::io::Error },
     #[error("make a secret")]
     Secret(#[from] epu_bus::token::Error),
-    #[error("open the store in {path}")]
-    Store { path: PathBuf, source: epu_store::Error },
+    #[error("read the installation's key")]
+    Key(#[source] epu_core::secret::Error),
+    #[error(
+        "the installation key is another one than that of this installation's first start, so that no agent would be believed: copy \
+         `installation.key` from the data directory of another process of it, or name the right one as `installation-key`"
+    )]
+    OtherKey,
+    #[error("open the store in {place}")]
+    Store { place: String, source: epu_store::Error },
+    #[error(transparent)]
+    Amqp(#[from] epu_bus::amqp::Error),
     #[error(transparent)]
     Door(#[from] http::Error),
     #[error(
@@ -75,6 +68,13 @@ enum Error {
 }
 
 impl Error {
+    fn file(path: &Path, source: std::io::Error) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     fn failure(&self) -> Failure {
         let code = match self {
             Self::Store {
@@ -82,8 +82,9 @@ impl Error {
                 ..
             } => "in-use",
             Self::Store { .. } => "store-failed",
+            Self::Amqp(_) => "no-contact",
             Self::Door(http::Error::Taken { .. }) => "in-use",
-            Self::Door(_) | Self::Moved { .. } => "bad-config",
+            Self::Door(_) | Self::Moved { .. } | Self::Key(_) | Self::OtherKey => "bad-config",
             Self::File { .. } | Self::Secret(_) | Self::Metrics(_) | Self::Signals(_) | Self::Stopped { .. } => "internal",
         };
         Failure::while_doing("serve", Fault::new(code, Chain(self).to_string()))
@@ -95,11 +96,12 @@ impl Error {
 /// # Errors
 /// When it cannot begin, or a service ends by itself.
 pub(crate) fn run(args: &cli::Serve, file: &Path) -> Result<Exit, Failure> {
-    debug_assert!(args.role == cli::Role::All);
-    let config = load(file)?;
+    let mut config = load(file)?;
+    let adjusted = config.adjust(args.role, args.listen, args.advertise.clone());
+    adjusted.map_err(|fault| Failure::while_doing("serve", fault))?;
     log_to(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = runtime.block_on(serve(config));
+    let served = runtime.block_on(serve(config, args.role));
     runtime.shutdown_timeout(Duration::from_secs(2));
     served.map_err(|e| e.failure())?;
     Ok(Exit::Done)
@@ -131,136 +133,63 @@ fn log_to(config: &Config) {
     }
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+fn services_of(role: cli::Role) -> &'static [Service] {
+    match role {
+        cli::Role::All => &[Service::Provisioner, Service::Aggregator, Service::Controller],
+        cli::Role::Provisioner => &[Service::Provisioner],
+        cli::Role::Controller => &[Service::Controller],
+        cli::Role::Aggregator => &[Service::Aggregator],
+    }
+}
+
+async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Error::Signals)?;
 
-    let store = SqliteStore::open(&config.data_dir).await;
-    let store = Arc::new(store.map_err(|source| Error::Store {
-        path: config.data_dir.clone(),
-        source,
-    })?);
+    let records = Records::open(&config).await?;
     let listener = http::bind(&config.listen.to_string(), false).await?;
-
-    let metrics = AllMetrics::new()?;
-    let metered: Arc<dyn Store> = Arc::new(Metered::new(store.clone(), metrics.store.clone()));
-    let kept = |source| Error::Store {
-        path: config.data_dir.clone(),
-        source,
+    let (file, file_seen) = watch::channel(Arc::new(file_config(&config)));
+    let shared = Shared::new(config, &records, file_seen).await?;
+    if records.are_mine() {
+        // Where there are several doors, agents know them all.
+        stay_where_agents_look(&shared).await?;
+    }
+    let (config, clock, store) = (shared.config.clone(), shared.clock.clone(), shared.store.clone());
+    let who = if role == cli::Role::All { "serve" } else { services_of(role)[0].name() };
+    let started = Event::Started {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let address = config.listen.to_string();
-    if let Some(old) = other_address(&config.data_dir, &address)? {
-        let live = metered.instances(true).await.map_err(kept)?.len();
-        if live > 0 {
-            return Err(Error::Moved { old, new: address, live });
+    let written = store.append(vec![Entry::new(clock.now(), who, started)]).await;
+    written.map_err(|source| Error::Store {
+        place: config.records_place(),
+        source,
+    })?;
+
+    let cancel = CancellationToken::new();
+    let mut services: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
+    let text = |error: &dyn std::error::Error| Chain(error).to_string();
+    for service in services_of(role) {
+        let stop = cancel.clone();
+        match service {
+            Service::Provisioner => {
+                let parts = shared.provisioner()?;
+                services.spawn(async move { ("provisioner", epu_provisioner::run(parts, stop).await.map_err(|e| text(&e))) });
+            }
+            Service::Aggregator => {
+                let parts = shared.aggregator();
+                services.spawn(async move { ("aggregator", epu_sensor_aggregator::run(parts, stop).await.map_err(|e| text(&e))) });
+            }
+            Service::Controller => {
+                let parts = shared.controller();
+                services.spawn(async move { ("controller", epu_controller::run(parts, stop).await.map_err(|e| text(&e))) });
+            }
         }
     }
-    keep_address(&config.data_dir, &address)?;
-    let key = secret_in(&config.data_dir.join(KEY_FILE))?;
-    let operator = secret_in(&config.data_dir.join(TOKEN_FILE))?;
-    let fresh = format!("epu-{}", &fresh_secret()?[..12]);
-    let installation = metered.keep("installation", &fresh).await.map_err(kept)?;
-
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let random = Arc::new(Random::from_system());
-    let bus: Arc<dyn Bus> = LocalBus::new();
-    let keys = Keyring::new(key.as_bytes())?;
-    let cancel = CancellationToken::new();
-    let (file, file_seen) = watch::channel(Arc::new(file_config(&config)));
-    let now = clock.now();
-    let started = Entry::new(
-        now,
-        "serve",
-        Event::Started {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
-    );
-    metered.append(vec![started]).await.map_err(kept)?;
-
-    let mut services: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
-    let provisioner = epu_provisioner::Parts {
-        member: epu_core::lease::Member {
-            name: format!("provisioner-{}", random.uuid(now)),
-            service: epu_core::request::Service::Provisioner,
-            url: Some(format!("http://{}", config.listen)),
-            since: now,
-        },
-        installation: installation.clone(),
-        config: epu_provisioner::Config {
-            retention: config.retention,
-            ..epu_provisioner::Config::default()
-        },
-        addresses: addresses(&config),
-        store: metered.clone(),
-        bus: bus.clone(),
-        clock: clock.clone(),
-        random: random.clone(),
-        keyring: Arc::new(keys.clone()),
-        sites: sites(&config, &installation)?,
-        metrics: Arc::new(metrics.provisioner.clone()),
-    };
-    let aggregator = epu_sensor_aggregator::Parts {
-        name: format!("{installation}/{}", std::process::id()),
-        member: epu_core::lease::Member {
-            name: format!("aggregator-{}", random.uuid(now)),
-            service: epu_core::request::Service::Aggregator,
-            url: Some(format!("http://{}", config.listen)),
-            since: now,
-        },
-        store: Some(metered.clone()),
-        bus: bus.clone(),
-        clock: clock.clone(),
-        sources: Arc::new(RealSources::new(clock.clone())),
-        config: epu_sensor_aggregator::Config::default(),
-        metrics: metrics.aggregator.clone(),
-    };
-    let controller = epu_controller::Parts {
-        member: epu_core::lease::Member {
-            name: format!("controller-{}", random.uuid(now)),
-            service: epu_core::request::Service::Controller,
-            url: None,
-            since: now,
-        },
-        bus: bus.clone(),
-        store: metered.clone(),
-        clock: clock.clone(),
-        random,
-        engines: Arc::new(Registry::standard()),
-        config: epu_controller::Config {
-            installation: installation.clone(),
-            tick: config.tick,
-            ..epu_controller::Config::default()
-        },
-        metrics: metrics.controller.clone(),
-        file: file_seen,
-    };
-    let registry = metrics.registry.clone();
-    let door = Door {
-        bus,
-        keys,
-        operator: OperatorToken::new(&operator)?,
-        clock: clock.clone(),
-        metrics: metrics.bus.clone(),
-        render: Arc::new(move || render(&registry)),
-        ready: readiness(metered.clone(), clock.clone()),
-        limits: Limits::default(),
-    };
-    let text = |error: &dyn std::error::Error| Chain(error).to_string();
-    let stop = cancel.clone();
-    services.spawn(async move { ("provisioner", epu_provisioner::run(provisioner, stop).await.map_err(|e| text(&e))) });
-    let stop = cancel.clone();
-    services.spawn(async move {
-        (
-            "aggregator",
-            epu_sensor_aggregator::run(aggregator, stop).await.map_err(|e| text(&e)),
-        )
-    });
-    let stop = cancel.clone();
-    services.spawn(async move { ("controller", epu_controller::run(controller, stop).await.map_err(|e| text(&e))) });
+    let door = shared.door()?;
     let stop = cancel.clone();
     services.spawn(async move { ("door", http::serve(listener, door, stop).await.map_err(|e| text(&e))) });
-    info!(installation, listen = %config.listen, data = %config.data_dir.display(), pools = config.pools.len(), "serving");
+    info!(role = who, installation = shared.installation, listen = %config.listen, data = %config.data_dir.display(), pools = config.pools.len(), "serving");
 
     let ended = loop {
         tokio::select! {
@@ -292,12 +221,35 @@ async fn serve(config: Config) -> Result<(), Error> {
             }
         }
     }
-    let stopped = Entry::new(clock.now(), "serve", Event::Stopped);
-    if let Err(error) = metered.append(vec![stopped]).await {
+    if let Err(error) = store.append(vec![Entry::new(clock.now(), who, Event::Stopped)]).await {
         warn!(error = %Chain(&error), "the stop could not be written to the journal");
     }
+    if let Some(amqp) = &shared.amqp {
+        amqp.close().await;
+    }
+    records.close().await;
     info!("stopped; workers go on");
     failed.map_or(Ok(()), Err)
+}
+
+/// Refuses another address than the one that living agents know.
+async fn stay_where_agents_look(shared: &Shared) -> Result<(), Error> {
+    let config = &shared.config;
+    let address = config.listen.to_string();
+    if let Some(old) = files::other_address(&config.data_dir, &address)? {
+        let live = shared.store.instances(true).await.map_err(|source| Error::Store {
+            place: config.records_place(),
+            source,
+        })?;
+        if !live.is_empty() {
+            return Err(Error::Moved {
+                old,
+                new: address,
+                live: live.len(),
+            });
+        }
+    }
+    files::keep_address(&config.data_dir, &address)
 }
 
 /// Reads the config file again. One with faults changes nothing.
@@ -307,7 +259,7 @@ fn reload(path: &Path, running: &Config, file: &watch::Sender<Arc<FileConfig>>) 
             error!(file = %path.display(), "not reloaded: its sites are others now, and sites are read at start only; restart to use them (workers go on)");
         }
         Ok(config) => {
-            info!(file = %path.display(), pools = config.pools.len(), "reloaded; listen and data-dir are read at start only");
+            info!(file = %path.display(), pools = config.pools.len(), "reloaded; listen, data-dir, store and amqp are read at start only");
             file.send_replace(Arc::new(file_config(&config)));
         }
         Err(flaws) => error!(file = %path.display(), faults = %flaws, "not reloaded: mend the file and send SIGHUP again"),
@@ -322,208 +274,18 @@ fn file_config(config: &Config) -> FileConfig {
     }
 }
 
-fn addresses(config: &Config) -> Addresses {
-    let url = format!("http://{}", config.listen);
-    Addresses {
-        provisioner: url.clone(),
-        aggregators: vec![url],
-    }
-}
-
-fn sites(config: &Config, installation: &str) -> Result<BTreeMap<SiteName, Arc<dyn Iaas>>, Error> {
-    let program = std::env::current_exe().map_err(|source| Error::File {
-        path: "the program itself".into(),
-        source,
-    })?;
-    let mut sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::new();
-    for (name, site) in &config.sites {
-        let Site { local } = site;
-        let agent = AgentProgram {
-            program: program.clone(),
-            arguments: vec!["agent".to_owned()],
-        };
-        let driver = Local::new(installation, &config.data_dir, agent, local.clone().unwrap_or_default());
-        sites.insert(name.clone(), Arc::new(driver));
-    }
-    Ok(sites)
-}
-
-/// Whether the store can be written to; found out at most once in a while, however many ask.
-fn readiness(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Ready {
-    type Word = (Timestamp, Result<(), Fault>);
-    let last: Arc<Mutex<Option<Word>>> = Arc::default();
-    Arc::new(move || {
-        let (store, clock, last) = (store.clone(), clock.clone(), last.clone());
-        Box::pin(async move {
-            let mut last = last.lock().await;
-            if let Some((_, word)) = last.as_ref().filter(|(at, _)| clock.now().since(*at) < READY_FOR) {
-                return word.clone();
-            }
-            let word = store.check().await;
-            let word = word.map_err(|e| Fault::new("store-failed", Chain(&e).to_string()));
-            *last = Some((clock.now(), word.clone()));
-            word
-        })
-    })
-}
-
-/// The address that agents were last given, when it is another one: those that live would not find us any more.
-fn other_address(data_dir: &Path, address: &str) -> Result<Option<String>, Error> {
-    let path = data_dir.join(ADDRESS_FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(known) => Ok(Some(known.trim().to_owned()).filter(|known| !known.is_empty() && known != address)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::File { path, source }),
-    }
-}
-
-fn keep_address(data_dir: &Path, address: &str) -> Result<(), Error> {
-    let path = data_dir.join(ADDRESS_FILE);
-    write_whole(&path, address).map_err(|source| Error::File { path, source })
-}
-
-/// Writes a file that only its owner can read, whole or not at all.
-fn write_whole(path: &Path, content: &str) -> std::io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
-    file.write_all(content.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)
-}
-
-/// The secret in a file that only its owner can read, made when there is none.
-fn secret_in(path: &Path) -> Result<String, Error> {
-    let failed = |source| Error::File {
-        path: path.to_owned(),
-        source,
-    };
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-            if mode & 0o077 != 0 {
-                warn!(file = %path.display(), "others can read this secret; chmod 600 it");
-            }
-            Ok(text.trim().to_owned())
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let secret = fresh_secret()?;
-            write_whole(path, &secret).map_err(failed)?;
-            Ok(secret)
-        }
-        Err(source) => Err(failed(source)),
-    }
-}
-
-/// Every metric of the program, made in one place: what is served, and what the reference is generated from.
-pub(crate) struct AllMetrics {
-    /// Where they are read.
-    pub(crate) registry: prometheus::Registry,
-    store: epu_store::Metrics,
-    bus: http::Metrics,
-    provisioner: epu_provisioner::Metrics,
-    aggregator: epu_sensor_aggregator::Metrics,
-    controller: epu_controller::Metrics,
-}
-
-impl AllMetrics {
-    /// Makes and registers them.
-    ///
-    /// # Errors
-    /// Only when two have the same name.
-    pub(crate) fn new() -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            registry: prometheus::Registry::new(),
-            store: epu_store::Metrics::new()?,
-            bus: http::Metrics::new()?,
-            provisioner: epu_provisioner::Metrics::new()?,
-            aggregator: epu_sensor_aggregator::Metrics::new()?,
-            controller: epu_controller::Metrics::new()?,
-        };
-        for collector in metrics.all() {
-            metrics.registry.register(collector)?;
-        }
-        metrics
-            .registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(metrics)
-    }
-
-    /// Every collector of ours.
-    #[must_use]
-    pub(crate) fn all(&self) -> Vec<Box<dyn Collector>> {
-        [
-            self.controller.all(),
-            self.provisioner.all(),
-            self.aggregator.all(),
-            self.store.all(),
-            self.bus.all(),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
-}
-
-fn render(registry: &prometheus::Registry) -> Result<String, Fault> {
-    let mut text = Vec::new();
-    let failed = |why: String| Fault::new("internal", format!("write the metrics: {why}"));
-    TextEncoder::new()
-        .encode(&registry.gather(), &mut text)
-        .map_err(|e| failed(e.to_string()))?;
-    String::from_utf8(text).map_err(|e| failed(e.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
-    use epu_core::time::ManualClock;
-    use epu_store::MemoryStore;
-
     use super::*;
 
-    #[tokio::test]
-    async fn whether_it_is_ready_is_found_out_now_and_then() {
-        let store = Arc::new(MemoryStore::new());
-        let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
-        let ready = readiness(store.clone(), clock.clone());
-        assert_eq!(ready().await, Ok(()));
-        store.fail_with(Some("disk full"));
-        clock.advance(Duration::from_secs(4));
-        assert_eq!(ready().await, Ok(()), "the store was written to again");
-        clock.advance(Duration::from_secs(2));
-        assert_eq!(ready().await.unwrap_err().code, "store-failed");
-        store.fail_with(None);
-        clock.advance(Duration::from_secs(4));
-        assert!(ready().await.is_err());
-        clock.advance(Duration::from_secs(2));
-        assert_eq!(ready().await, Ok(()));
-    }
-
     #[test]
-    fn where_agents_live_that_report_elsewhere_it_does_not_begin() {
-        let home = tempfile::tempdir().unwrap();
-        let (old, new) = ("127.0.0.1:8650", "127.0.0.1:9000");
-        assert_eq!(other_address(home.path(), old).unwrap(), None, "a directory of before");
-        keep_address(home.path(), old).unwrap();
-        assert_eq!(other_address(home.path(), old).unwrap(), None);
-        assert_eq!(other_address(home.path(), new).unwrap().as_deref(), Some(old));
-        let text = Error::Moved {
-            old: old.to_owned(),
-            new: new.to_owned(),
+    fn a_moved_address_names_the_way_back() {
+        let moved = Error::Moved {
+            old: "127.0.0.1:8650".to_owned(),
+            new: "127.0.0.1:9000".to_owned(),
             live: 3,
-        }
-        .failure()
-        .shown(false);
-        assert!(text.contains(old) && text.contains("tear down"), "{text}");
-        keep_address(home.path(), new).unwrap();
-        assert_eq!(
-            other_address(home.path(), old).unwrap().as_deref(),
-            Some(new),
-            "the new one is kept"
-        );
+        };
+        let text = moved.failure().shown(false);
+        assert!(text.contains("127.0.0.1:8650") && text.contains("tear down"), "{text}");
     }
 }

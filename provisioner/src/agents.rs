@@ -5,13 +5,16 @@
 //! nothing once its instances are up, and one that is used first by somebody else is seen.
 //!
 //! **Reports** are repeated by agents until they are accepted, and late ones are answered with the order to stop.
+//!
+//! **Without a pool** nobody replaces an instance: one whose worker failed is ended at once. One that is silent stays, since its
+//! worker may well be at work; it ends when its site says that it is gone, when it is told to, or with a teardown.
 
 use epu_bus::token::Keyring;
 use epu_core::Fault;
 use epu_core::code::CODES;
 use epu_core::heartbeat::{FAULT_MAX, Orders};
 use epu_core::id::InstanceId;
-use epu_core::instance::{Exit, Instance};
+use epu_core::instance::{Cause, Exit, Instance, Work};
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::life::State;
 use epu_core::request::{Answer, Caller, Context, ContextClaim, Happened, Report, Reported, Request};
@@ -31,10 +34,12 @@ const OUTPUT_MAX: usize = 4_000;
 const ADDRESS_MAX: usize = 255;
 
 impl Service {
-    /// Agents ask only what is for agents, and nobody else does; what for is checked where it is answered.
+    /// Agents ask only what is for agents, and nobody else does; what for is checked where it is answered. Whoever may only look
+    /// changes nothing.
     pub(crate) fn may_ask(&self, caller: &Caller, request: &Request) -> Result<(), Fault> {
         let is_agent = matches!(caller, Caller::Instance(_) | Caller::Launch(_));
-        if is_agent != request.is_for_agents() {
+        let may_look_only = matches!(caller, Caller::Reader(_)) && !request.is_question();
+        if is_agent != request.is_for_agents() || may_look_only {
             return Err(Fault::new("forbidden", format!("{} may not ask {}", caller.name(), request.op())));
         }
         if self.reload_at.is_some() {
@@ -183,10 +188,17 @@ impl Service {
                 };
             }
         }
+        let ended = matches!(happening, Happening::Exited(_));
         match self.happen(id, happening, "agent") {
+            Ok(instance) if ended && instance.pool.is_unpooled() && instance.state < State::Terminating => {
+                let (why, work) = (Cause::Unhealthy, Work::Idle);
+                self.happen_quietly(id, Happening::Terminate { why, work });
+                Ok(stop)
+            }
             Ok(instance) => Answer::of(&Reported {
                 orders: orders(&instance),
                 doors: self.doors.all.clone(),
+                aggregators: self.doors.aggregators.clone(),
             }),
             Err(Unhappened::Unknown | Unhappened::Illegal(_)) => {
                 self.metrics.late_reports.inc();

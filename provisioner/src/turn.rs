@@ -54,14 +54,14 @@ impl Service {
     }
 
     pub(crate) fn limits(&self, launch: LaunchId) -> Deadlines {
-        let ready_within = self
-            .book
-            .launch(launch)
-            .map_or(Duration::from_secs(600), |known| *known.launch.request.template.ready_within);
+        let request = self.book.launch(launch).map(|known| &known.launch.request);
+        let ready_within = request.map_or(Duration::from_secs(600), |request| *request.template.ready_within);
+        // Nobody replaces what has no pool.
+        let is_unpooled = request.is_some_and(|request| request.pool.is_unpooled());
         Deadlines {
             launch_window: *self.config.launch_window,
             ready_within,
-            failed_grace: *self.config.failed_grace,
+            failed_grace: if is_unpooled { Duration::ZERO } else { *self.config.failed_grace },
             terminate_within: *self.config.terminate_within,
         }
     }

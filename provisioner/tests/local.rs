@@ -154,6 +154,43 @@ async fn state(driver: &Local, machine: &str) -> Option<MachineState> {
     driver.describe(&[machine.to_owned()]).await.unwrap()[0].1
 }
 
+/// One of two provisioners was stopped in the middle of a launch and the other repeats it; then the first goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_drivers_on_one_directory_start_each_instance_once() {
+    let site = Site::with(AGENT);
+    for _ in 0..3 {
+        let request = site.request(12, "1s");
+        let (one, two) = (site.driver(), site.driver());
+        let (a, b) = (request.clone(), request.clone());
+        let one = tokio::spawn(async move { one.launch(&a).await });
+        let two = tokio::spawn(async move { two.launch(&b).await });
+        let ids = |machines: Vec<Machine>| machines.into_iter().map(|machine| machine.id).collect::<Vec<_>>();
+        let wanted: Vec<String> = request.instances.iter().map(ToString::to_string).collect();
+        assert_eq!(ids(one.await.unwrap().unwrap()), wanted);
+        assert_eq!(ids(two.await.unwrap().unwrap()), wanted);
+        for id in &request.instances {
+            let log = site.directory(*id).join("agent.log");
+            let said = || std::fs::read_to_string(&log).unwrap_or_default();
+            eventually("its agent speaks", async || !said().is_empty()).await;
+            let started = said();
+            assert_eq!(started.matches("agent of").count(), 1, "{id}: {started}");
+        }
+        let listed = site.driver().list().await.unwrap();
+        let of_launch = listed.iter().filter(|machine| machine.launch == Some(request.launch)).count();
+        assert_eq!(of_launch, request.instances.len());
+        let left: Vec<String> = std::fs::read_dir(site.directory(request.instances[0]))
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+            .filter(|name| name.contains("draft"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        // Whoever acts now can end what the other started.
+        let later = site.driver();
+        later.terminate(&wanted).await.unwrap();
+        eventually("all are gone", async || site.processes().is_empty()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_keeps_the_contract() {
     let site = Site::with(AGENT);

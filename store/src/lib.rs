@@ -7,16 +7,19 @@
 //! [`SqliteStore`] is the one for a single machine; [`MemoryStore`] is for simulation, where real I/O would let virtual time run
 //! away; [`Metered`] measures either.
 
+mod any;
 pub mod contract;
 mod directory;
 mod memory;
 mod metrics;
 mod migrate;
+pub mod portable;
 mod postgres;
 mod row;
 mod sql;
 mod sqlite;
 mod stop;
+mod tables;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -35,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+pub use any::{AnyStore, Place};
 pub use memory::MemoryStore;
 pub use metrics::{Metered, Metrics};
 pub use migrate::Migrated;

@@ -20,6 +20,9 @@ mod leases;
 #[expect(clippy::duplicate_mod, reason = "one text, compiled once for each database")]
 #[path = "records.rs"]
 mod records;
+#[expect(clippy::duplicate_mod, reason = "one text, compiled once for each database")]
+#[path = "transfer.rs"]
+mod transfer;
 
 use std::time::Duration;
 
@@ -67,6 +70,17 @@ const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS B
 const STAND: &str = "SELECT holder, epoch FROM leases WHERE name = $1 FOR SHARE";
 /// As [`sql::CLOSED`]; whoever wants to change it waits until this transaction ends.
 const CLOSED_MEANWHILE: &str = "SELECT closed FROM installation WHERE id = 1 FOR SHARE";
+/// How long one step of moving everything may take.
+const TRANSFERRED_WITHIN: Duration = Duration::from_secs(120);
+/// For moving everything: our limits on a statement and between two are for records, not for tables and files.
+const PATIENTLY: &str = "SET LOCAL statement_timeout = 120000; SET LOCAL idle_in_transaction_session_timeout = 120000";
+/// Whoever else looks or writes waits until all is there; and nobody cuts it short.
+const LOCK_ALL: Option<&str> = Some(
+    "SET LOCAL statement_timeout = 120000; SET LOCAL idle_in_transaction_session_timeout = 120000; \
+     LOCK TABLE installation, kept, pools, memories, outbox, launches, instances, documents, leases, journal IN EXCLUSIVE MODE",
+);
+/// The one row that an empty store has.
+const CLEAR: &str = "DELETE FROM installation";
 const HAS_MIGRATIONS: &str = "SELECT to_regclass('_sqlx_migrations')::text";
 const BYTES: &str = "SELECT pg_database_size(current_database())";
 
@@ -153,6 +167,21 @@ impl PgStore {
             return Ok(0);
         }
         Ok(query(sql::VERSION).fetch_one(&self.pool).await?.try_get(0)?)
+    }
+
+    /// Everything as of one moment.
+    async fn snapshot(&self) -> Result<Transaction<'static, sqlx::Postgres>, sqlx::Error> {
+        let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        sqlx::raw_sql(PATIENTLY).execute(&mut *tx).await?;
+        Ok(tx)
+    }
+
+    fn shown_place(&self) -> String {
+        format!("the PostgreSQL database {}", self.server)
+    }
+
+    async fn may_write(&self) -> Result<(), Error> {
+        crate::Store::check(self).await
     }
 
     fn readers(&self) -> &PgPool {

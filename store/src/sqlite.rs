@@ -16,6 +16,9 @@ mod leases;
 #[expect(clippy::duplicate_mod, reason = "one text, compiled once for each database")]
 #[path = "records.rs"]
 mod records;
+#[expect(clippy::duplicate_mod, reason = "one text, compiled once for each database")]
+#[path = "transfer.rs"]
+mod transfer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -50,6 +53,12 @@ const NOW: &str = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 const STAND: &str = sql::LEASE;
 /// As [`STAND`].
 const CLOSED_MEANWHILE: &str = sql::CLOSED;
+/// How long one step of moving everything may take.
+const TRANSFERRED_WITHIN: Duration = Duration::MAX;
+/// Whoever writes has the file to itself.
+const LOCK_ALL: Option<&str> = None;
+/// The one row that an empty store has.
+const CLEAR: &str = "DELETE FROM installation";
 const HAS_MIGRATIONS: &str = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'";
 
 /// Connections that read. Too many: memory. Too few: a long read holds up others.
@@ -69,6 +78,7 @@ pub struct SqliteStore {
     dir: PathBuf,
     writer: SqlitePool,
     readers: SqlitePool,
+    migrated: Migrated,
     // The last field, so that the directory is free only when the connections are gone. None once it is closed.
     lock: Mutex<Option<Lock>>,
 }
@@ -80,9 +90,7 @@ impl SqliteStore {
     /// # Errors
     /// [`Error::InUse`] names who has it. [`Error::Database`] says what is wrong with disk or file, and what to do.
     pub async fn open(dir: &Path) -> Result<Self, Error> {
-        // A path that is absolute is never read as a URI, nor moved by a change of the working directory.
-        let dir = std::path::absolute(dir)
-            .map_err(|error| Trouble::of_disk(dir, error).while_doing(format!("find the data directory {}", dir.display())))?;
+        let dir = absolute(dir)?;
         directory::prepare(&dir)?;
         let lock = Lock::take(&dir)?;
 
@@ -91,38 +99,74 @@ impl SqliteStore {
         // SQLite gives its other files the mode of this one.
         drop(directory::private_file(&file).map_err(|error| Trouble::of_disk(&dir, error).while_doing(doing()))?);
         let failed = |error| Trouble::of_database(&dir, error).while_doing(doing());
-        let options = SqliteConnectOptions::new()
-            .filename(&file)
-            .busy_timeout(BUSY_FOR)
-            .row_buffer_size(ROWS_AHEAD)
-            .disable_statement_logging();
-        let pool = SqlitePoolOptions::new()
-            .acquire_timeout(TURN_WITHIN)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false);
-        let writing = options
-            .clone()
+        let writing = options(&file)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("journal_size_limit", LOG_BYTES)
             .thread_name(|_| "store-writer".to_owned());
-        let writer = pool
-            .clone()
+        let writer = pool()
             .max_connections(1)
             .after_release(|connection, _| Box::pin(is_usable(connection)));
         let writer = writer.connect_with(writing).await.map_err(failed)?;
-        migrate(&writer)
+        let migrated = async { migrate::migrate(&mut *writer.acquire().await?, MIGRATIONS).await };
+        let migrated = migrated
             .await
             .map_err(|error| Trouble::of_migration(&dir, error).while_doing(doing()))?;
-        let reading = options.read_only(true).thread_name(|_| "store-reader".to_owned());
-        let readers = pool.max_connections(READERS).connect_lazy_with(reading);
-        Ok(Self {
+        let readers = pool().max_connections(READERS).connect_lazy_with(reading(&file));
+        let store = Self {
             dir,
             writer,
             readers,
+            migrated,
             lock: Mutex::new(Some(lock)),
-        })
+        };
+        match store.free_leases().await {
+            Ok(()) => Ok(store),
+            Err(stop) => Err(store.failed(stop, "free the leases of a process that is gone")),
+        }
+    }
+
+    /// Opens the store in `dir` only to look at it, also while another process has it; nothing is made, migrated or changed, and writing
+    /// fails.
+    ///
+    /// # Errors
+    /// [`Error::Database`] says what is wrong with disk or file, and what to do.
+    pub async fn look(dir: &Path) -> Result<Self, Error> {
+        let dir = absolute(dir)?;
+        let file = dir.join("epu.db");
+        let doing = || format!("look at {}", file.display());
+        // SQLite would say no more than that it cannot be opened.
+        std::fs::metadata(&file).map_err(|error| Trouble::of_disk(&dir, error).while_doing(doing()))?;
+        let readers = pool().max_connections(READERS).connect_with(reading(&file)).await;
+        let readers = readers.map_err(|error| Trouble::of_database(&dir, error).while_doing(doing()))?;
+        let writer = readers.clone();
+        let store = Self {
+            dir,
+            writer,
+            readers,
+            migrated: Migrated { from: 0, to: 0 },
+            lock: Mutex::new(None),
+        };
+        match store.version().await {
+            Ok(version) => Ok(Self {
+                migrated: Migrated { from: version, to: version },
+                ..store
+            }),
+            Err(stop) => Err(store.failed(stop, doing())),
+        }
+    }
+
+    /// From which form the file was brought to that of this release when it was opened.
+    #[must_use]
+    pub fn migrated(&self) -> Migrated {
+        self.migrated
+    }
+
+    async fn free_leases(&self) -> Result<(), Stop> {
+        let mut tx = self.begin().await?;
+        query(sql::FREE_LEASES).execute(&mut *tx).await?;
+        query(sql::FORGET_EVERY_MEMBER).execute(&mut *tx).await?;
+        self.commit(tx).await
     }
 
     /// Waits until what runs is done, closes the file tidily, and frees the directory; from then on every method fails. Without it
@@ -146,6 +190,25 @@ impl SqliteStore {
 
     async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), Stop> {
         Ok(tx.commit().await?)
+    }
+
+    /// Everything as of one moment.
+    async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        self.readers.begin().await
+    }
+
+    fn shown_place(&self) -> String {
+        format!("the SQLite file {}", self.dir.join("epu.db").display())
+    }
+
+    /// By what the operating system says, since it may be in use.
+    #[expect(clippy::unused_async, reason = "the other database waits here")]
+    async fn may_write(&self) -> Result<(), Error> {
+        for path in [self.dir.join("epu.db"), self.dir.clone()] {
+            rustix::fs::access(&path, rustix::fs::Access::WRITE_OK)
+                .map_err(|error| Trouble::of_disk(&self.dir, error.into()).while_doing(format!("write to {}", path.display())))?;
+        }
+        Ok(())
     }
 
     fn readers(&self) -> &SqlitePool {
@@ -191,6 +254,32 @@ impl SqliteStore {
             Stop::Silent => Trouble::of_database(&self.dir, sqlx::Error::PoolTimedOut).while_doing(doing),
         }
     }
+}
+
+/// One that is absolute is never read as a URI, nor moved by a change of the working directory.
+fn absolute(dir: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(dir)
+        .map_err(|error| Trouble::of_disk(dir, error).while_doing(format!("find the data directory {}", dir.display())))
+}
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .busy_timeout(BUSY_FOR)
+        .row_buffer_size(ROWS_AHEAD)
+        .disable_statement_logging()
+}
+
+fn reading(file: &Path) -> SqliteConnectOptions {
+    options(file).read_only(true).thread_name(|_| "store-reader".to_owned())
+}
+
+fn pool() -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .acquire_timeout(TURN_WITHIN)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
 }
 
 /// Whether the writing connection can be used again; if not, the next write gets a new one.

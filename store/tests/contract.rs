@@ -10,9 +10,10 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
-use epu_core::lease::{LeaseAsk, Standing, Term};
+use epu_core::lease::{Domain, LeaseAsk, Member, Standing, Term};
 use epu_core::pool::Pool;
-use epu_core::time::Timestamp;
+use epu_core::request::Service;
+use epu_core::time::{ManualClock, Span, Timestamp};
 use epu_store::{
     DecisionCommit, Document, Error, JournalQuery, MemoryStore, Metered, Metrics, Outgoing, PoolMemory, ProvisionCommit, Size, SqliteStore, Store,
     contract,
@@ -23,22 +24,50 @@ use uuid::Uuid;
 #[tokio::test(start_paused = true)]
 async fn memory_holds_under_a_clock_that_stands_still() {
     contract::holds(async || MemoryStore::new()).await;
+    let clock = Arc::new(ManualClock::at(Timestamp(1_000)));
+    let make = async || MemoryStore::with_clock(clock.clone());
+    contract::holds_with_time(make, async |length| clock.advance(length)).await;
 }
 
 #[tokio::test]
 async fn sqlite_holds() {
     let dirs = RefCell::new(Vec::new());
-    contract::holds(async || {
+    let make = async || {
         let dir = TempDir::new().unwrap();
         let store = SqliteStore::open(dir.path()).await.unwrap();
         dirs.borrow_mut().push(dir);
         store
-    })
-    .await;
+    };
+    contract::holds_with_time(make, tokio::time::sleep).await;
+}
+
+#[tokio::test]
+async fn who_opens_the_directory_finds_leases_free_and_epochs_that_go_on() {
+    let dir = TempDir::new().unwrap();
+    let ask = |name: &str| LeaseAsk {
+        member: Member {
+            name: name.to_owned(),
+            service: Service::Provisioner,
+            url: None,
+            since: Timestamp(1),
+        },
+        want: [Domain::Provisioner].into(),
+        lasts: Span::secs(3_600),
+    };
+    for (n, name) in (1..).zip(["first", "second", "third"]) {
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        let standing = store.standing().await.unwrap();
+        assert!(standing.members.is_empty() && standing.leader(Domain::Provisioner).is_none(), "{standing:?}");
+        let standing = store.lease(ask(name)).await.unwrap();
+        assert_eq!(standing.leader(Domain::Provisioner), Some(name));
+        assert_eq!(standing.lease(Domain::Provisioner).unwrap().epoch, n);
+        // Dropped, not left: as after a kill.
+    }
 }
 
 #[tokio::test]
 async fn sqlite_holds_when_it_is_closed_and_opened_before_every_single_step() {
+    // But for leases, which opening frees.
     let dirs = RefCell::new(Vec::new());
     contract::holds(async || {
         let dir = TempDir::new().unwrap();
@@ -52,7 +81,9 @@ async fn sqlite_holds_when_it_is_closed_and_opened_before_every_single_step() {
 #[tokio::test]
 async fn a_measured_store_holds() {
     let metrics = Metrics::new().unwrap();
-    contract::holds(async || Metered::new(Arc::new(MemoryStore::new()), metrics.clone())).await;
+    let clock = Arc::new(ManualClock::at(Timestamp(1_000)));
+    let make = async || Metered::new(Arc::new(MemoryStore::with_clock(clock.clone())), metrics.clone());
+    contract::holds_with_time(make, async |length| clock.advance(length)).await;
     assert!(metrics.writes.with_label_values(&["record_launch"]).get() > 0);
 }
 

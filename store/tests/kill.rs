@@ -46,6 +46,7 @@ async fn write(dir: &Path, first: u64) {
         store.record_launch(&asked, &requested, vec![entry(recorded)], &[]).await.unwrap();
         acknowledge(recorded);
         let commit = ProvisionCommit {
+            term: None,
             instances: requested.iter().map(|one| moved(one, State::Running, ended)).collect(),
             launches: vec![done(asked)],
             journal: vec![entry(ended)],
@@ -53,6 +54,7 @@ async fn write(dir: &Path, first: u64) {
         store.commit_provision(commit).await.unwrap();
         acknowledge(ended);
         let commit = DecisionCommit {
+            term: None,
             memory: Some(memory(n)),
             outbox: vec![outgoing(n, "web", decided)],
             journal: vec![entry(decided)],

@@ -193,12 +193,24 @@ async fn a_record_that_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
-async fn a_file_of_a_later_release_is_refused() {
+async fn a_file_that_a_later_release_added_to_is_used_and_one_that_it_changed_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path()).await;
+    for statement in [
+        "CREATE TABLE of_a_later_release (x TEXT)",
+        "ALTER TABLE instances ADD COLUMN of_a_later_release TEXT NOT NULL DEFAULT ''",
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (999, 'added', TRUE, x'00', 0)",
+    ] {
+        by_hand(dir.path(), statement).await;
+    }
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    assert_eq!(store.instances(true).await.unwrap().len(), 200);
+    let added = store.record_launch(&launch(2, &[500], 5), &[instance(500, 2, 5)], vec![entry(2)], &[]).await;
+    assert!(added.unwrap(), "what is new is written beside what a later release added");
+    store.close().await;
     by_hand(
         dir.path(),
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (999, 'later', TRUE, x'00', 0)",
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (1000, 'changed', TRUE, x'00', 0)",
     )
     .await;
     let said = refused(dir.path()).await;

@@ -7,6 +7,7 @@
     reason = "a test waits for one state among all there are or will be"
 )]
 
+mod bus_amqp;
 mod closing;
 mod demo;
 mod draining;
@@ -15,11 +16,13 @@ mod following;
 mod harness;
 mod hearing;
 mod launching;
+mod losing;
 mod monitoring;
 mod operating;
 mod pools;
 mod queue_probe;
 mod refusing;
+mod several;
 mod slots;
 mod staying;
 mod storing;

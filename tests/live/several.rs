@@ -26,7 +26,7 @@ async fn separate_services_keep_a_pool_and_operators_reach_them_over_the_broker(
     cluster.add(&sleeping(&[("web", 2), ("mail", 1)]));
     let before = ids(&cluster.until_running(3).await);
     let status = cluster.does(&["status"]);
-    for word in ["web", "mail", "provisioner", "leads", "epoch"] {
+    for word in ["web", "mail", "all sites", "LEADS", "EPOCH"] {
         assert!(status.contains(word), "{word} is not in\n{status}");
     }
     let shown = cluster.json(&["pool", "show", "web"]);

@@ -5,6 +5,9 @@
 //! hold is the broker's and SIGKILL means what it says. An Erlang port mapper (epmd) of its own keeps the broker from starting one that
 //! would outlive it.
 
+mod admin;
+mod tls;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +24,8 @@ use tokio::sync::Mutex;
 
 use crate::keeper::{self, Kept};
 use crate::{Result, Trouble, ports, tail_of, wait, web};
+
+pub use tls::Certificates;
 
 /// Where the package has the server script. `EPU_TESTS_RABBITMQ` names another place.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -47,6 +52,7 @@ pub struct Rabbit {
     epmd: Kept,
     dir: TempDir,
     ports: Ports,
+    certificates: Option<Certificates>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +61,7 @@ struct Ports {
     management: u16,
     distribution: u16,
     epmd: u16,
+    tls: u16,
 }
 
 /// Messages taken and not acknowledged; they go back to their queue when this is dropped.
@@ -105,9 +112,21 @@ impl Rabbit {
     /// # Errors
     /// When RabbitMQ is not installed or does not start; then with the end of its log.
     pub async fn start() -> Result<Self> {
+        Self::started(false).await
+    }
+
+    /// The same with a second listener that speaks TLS and wants a certificate, see [`Rabbit::certificates`].
+    ///
+    /// # Errors
+    /// As [`Rabbit::start`].
+    pub async fn start_with_tls() -> Result<Self> {
+        Self::started(true).await
+    }
+
+    async fn started(tls: bool) -> Result<Self> {
         let mut last = Trouble::new("start RabbitMQ", "never tried");
         for _ in 0..ATTEMPTS {
-            match Self::start_once().await {
+            match Self::start_once(tls).await {
                 Ok(rabbit) => return Ok(rabbit),
                 Err(trouble) => last = trouble,
             }
@@ -134,17 +153,19 @@ impl Rabbit {
         Ok(rabbit)
     }
 
-    async fn start_once() -> Result<Self> {
+    async fn start_once(tls: bool) -> Result<Self> {
         server()?;
         let ports = Ports {
             amqp: ports::free()?,
             management: ports::free()?,
             distribution: ports::free()?,
             epmd: ports::free()?,
+            tls: ports::free()?,
         };
         let dir = tempfile::Builder::new().prefix("epu-rabbit-").tempdir();
         let dir = dir.map_err(|e| Trouble::new("make a directory for RabbitMQ", e))?;
-        write_files(dir.path(), ports).map_err(|e| Trouble::new("write RabbitMQ's files", e))?;
+        let certificates = if tls { Some(Certificates::make(dir.path())?) } else { None };
+        write_files(dir.path(), ports, certificates.as_ref()).map_err(|e| Trouble::new("write RabbitMQ's files", e))?;
         let mut epmd = keeper::command("epmd");
         epmd.args(["-address", "127.0.0.1", "-port", &ports.epmd.to_string()]);
         epmd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -154,6 +175,7 @@ impl Rabbit {
             epmd,
             dir,
             ports,
+            certificates,
         };
         rabbit.run().await?;
         Ok(rabbit)
@@ -222,6 +244,18 @@ impl Rabbit {
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str) -> String {
         format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.ports.amqp)
+    }
+
+    /// Its address for TLS, by the name that its certificate is made out for.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        format!("amqps://{USER}:{PASSWORD}@localhost:{}/%2f", self.ports.tls)
+    }
+
+    /// What TLS needs, for a node that speaks it.
+    #[must_use]
+    pub fn certificates(&self) -> Option<&Certificates> {
+        self.certificates.as_ref()
     }
 
     /// The management API's address, without a path.
@@ -386,7 +420,7 @@ impl Rabbit {
     }
 }
 
-fn write_files(dir: &Path, ports: Ports) -> std::io::Result<()> {
+fn write_files(dir: &Path, ports: Ports, tls: Option<&Certificates>) -> std::io::Result<()> {
     for folder in ["mnesia", "log", "generated"] {
         fs::create_dir(dir.join(folder))?;
     }
@@ -400,8 +434,10 @@ fn write_files(dir: &Path, ports: Ports) -> std::io::Result<()> {
              management.tcp.ip = 127.0.0.1\n\
              management.tcp.port = {}\n\
              collect_statistics_interval = 500\n\
-             disk_free_limit.absolute = 10MB\n",
-            ports.amqp, ports.management
+             disk_free_limit.absolute = 10MB\n{}",
+            ports.amqp,
+            ports.management,
+            tls.map_or_else(String::new, |tls| tls.listener(ports.tls)),
         ),
     )?;
     let cookie = dir.join(".erlang.cookie");

@@ -41,6 +41,12 @@ impl Attempts {
         };
     }
 
+    /// This attempt failed, and another way is open at once.
+    pub(super) fn elsewhere(&mut self, now: Timestamp) {
+        self.under_way = false;
+        self.next_at = now;
+    }
+
     pub(super) fn failed(&mut self, now: Timestamp, luck: f64) {
         let wait = BACKOFF_LEAST.saturating_mul(1 << self.failed.min(10)).min(BACKOFF_MOST);
         *self = Self {

@@ -96,7 +96,7 @@ struct Story(Life);
 
 impl Story {
     fn begin(found: Found) -> (Self, Vec<Action>) {
-        let (life, todo) = Life::begin(claim(), found, T0, 0.5);
+        let (life, todo) = Life::begin(claim(), &["http://p".to_owned()], found, T0, 0.5);
         (Self(life), todo)
     }
 
@@ -113,7 +113,7 @@ impl Story {
         story.at(0.0, Event::Started(Ok(mark())));
         let todo = story.at(0.05, Event::Tick);
         assert_eq!(reports(&todo), ["ready"], "{todo:?}");
-        let todo = story.at(1.0, Event::Reported(Ok(Orders::default())));
+        let todo = story.at(1.0, Event::Reported(Ok(Reported::default())));
         assert_eq!(todo, [Action::Look]);
         let todo = story.at(1.0, seen(Work::Idle, after(0.5)));
         let beat = beat(&todo);
@@ -286,7 +286,7 @@ fn a_worker_that_cannot_start_or_dies_at_once_was_never_ready() {
         };
         assert_eq!(reports(&todo), ["failed"]);
         assert!(!story.0.has_worker());
-        let todo = story.at(2.0, Event::Reported(Ok(Orders::default())));
+        let todo = story.at(2.0, Event::Reported(Ok(Reported::default())));
         assert_eq!(todo, [], "then it waits");
         let Condition::ProcessError(fault) = beat(&story.at(7.0, Event::Tick)).condition else {
             panic!("a failed one says so");
@@ -305,7 +305,7 @@ fn a_batch_worker_that_is_done_at_once_was_ready() {
     assert_eq!(reports(&todo), ["ready"]);
     let beaten = beat(&todo);
     assert_eq!((beaten.condition, beaten.work), (Condition::Ok, Work::Idle));
-    assert_eq!(reports(&story.at(1.1, Event::Reported(Ok(Orders::default())))), ["exited"]);
+    assert_eq!(reports(&story.at(1.1, Event::Reported(Ok(Reported::default())))), ["exited"]);
 }
 
 #[test]
@@ -346,20 +346,93 @@ fn the_same_word_written_again_is_no_change() {
     assert_eq!(beaten.readings.len(), 1);
 }
 
+/// The door of the heartbeat that is sent at this second, and what it came to.
+fn beat_at(story: &mut Story, second: f64, answer: Result<Orders, Fault>) -> String {
+    story.at(second, Event::Tick);
+    let todo = story.at(second, seen(Work::Idle, after(0.5)));
+    let Some(Action::Beat(_, to)) = todo.last() else {
+        panic!("no heartbeat at {second}: {todo:?}");
+    };
+    story.at(second, Event::Beaten(answer));
+    to.clone()
+}
+
 #[test]
-fn an_aggregator_that_does_not_answer_is_left_for_the_next() {
+fn a_heartbeat_that_nobody_takes_goes_to_the_next_door_at_once_and_a_door_that_is_back_is_used_again() {
     let mut story = Story::running();
-    let mut spoken_to = Vec::new();
-    for second in [6.0, 12.0, 18.0] {
+    let shut = || Err(fault("no-contact"));
+    let first = beat_at(&mut story, 6.0, shut());
+    let second = beat_at(&mut story, 6.1, Ok(Orders::default()));
+    assert!(first != second && first != "http://p" && second != "http://p", "aggregators first: {first} {second}");
+    assert_eq!(beat_at(&mut story, 12.0, shut()), first, "it may be back");
+    assert_eq!(beat_at(&mut story, 12.1, shut()), second);
+    assert_eq!(beat_at(&mut story, 12.2, shut()), "http://p", "any door will do");
+    story.at(12.3, Event::Tick);
+    assert_eq!(story.at(12.3, seen(Work::Idle, after(0.5))), [], "all are shut: the next heartbeat has its time");
+    assert_eq!(beat_at(&mut story, 18.0, Ok(Orders::default())), first);
+    assert_eq!(beat_at(&mut story, 24.0, Ok(Orders::default())), first, "and it stays there");
+}
+
+#[test]
+fn workers_of_one_pool_prefer_the_same_aggregator() {
+    let mut chosen = std::collections::BTreeSet::new();
+    for nonce in ["a", "b", "c", "d", "e", "f"] {
+        let claim = ContextClaim {
+            nonce: nonce.to_owned(),
+            launch: LaunchId(id(nonce).0),
+            ..claim()
+        };
+        let (mut life, _) = Life::begin(claim, &[], Found::default(), T0, 0.5);
+        life.is_to_be(Arc::new(context()), T0);
+        chosen.insert(life.beats.choose(T0).unwrap().to_owned());
+    }
+    assert_eq!(chosen.len(), 1, "{chosen:?}");
+}
+
+#[test]
+fn questions_and_reports_go_from_door_to_door_and_only_then_wait() {
+    let doors: Vec<String> = ["http://p", "http://q"].map(str::to_owned).into();
+    let (mut life, _) = Life::begin(claim(), &doors, Found::default(), T0, 0.5);
+    let first = life.asks_at().to_owned();
+    let todo = life.step(T0, 0.5, Event::Context(Err(fault("no-contact"))));
+    assert!(matches!(&todo[..], [Action::AskContext(_)]), "at once: {todo:?}");
+    assert_ne!(life.asks_at(), first);
+    assert_eq!(life.step(T0, 0.5, Event::Context(Err(fault("timeout")))), []);
+    assert_eq!(life.wakes_at(), Some(after(0.2)), "all are shut");
+    life.step(after(0.2), 0.5, Event::Tick);
+    // What the provisioner itself says is no reason to ask elsewhere.
+    let at = life.asks_at().to_owned();
+    assert_eq!(life.step(after(0.3), 0.5, Event::Context(Err(fault("store-failed")))), []);
+    life.step(after(2.0), 0.5, Event::Tick);
+    assert_eq!(life.asks_at(), at);
+}
+
+#[test]
+fn a_door_that_stays_shut_has_the_others_asked_for_once_an_hour() {
+    let mut story = Story::running();
+    let first = beat_at(&mut story, 6.0, Err(fault("no-contact")));
+    let mut asked = Vec::new();
+    let mut second = 6.1;
+    while second < 4_000.0 {
         story.at(second, Event::Tick);
         let todo = story.at(second, seen(Work::Idle, after(0.5)));
-        spoken_to.extend(todo.iter().filter_map(|action| match action {
-            Action::Beat(_, to) => to.clone(),
-            _ => None,
-        }));
-        story.at(second, Event::Beaten(Err(fault("no-contact"))));
+        if let Some(Action::Beat(_, to)) = todo.last() {
+            let answer = if *to == first { Err(fault("no-contact")) } else { Ok(Orders::default()) };
+            let todo = story.at(second, Event::Beaten(answer));
+            if reports(&todo) == ["ready"] {
+                asked.push(second);
+                let now = Reported {
+                    doors: vec!["http://new".to_owned()],
+                    aggregators: vec!["http://new".to_owned()],
+                    ..Reported::default()
+                };
+                story.at(second, Event::Reported(Ok(now)));
+            }
+        }
+        second += 1.0;
     }
-    assert_eq!(spoken_to, ["http://a", "http://b", "http://a"]);
+    assert!(asked.len() == 1 && (300.0..=610.0).contains(&asked[0]), "{asked:?}");
+    assert_eq!(story.0.beats.choose(after(4_000.0)), Some("http://new"));
 }
 
 #[test]
@@ -407,7 +480,7 @@ fn drained_is_repeated_until_accepted_then_the_agent_ends() {
     assert_eq!(reports(&story.at(8.2, Event::Tick)), [""; 0]);
     assert_eq!(reports(&story.at(8.3, Event::Tick)), ["drained"]);
     assert_eq!(
-        story.at(8.4, Event::Reported(Ok(Orders::default()))),
+        story.at(8.4, Event::Reported(Ok(Reported::default()))),
         [Action::End(Ok(Ended::Drained))]
     );
     assert_eq!(story.at(9.0, Event::Tick), [], "over is over");
@@ -419,7 +492,7 @@ fn a_worker_that_dies_unasked_is_reported_and_stays_reported() {
     let todo = story.at(8.0, Event::WorkerEnded(exit(1)));
     assert_eq!(reports(&todo), ["exited"]);
     assert!(matches!(beat(&todo).condition, Condition::ProcessError(_)));
-    story.at(8.1, Event::Reported(Ok(Orders::default())));
+    story.at(8.1, Event::Reported(Ok(Reported::default())));
     story.at(8.1, Event::Beaten(Ok(Orders::default())));
     assert!(matches!(beat(&story.at(14.0, Event::Tick)).condition, Condition::ProcessError(_)));
     assert_eq!(story.at(14.1, Event::Beaten(Ok(stop()))), [Action::End(Ok(Ended::Stopped))]);
@@ -429,7 +502,7 @@ fn a_worker_that_dies_unasked_is_reported_and_stays_reported() {
 fn a_drain_order_for_an_ended_worker_is_answered() {
     let mut story = Story::running();
     story.at(8.0, Event::WorkerEnded(exit(1)));
-    story.at(8.1, Event::Reported(Ok(Orders::default())));
+    story.at(8.1, Event::Reported(Ok(Reported::default())));
     assert_eq!(reports(&story.at(8.2, Event::Beaten(Ok(drain_by(after(99.0)))))), ["drained"]);
 }
 
@@ -518,7 +591,7 @@ fn a_restarted_agent_adopts_a_living_worker_and_runs_nothing_again() {
     assert_eq!(todo[0], Action::Look);
     assert_eq!(reports(&todo), ["ready"]);
     assert!(story.0.has_worker());
-    story.at(0.1, Event::Reported(Ok(drain_by(after(9.0)))));
+    story.at(0.1, Event::Reported(Ok(drain_by(after(9.0)).into())));
     assert!(beat(&story.at(0.1, seen(Work::Busy, T0))).draining, "told before, not told again");
     assert_eq!(reports(&story.at(1.0, Event::WorkerEnded(unseen()))), ["drained"]);
 }
@@ -530,12 +603,12 @@ fn a_restarted_agent_reports_what_ended_meanwhile() {
     let (mut story, todo) = Story::begin(found);
     assert!(todo.contains(&Action::KeepExit(exit(4))));
     assert_eq!(reports(&todo), ["ready"]);
-    let todo = story.at(0.1, Event::Reported(Ok(Orders::default())));
+    let todo = story.at(0.1, Event::Reported(Ok(Reported::default())));
     assert!(todo.iter().any(|action| matches!(action, Action::Report(report)
         if report.happened == Happened::Exited { exit: exit(4) })));
 
     let (mut story, _) = Story::begin(left(Stage::Running(mark())));
-    let todo = story.at(0.1, Event::Reported(Ok(Orders::default())));
+    let todo = story.at(0.1, Event::Reported(Ok(Reported::default())));
     assert_eq!(reports(&todo), ["exited"], "unseen, but ended");
 }
 

@@ -27,6 +27,7 @@ impl Life {
             return;
         };
         if self.phase != Phase::Over && self.asking.begin(now) {
+            self.choose_door(now);
             todo.push(Action::Report(Report { instance, happened }));
         }
     }
@@ -74,11 +75,8 @@ impl Life {
             draining: self.told,
             readings,
         };
-        let to = match context.aggregators.len() {
-            0 => None,
-            some => context.aggregators.get(self.aggregator % some).cloned(),
-        };
-        todo.push(Action::Beat(Box::new(beat), to));
+        self.beats_at = self.beats.choose(now).unwrap_or_default().to_owned();
+        todo.push(Action::Beat(Box::new(beat), self.beats_at.clone()));
     }
 
     pub(super) fn heartbeat(&self) -> Duration {

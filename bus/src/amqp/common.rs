@@ -29,7 +29,7 @@ const AGAIN_MOST: Duration = Duration::from_secs(5);
 pub(super) struct Common {
     pub(super) link: Arc<Link>,
     pub(super) names: Names,
-    pub(super) users: Users,
+    pub(super) users: Arc<Users>,
     pub(super) metrics: Metrics,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Random,
@@ -41,7 +41,7 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn new(link: Arc<Link>, users: Users, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(link: Arc<Link>, users: Arc<Users>, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
         Self {
             names: Names::new(&link.settings().sysname),
             link,

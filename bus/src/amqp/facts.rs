@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use epu_core::fact::{Fact, Kind};
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -31,7 +31,7 @@ const TELLING: usize = 4_096;
 /// Facts that may wait for a listener in this process.
 const HEARD: usize = 1_024;
 /// Facts that a listener takes before it has acknowledged some.
-const PREFETCH: u16 = 256;
+const PREFETCH: usize = 256;
 /// Facts after which a listener acknowledges, if it is not idle before.
 const ACKNOWLEDGE: u64 = 64;
 /// How long telling waits for this process's own listeners to be there: what is told often asks for what they are to hear.
@@ -40,7 +40,7 @@ const LISTENERS_WITHIN: Duration = Duration::from_secs(3);
 const SENDERS: usize = 4_096;
 
 /// No listener can have more facts waiting: those beyond are lost.
-pub const FACTS_WAITING: usize = TELLING + names::FACTS_WAITING.unsigned_abs() as usize + PREFETCH as usize + HEARD;
+pub const FACTS_WAITING: usize = TELLING + names::FACTS_WAITING + PREFETCH + HEARD;
 
 struct Waiting {
     /// What waits, in the order it was told.
@@ -268,7 +268,7 @@ impl Listener {
         };
         names::declare(&session, &common.names, &queue).await?;
         let channel = session.channel().await?;
-        let prefetch = channel.basic_qos(PREFETCH, BasicQosOptions::default());
+        let prefetch = channel.basic_qos(u16::try_from(PREFETCH).unwrap_or(u16::MAX), BasicQosOptions::default());
         session.bounded("limit what is heard", prefetch).await?;
         let consuming = channel.basic_consume(queue.name.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
         let mut consumer = session.bounded("listen to facts", consuming).await?;
@@ -293,11 +293,8 @@ impl Listener {
                     Some(Ok(delivery)) => {
                         last = delivery.delivery_tag;
                         unacknowledged += 1;
-                        if !self.pass_on(&delivery, &session, memory).await? {
-                            continue;
-                        }
-                        let idle = unacknowledged >= ACKNOWLEDGE;
-                        if !idle {
+                        self.pass_on(&delivery, &session, memory).await?;
+                        if unacknowledged < ACKNOWLEDGE {
                             continue;
                         }
                     }
@@ -318,15 +315,15 @@ impl Listener {
         }
     }
 
-    /// Hands a fact to whoever listens; false when it does not count.
-    async fn pass_on(&self, delivery: &lapin::message::Delivery, session: &Session, memory: &mut Memory) -> Result<bool, Error> {
+    /// Hands a fact to whoever listens, if it counts.
+    async fn pass_on(&self, delivery: &lapin::message::Delivery, session: &Session, memory: &mut Memory) -> Result<(), Error> {
         let metrics = &self.common.metrics;
         let told = match wire::fact(delivery, &self.common.users, self.common.limits()) {
             Ok(told) => told,
             Err(why) => {
                 metrics.refused.with_label_values(&[why]).inc();
                 debug!(why, "a fact does not count");
-                return Ok(true);
+                return Ok(());
             }
         };
         let missed = missed(&mut memory.numbers, &told);
@@ -334,12 +331,11 @@ impl Listener {
             self.lose(missed);
         }
         metrics.facts_heard.inc();
-        let mut handing = std::pin::pin!(self.sender.send(told.fact));
         tokio::select! {
             biased;
             // A listener that went away is noticed above.
-            _ = &mut handing => Ok(true),
-            () = self.common.closing.cancelled() => Ok(true),
+            _ = self.sender.send(told.fact) => Ok(()),
+            () = self.common.closing.cancelled() => Ok(()),
             () = session.over() => Err(session.lost_error("listen to facts")),
         }
     }

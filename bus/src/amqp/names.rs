@@ -40,7 +40,7 @@ const CALLS_WAITING: i64 = 100_000;
 /// The same for one member.
 const MEMBER_WAITING: i64 = 10_000;
 /// Facts that may wait on the broker for one listener; the oldest are lost beyond that.
-pub(super) const FACTS_WAITING: i64 = 8_192;
+pub(super) const FACTS_WAITING: usize = 8_192;
 /// Their bytes.
 const FACTS_BYTES: i64 = 64 * 1024 * 1024;
 /// Replies that may wait for one process.
@@ -156,7 +156,7 @@ fn arguments(sort: Sort) -> (QueueDeclareOptions, FieldTable) {
             own
         }
         Sort::Facts => {
-            put("x-max-length", AMQPValue::LongLongInt(FACTS_WAITING));
+            put("x-max-length", AMQPValue::LongLongInt(i64::try_from(FACTS_WAITING).unwrap_or(i64::MAX)));
             put("x-max-length-bytes", AMQPValue::LongLongInt(FACTS_BYTES));
             put("x-overflow", text("drop-head"));
             own

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epu_core::Fault;
-use epu_core::code::CODES;
 use epu_core::request::Answer;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -365,11 +364,6 @@ impl Acks {
         self.early.extend(&single);
         (together, single)
     }
-}
-
-/// The code of a fault as a label: one that is not in the list came from elsewhere and must not become one.
-pub(super) fn label(code: &str) -> &'static str {
-    CODES.iter().find(|(known, _, _)| *known == code).map_or("other", |(known, _, _)| known)
 }
 
 #[cfg(test)]

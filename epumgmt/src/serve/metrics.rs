@@ -11,6 +11,7 @@ pub(crate) struct AllMetrics {
     pub(crate) registry: prometheus::Registry,
     pub(super) store: epu_store::Metrics,
     pub(super) bus: http::Metrics,
+    pub(super) amqp: epu_bus::amqp::Metrics,
     pub(super) provisioner: epu_provisioner::Metrics,
     pub(super) aggregator: epu_sensor_aggregator::Metrics,
     pub(super) controller: epu_controller::Metrics,
@@ -26,6 +27,7 @@ impl AllMetrics {
             registry: prometheus::Registry::new(),
             store: epu_store::Metrics::new()?,
             bus: http::Metrics::new()?,
+            amqp: epu_bus::amqp::Metrics::new()?,
             provisioner: epu_provisioner::Metrics::new()?,
             aggregator: epu_sensor_aggregator::Metrics::new()?,
             controller: epu_controller::Metrics::new()?,
@@ -48,6 +50,7 @@ impl AllMetrics {
             self.aggregator.all(),
             self.store.all(),
             self.bus.all(),
+            self.amqp.all(),
         ]
         .into_iter()
         .flatten()

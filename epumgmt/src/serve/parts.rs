@@ -207,7 +207,7 @@ impl Shared {
         epu_sensor_aggregator::Parts {
             name: member.name.clone(),
             member,
-            store: self.store.clone(),
+            store: Some(self.store.clone()),
             bus: self.bus.clone(),
             clock: self.clock.clone(),
             sources: Arc::new(RealSources::new(self.clock.clone())),
@@ -268,7 +268,7 @@ fn readiness(store: Arc<dyn Store>, amqp: Option<Arc<AmqpBus>>, clock: Arc<dyn C
         let (store, amqp, clock, last) = (store.clone(), amqp.clone(), clock.clone(), last.clone());
         Box::pin(async move {
             if let Some(amqp) = amqp {
-                amqp.ready().map_err(|error| Fault::new("no-contact", Chain(&error).to_string()))?;
+                amqp.ready()?;
             }
             let mut last = last.lock().await;
             if let Some((_, word)) = last.as_ref().filter(|(at, _)| clock.now().since(*at) < READY_FOR) {

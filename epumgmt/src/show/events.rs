@@ -76,6 +76,10 @@ fn sentence(event: &Event) -> String {
         Event::ClaimRefused { launch, index } => format!("a second claim to launch {launch} index {index} was refused"),
         Event::InvariantViolated { invariant, what } => format!("INVARIANT {} VIOLATED: {}", brief(invariant), brief(what)),
         Event::MemoryDropped { why } => format!("what the engine remembered was dropped: {}", brief(why)),
+        Event::Unknown(unknown) => {
+            let says = serde_json::to_string(unknown.says()).unwrap_or_default();
+            format!("something that a later release remembers: {}", brief(&says))
+        }
     }
 }
 

@@ -4,5 +4,7 @@
 mod agents;
 mod launches;
 mod orders;
+mod several;
+mod unpooled;
 mod watching;
 mod world;

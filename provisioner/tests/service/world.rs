@@ -258,7 +258,7 @@ impl World {
         });
         let sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::from([(site_name(), site.clone() as _)]);
         let mut world = Self {
-            store: Arc::new(MemoryStore::new()),
+            store: Arc::new(MemoryStore::with_clock(clock.clone())),
             site,
             sites,
             bus,
@@ -273,11 +273,19 @@ impl World {
         world
     }
 
-    /// Starts the provisioner and gives it time for its first look.
+    /// Starts the provisioner and gives it time for its first look. One that is started again has the name it had, so that it need
+    /// not wait for its own lease to run out.
     pub(crate) async fn start(&mut self) {
-        let parts = Parts {
-            // One that is started again has the name it had, so that it need not wait for its own lease to run out.
-            member: member("one", self.clock.now()),
+        let parts = self.parts("one");
+        let cancel = CancellationToken::new();
+        self.serving = Some((cancel.clone(), tokio::spawn(run(parts, cancel))));
+        self.elapse(1).await;
+    }
+
+    /// What a provisioner of this name is started with.
+    pub(crate) fn parts(&self, name: &str) -> Parts {
+        Parts {
+            member: member(name, self.clock.now()),
             installation: "test".to_owned(),
             config: self.config.clone(),
             addresses: Addresses {
@@ -291,10 +299,7 @@ impl World {
             keyring: Arc::new(Keyring::new(&[7; 32]).unwrap()),
             sites: self.sites.clone(),
             metrics: self.metrics.clone(),
-        };
-        let cancel = CancellationToken::new();
-        self.serving = Some((cancel.clone(), tokio::spawn(run(parts, cancel))));
-        self.elapse(1).await;
+        }
     }
 
     /// Another site like the first, from the next start on.

@@ -1,13 +1,18 @@
 //! What operators ask.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use epu_controller::service::FileConfig;
 use epu_core::Fault;
 use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Cause, Work};
+use epu_core::lease::{Domain, LeaseAsk, Member};
 use epu_core::pool::Paused;
-use epu_core::request::{Caller, Nothing, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Protect, Request, Teardown, Terminate};
+use epu_core::request::{Caller, Nothing, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Protect, Request, Service, Teardown, Terminate};
+use epu_core::time::Span;
+use epu_store::Store as _;
 use serde_json::{Value, json};
 
 use crate::process::Process;
@@ -68,6 +73,51 @@ impl World {
             if let Err(fault) = self.try_add(name, &pool) {
                 panic!("add {name}: {fault}\n{}", self.story());
             }
+        }
+        self
+    }
+
+    /// Every controller reads this config file anew: pools that keep `n` workers each.
+    ///
+    /// # Panics
+    /// When it has faults.
+    pub fn config_file(&mut self, pools: &[&str], n: u32) -> &mut Self {
+        let before = self.file.borrow().clone();
+        let settings = json!({ "template": "worker", "max": n.max(10), "engine": { "keep": { "n": n } } });
+        let all: BTreeMap<&str, &Value> = pools.iter().map(|name| (*name, &settings)).collect();
+        let text = json!({ "templates": { "worker": self.template }, "pools": all }).to_string();
+        let path = "epu.yaml".to_owned();
+        let pools = epu_controller::spec::read(&path, &text, &before.known);
+        let pools = pools.unwrap_or_else(|fault| panic!("the config file: {fault}"));
+        let known = before.known.clone();
+        self.file.send_replace(Arc::new(FileConfig { path, pools, known }));
+        self
+    }
+
+    /// Somebody who is no process of this world takes everything from a controller that knows nothing of it, or goes again.
+    ///
+    /// # Panics
+    /// When the store is failing.
+    pub fn usurp(&mut self, process: impl Into<Process>, there: bool) -> &mut Self {
+        let name = self.member(process.into());
+        let usurper = "usurper".to_owned();
+        let taking = async {
+            if !there {
+                return self.memory.leave(&usurper).await;
+            }
+            let member = Member {
+                name: usurper,
+                service: Service::Controller,
+                url: None,
+                since: self.now(),
+            };
+            self.memory.leave(&name).await?;
+            let want = Domain::all(Service::Controller).into_iter().collect();
+            let lasts = Span::secs(3_600);
+            self.memory.lease(LeaseAsk { member, want, lasts }).await.map(drop)
+        };
+        if let Err(error) = self.runtime.block_on(taking) {
+            panic!("usurp: {error}");
         }
         self
     }

@@ -10,6 +10,14 @@ use sqlx::{PgConnection, Row as _, query};
 
 use crate::row::{Put, body, number};
 use crate::stop::Stop;
+use crate::tables::Last;
+
+/// The highest numbers that were ever given out, and those that rows have.
+const LAST: &str = "SELECT \
+     greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM journal_sequence_seq), (SELECT max(sequence) FROM journal), 0), \
+     greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_place_seq), (SELECT max(place) FROM outbox), 0)";
+/// $1 of the journal, $2 of the outbox; 0 when there was none.
+const SET_LAST: &str = "SELECT setval('journal_sequence_seq', greatest($1, 1), $1 > 0), setval('outbox_place_seq', greatest($2, 1), $2 > 0)";
 
 /// Rows of one statement. Too many: memory on both sides. Too few: round trips.
 const ROWS: usize = 1_000;
@@ -104,4 +112,24 @@ async fn put_some(to: &mut PgConnection, how: Put, instances: &[Arc<Instance>]) 
     let written: Result<BTreeSet<String>, _> = written.iter().map(|row| row.try_get::<String, _>(0)).collect();
     let written = written?;
     Ok(sorted.iter().map(|instance| instance.id).find(|id| !written.contains(&id.to_string())))
+}
+
+/// The highest numbers that were ever given out.
+pub(super) async fn last(of: &mut PgConnection) -> Result<Last, Stop> {
+    let row = query(LAST).fetch_one(of).await?;
+    Ok(Last {
+        journal: row.try_get(0)?,
+        outbox: row.try_get(1)?,
+    })
+}
+
+/// From now on higher numbers are given out, also when there is no row with them.
+pub(super) async fn set_last(to: &mut PgConnection, at_least: Last) -> Result<(), Stop> {
+    let there = last(to).await?;
+    query(SET_LAST)
+        .bind(at_least.journal.max(there.journal))
+        .bind(at_least.outbox.max(there.outbox))
+        .execute(to)
+        .await?;
+    Ok(())
 }

@@ -9,5 +9,6 @@ mod health;
 mod installation;
 mod keeping;
 mod launching;
+mod sharing;
 mod slots;
 mod worlds;

@@ -8,6 +8,10 @@
 //! start. A marker without a process means that the machine has ended, or died with the control process in the very moment of its
 //! start; either way it is gone and its instance is replaced. The agent locks the directory besides.
 //!
+//! **Two processes with one data directory**, of which one acted until a moment ago, need nothing more: the marker decides which of
+//! them starts an instance, and both read the same process table. Should the later one look in the very moment between the other's
+//! marker and its process, it believes that machine gone; the process that then appears explains itself to nobody and is swept.
+//!
 //! **Ending** (`ending`): SIGTERM to the agent, which ends its worker in good order; after the template's `stop-grace` and two
 //! seconds SIGKILL to whatever still carries the tag, again and again until nothing does.
 

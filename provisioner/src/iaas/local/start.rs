@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use epu_core::id::InstanceId;
@@ -17,6 +18,8 @@ use super::super::{Class, IaasError, IaasLaunch, Machine, MachineState};
 use super::{Inner, failed, held, machine};
 
 const MARKER: &str = "started.json";
+/// Tells apart the drafts of drivers in one process.
+static DRAFTS: AtomicU64 = AtomicU64::new(0);
 /// Inherited by every agent: what programs need to find themselves, and nothing that could be a secret.
 const USUAL: [&str; 11] = [
     "PATH",
@@ -181,7 +184,12 @@ fn start(inner: &Arc<Inner>, launch: &IaasLaunch, id: InstanceId, index: u32) ->
     });
     command.wrap(ProcessSession);
 
-    mark(&directory, launch, index).map_err(|error| failed(&doing("mark the start in"), &error))?;
+    match mark(&directory, launch, index) {
+        Ok(()) => {}
+        // Another process of ours, which acted before this one, is just starting it.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(failed(&doing("mark the start in"), &error)),
+    }
     match command.spawn() {
         Ok(child) => {
             // Only to reap it: what becomes of it is read from the process table.
@@ -206,11 +214,13 @@ fn mark(directory: &Path, launch: &IaasLaunch, index: u32) -> std::io::Result<()
         stop_grace: launch.template.stop_grace,
     };
     let text = serde_json::to_vec(&marker)?;
-    // Whole or not at all: the name appears with the content.
-    let draft = directory.join("started.draft");
+    // Whole or not at all: the name appears with the content, and only once. Nobody else has this draft.
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = directory.join(format!("started.draft.{}.{number}", std::process::id()));
     std::fs::write(&draft, text)?;
-    std::fs::hard_link(&draft, directory.join(MARKER))?;
-    std::fs::remove_file(&draft)
+    let linked = std::fs::hard_link(&draft, directory.join(MARKER));
+    std::fs::remove_file(&draft)?;
+    linked
 }
 
 fn write_secret(path: &Path, content: &[u8]) -> std::io::Result<()> {
