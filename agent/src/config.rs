@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(faults.len(), 4, "{faults:?}");
         let Err(Error::Config(faults)) = Config::read(|name| match name {
             "EPU_HOME" => Some("/nowhere".to_owned()),
-            "EPU_URL" => Some("ftp://x".to_owned()),
+            "EPU_URL" => Some("http://127.0.0.1:1 ftp://x".to_owned()),
             "EPU_LAUNCH" | "EPU_INDEX" => Some("-1".to_owned()),
             _ => None,
         }) else {
@@ -137,6 +137,20 @@ mod tests {
             faults.iter().any(|fault| fault.contains("EPU_INDEX") && fault.contains("-1")),
             "{faults:?}"
         );
+    }
+
+    #[test]
+    fn there_may_be_several_doors() {
+        let home = tempfile::tempdir().unwrap();
+        let config = Config::read(|name| {
+            Some(match name {
+                "EPU_HOME" => home.path().to_str().unwrap().to_owned(),
+                "EPU_URL" => "http://127.0.0.1:1 http://127.0.0.1:2".to_owned(),
+                "EPU_LAUNCH" => "01890000-0000-7000-8000-000000000001".to_owned(),
+                _ => "2".to_owned(),
+            })
+        });
+        assert_eq!(config.unwrap().url, "http://127.0.0.1:1 http://127.0.0.1:2");
     }
 
     #[test]

@@ -44,6 +44,10 @@ struct Inner {
     disk_full: bool,
     done: Vec<String>,
     beats: Vec<(Timestamp, Heartbeat)>,
+    /// The door that each heartbeat came through.
+    through: Vec<String>,
+    /// Doors at which nobody answers.
+    shut: Vec<String>,
     attempts: Vec<Timestamp>,
     worker: watch::Sender<Option<Exit>>,
 }
@@ -82,6 +86,8 @@ impl World {
                 disk_full: false,
                 done: Vec::new(),
                 beats: Vec::new(),
+                through: Vec::new(),
+                shut: Vec::new(),
                 attempts: Vec::new(),
                 worker: watch::channel(None).0,
             })),
@@ -99,8 +105,12 @@ impl World {
     }
 
     fn begin(&self) -> JoinHandle<Result<Ended, Error>> {
+        self.begin_at("")
+    }
+
+    fn begin_at(&self, doors: &str) -> JoinHandle<Result<Ended, Error>> {
         let parts = Parts {
-            url: String::new(),
+            url: doors.to_owned(),
             launch: LaunchId(id().0),
             index: 0,
             launch_token: "l.token".to_owned(),
@@ -124,7 +134,7 @@ impl Link for World {
         let now = self.clock.now();
         let mut inner = self.see();
         inner.attempts.push(now);
-        if !inner.up {
+        if !inner.up || inner.shut.contains(&door.url) {
             return Err(Fault::new("no-contact", "nobody there"));
         }
         match request {
@@ -160,6 +170,7 @@ impl Link for World {
             Request::Heartbeat(beat) => {
                 assert_eq!(door.token, "i.token");
                 inner.beats.push((now, (**beat).clone()));
+                inner.through.push(door.url.clone());
                 Ok(Answer::Orders(inner.orders.clone()))
             }
             other => panic!("{other:?}"),
@@ -277,6 +288,36 @@ async fn from_set_up_to_drained() {
     world.worker_ends(exit(0));
     assert!(matches!(agent.await.unwrap(), Ok(Ended::Drained)));
     assert_eq!(world.see().done[5..], ["keep exit Some(0)", "drained Some(0)"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loss_of_any_one_door_is_not_noticed() {
+    let doors = ["http://a", "http://b", "http://c"];
+    for lost in doors {
+        let world = World::new();
+        world.see().shut = vec![lost.to_owned()];
+        let agent = world.begin_at(&doors.join(" "));
+        sleep(Duration::from_secs(4)).await;
+        assert_eq!(world.see().done.last().unwrap(), "ready", "without {lost}");
+        sleep(Duration::from_secs(20)).await;
+        let used = world.see().through.last().unwrap().clone();
+        assert_ne!(used, lost);
+        // The one that is used goes, and comes back.
+        world.see().shut = vec![used.clone()];
+        sleep(Duration::from_secs(60)).await;
+        {
+            let inner = world.see();
+            let gaps = inner.beats.windows(2).map(|pair| pair[1].0.since(pair[0].0).as_millis());
+            assert!(gaps.max().unwrap() <= 5_600, "a heartbeat was missing");
+            assert_ne!(inner.through.last(), Some(&used));
+        }
+        world.see().shut.clear();
+        sleep(Duration::from_secs(60)).await;
+        let inner = world.see();
+        assert!(inner.through[inner.through.len() - 3..].iter().all(|door| *door == inner.through[inner.through.len() - 1]));
+        assert_eq!(inner.done.iter().filter(|done| *done == "ready").count(), 1);
+        agent.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]

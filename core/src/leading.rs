@@ -81,7 +81,11 @@ impl Leading {
             // There is one lease, and nothing is gained by moving it: whoever has it keeps it.
             Domain::all(service).into_iter().collect()
         } else {
-            share(service, &self.member.name, self.standing.of(service).map(|member| member.name.as_str()))
+            share(
+                service,
+                &self.member.name,
+                self.standing.of(service).map(|member| member.name.as_str()),
+            )
         };
         let lost = self.give_up(|domain| !want.contains(&domain));
         let ask = LeaseAsk {
@@ -148,7 +152,12 @@ impl Leading {
     }
 
     fn give_up(&mut self, which: impl Fn(Domain) -> bool) -> Vec<Term> {
-        let lost: Vec<Term> = self.held.iter().map(|(&domain, &epoch)| Term { domain, epoch }).filter(|term| which(term.domain)).collect();
+        let lost: Vec<Term> = self
+            .held
+            .iter()
+            .map(|(&domain, &epoch)| Term { domain, epoch })
+            .filter(|term| which(term.domain))
+            .collect();
         for term in &lost {
             self.held.remove(&term.domain);
         }
@@ -179,11 +188,22 @@ mod tests {
     use crate::lease::SHARDS;
 
     fn member(name: &str, service: Service) -> Member {
-        Member { name: name.to_owned(), service, url: None, since: Timestamp(0) }
+        Member {
+            name: name.to_owned(),
+            service,
+            url: None,
+            since: Timestamp(0),
+        }
     }
 
     fn lease(domain: Domain, holder: &str, epoch: u64) -> Lease {
-        Lease { name: domain.to_string(), holder: Some(holder.to_owned()), epoch, since: Timestamp(0), left_ms: 5_000 }
+        Lease {
+            name: domain.to_string(),
+            holder: Some(holder.to_owned()),
+            epoch,
+            since: Timestamp(0),
+            left_ms: 5_000,
+        }
     }
 
     fn answer(ask: &LeaseAsk, members: &[&str], epoch: u64) -> Standing {
@@ -220,7 +240,10 @@ mod tests {
         leading.took(later, answer(&ask, &["a", "b"], 1), later);
         let (ask, lost) = leading.ask(later).expect("at once");
         assert!(!lost.is_empty() && lost.iter().all(|term| !ask.want.contains(&term.domain)));
-        assert!(lost.iter().all(|term| leading.term(term.domain, later).is_none()), "what is given is not acted on");
+        assert!(
+            lost.iter().all(|term| leading.term(term.domain, later).is_none()),
+            "what is given is not acted on"
+        );
     }
 
     #[test]
@@ -262,7 +285,10 @@ mod tests {
             leading.took(Timestamp(at), answer(&ask, &["a"], 3), Timestamp(at + 1));
         }
         let term = leading.term(Domain::Shard(5), Timestamp(100)).expect("led");
-        assert!(!leading.deposed(Term { epoch: 2, ..term }, Timestamp(100)), "an older term is over anyway");
+        assert!(
+            !leading.deposed(Term { epoch: 2, ..term }, Timestamp(100)),
+            "an older term is over anyway"
+        );
         assert!(leading.deposed(term, Timestamp(100)));
         assert!(leading.term(Domain::Shard(5), Timestamp(100)).is_none());
         assert!(leading.term(Domain::Shard(6), Timestamp(100)).is_some(), "the others stay");
@@ -279,7 +305,10 @@ mod tests {
         let (ask, _) = leading.ask(Timestamp(2_000)).unwrap();
         let moved = leading.took(Timestamp(2_000), answer(&ask, &["p"], 3), Timestamp(2_001));
         assert_eq!((moved.lost[0].epoch, moved.gained[0].epoch), (1, 3));
-        let standing = Standing { leases: vec![lease(Domain::Provisioner, "q", 4)], ..answer(&ask, &["p", "q"], 4) };
+        let standing = Standing {
+            leases: vec![lease(Domain::Provisioner, "q", 4)],
+            ..answer(&ask, &["p", "q"], 4)
+        };
         leading.ask(Timestamp(4_000)).unwrap();
         let moved = leading.took(Timestamp(4_000), standing, Timestamp(4_001));
         assert_eq!((moved.lost.len(), moved.gained.len()), (1, 0));

@@ -223,7 +223,10 @@ mod tests {
             let distinct: BTreeSet<Domain> = shares.iter().flatten().copied().collect();
             assert_eq!((all, distinct.len()), (usize::from(SHARDS), usize::from(SHARDS)));
             let least = shares.iter().map(BTreeSet::len).min().unwrap();
-            assert!(least * members.len() * 3 >= usize::from(SHARDS), "{members:?}: one has only {least}");
+            assert!(
+                least * members.len() * 3 >= usize::from(SHARDS),
+                "{members:?}: one has only {least}"
+            );
         }
     }
 

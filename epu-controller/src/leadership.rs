@@ -164,7 +164,10 @@ impl Controller {
     }
 
     fn show_shards(&self) {
-        self.parts.metrics.shards.set(i64::try_from(self.leads.led.len()).unwrap_or(i64::MAX));
+        self.parts
+            .metrics
+            .shards
+            .set(i64::try_from(self.leads.led.len()).unwrap_or(i64::MAX));
     }
 
     /// Begins to load what was gained, all in one. While something is being loaded, what is gained meanwhile waits for it.
@@ -176,7 +179,8 @@ impl Controller {
         let domains: BTreeSet<Domain> = terms.iter().map(|term| term.domain).collect();
         self.leads.loading = Some(terms);
         let store = self.parts.store.clone();
-        self.tasks.spawn(async move { Back::Loaded(Box::new(loading::load(store.as_ref(), &domains).await)) });
+        self.tasks
+            .spawn(async move { Back::Loaded(Box::new(loading::load(store.as_ref(), &domains).await)) });
     }
 
     /// Takes what was loaded, as far as it is still led.
@@ -185,7 +189,9 @@ impl Controller {
     /// When nothing could be loaded ever.
     pub(crate) async fn take_loaded(&mut self, loaded: Result<Loaded, Error>) -> Result<(), Error> {
         let now = self.parts.clock.now();
-        let Some(mut terms) = self.leads.loading.take() else { return Ok(()) };
+        let Some(mut terms) = self.leads.loading.take() else {
+            return Ok(());
+        };
         terms.retain(|term| self.leads.leading.term(term.domain, now) == Some(*term));
         match loaded {
             Ok(loaded) => {

@@ -84,10 +84,7 @@ impl Metrics {
                 )
                 .buckets(vec![0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]),
             )?,
-            shards: IntGauge::new(
-                "epu_controller_shards",
-                "Shards of pools that this process leads.",
-            )?,
+            shards: IntGauge::new("epu_controller_shards", "Shards of pools that this process leads.")?,
             leadership_changes: counter(
                 "epu_controller_leadership_changes_total",
                 "Shards gained, given to others, lapsed, taken by others, deposed from.",

@@ -320,7 +320,10 @@ fn must_own(caller: &Caller, pool: &Pool, doing: &str) -> Result<(), Fault> {
     if caller.owns(pool.owner.as_deref()) {
         return Ok(());
     }
-    let whose = pool.owner.as_ref().map_or("nobody in particular".to_owned(), |owner| format!("{owner:?}"));
+    let whose = pool
+        .owner
+        .as_ref()
+        .map_or("nobody in particular".to_owned(), |owner| format!("{owner:?}"));
     let text = format!(
         "{doing} pool {}: it belongs to {whose}, for whom {} may not act; ask an operator who may",
         pool.name,

@@ -89,7 +89,8 @@ impl Controller {
         self.refresh.forgotten.clear();
         self.refresh.stint = self.leads.stint;
         let store = self.parts.store.clone();
-        self.tasks.spawn(async move { Back::Pools(store.pools().await.map_err(|error| Chain(&error).to_string())) });
+        self.tasks
+            .spawn(async move { Back::Pools(store.pools().await.map_err(|error| Chain(&error).to_string())) });
     }
 
     /// Compares revisions when it is time to.

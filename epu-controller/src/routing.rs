@@ -124,7 +124,11 @@ impl Controller {
         let now = self.parts.clock.now();
         let me = &self.leads.leading.member().name;
         if self.leads.leading.term(domain, now).is_some() {
-            return if self.leads.led.contains(&domain) { Place::Here } else { Place::Soon };
+            return if self.leads.led.contains(&domain) {
+                Place::Here
+            } else {
+                Place::Soon
+            };
         }
         match self.leads.leading.standing().leader(domain) {
             Some(leader) if leader != me => Place::At(leader.to_owned()),
@@ -160,7 +164,9 @@ impl Controller {
         while self.routes.parked.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, asking)) = self.routes.parked.pop_front() {
                 let fault = pool_of(&asking.request).map(|pool| nobody(&asking.request, pool));
-                asking.answering.answer(Err(fault.unwrap_or_else(|| Fault::new("timeout", "not answered in time"))));
+                asking
+                    .answering
+                    .answer(Err(fault.unwrap_or_else(|| Fault::new("timeout", "not answered in time"))));
             }
         }
     }

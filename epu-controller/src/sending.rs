@@ -92,7 +92,9 @@ impl Controller {
     async fn take_sent(&mut self, name: &PoolName, under: Under, id: Uuid, result: Result<Answer, Fault>) {
         let now = self.parts.clock.now();
         // What an earlier stint sent is sent again by this one.
-        let Some(managed) = self.managed_since(name, under.stint) else { return };
+        let Some(managed) = self.managed_since(name, under.stint) else {
+            return;
+        };
         let op = managed.outbox.first_op();
         let sent = managed.outbox.done(id, result);
         self.to_send.insert(name.clone());

@@ -119,7 +119,7 @@ fn log_to(config: &Config) {
     // A level that cannot be understood was refused with the config.
     // lapin logs each refused queue as an error of its own, every few seconds; the sensor says it once, and better.
     let level = std::env::var("EPU_LOG").unwrap_or_else(|_| config.log.level.clone());
-    let filter = EnvFilter::try_new(format!("lapin=off,{level}")).unwrap_or_default();
+    let filter = EnvFilter::try_new(format!("lapin=off,sqlx=warn,{level}")).unwrap_or_default();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -86,7 +86,9 @@ impl SimNet {
     /// What it answers; `no-contact` when it does not serve.
     pub async fn ask_process(&self, process: &str, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
         let service = request.service();
-        let door = lock(&self.serving).get(&service).and_then(|serving| serving.by.get(process).cloned());
+        let door = lock(&self.serving)
+            .get(&service)
+            .and_then(|serving| serving.by.get(process).cloned());
         ask_at(door, caller, request, within).await
     }
 
@@ -204,11 +206,7 @@ impl Bus for SimNet {
 impl SimNet {
     fn serve_as(&self, service: Service, process: &str) -> Calls {
         let (door, calls) = mpsc::channel(CALLS_WAITING);
-        lock(&self.serving)
-            .entry(service)
-            .or_default()
-            .by
-            .insert(process.to_owned(), door);
+        lock(&self.serving).entry(service).or_default().by.insert(process.to_owned(), door);
         calls
     }
 }

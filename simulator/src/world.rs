@@ -253,7 +253,10 @@ impl World {
     /// As whom a process begins. Where a service has one copy only, what that had before is free at once, as it is for a process
     /// that has the store to itself; otherwise leases have to run out.
     fn name_of(&mut self, process: Process) -> String {
-        let sole = !self.starts.keys().any(|other| other.service == process.service && *other != process);
+        let sole = !self
+            .starts
+            .keys()
+            .any(|other| other.service == process.service && *other != process);
         let starts = self.starts.entry(process).or_default();
         if sole && starts.0 > 0 {
             // A store that is away keeps them, and they run out.
@@ -267,7 +270,10 @@ impl World {
     /// A process came, went, stands still or goes on: whether its service works depends on the others, too.
     fn goes(&self, service: Service) {
         let now = self.clock.now();
-        let one_goes = self.services.iter().any(|(process, running)| process.service == service && !running.gate.is_held());
+        let one_goes = self
+            .services
+            .iter()
+            .any(|(process, running)| process.service == service && !running.gate.is_held());
         // Whoever takes over needs time to catch up.
         self.watch.works(word(service), false, now);
         if one_goes {

@@ -5,6 +5,7 @@
 //! `kill -9`, or what a full disk says, is tested beside that implementation.
 
 mod documents;
+pub mod filled;
 mod journal;
 mod launches;
 mod leases;

@@ -114,7 +114,7 @@ fn every_kind_of_journal_entry_is_still_read() {
         }
         let read: Entry = still_read(&entry.to_string(), &inside);
         assert_eq!(read.event.kind(), entry["event"]["event"], "the kind is the tag");
-        kinds.push(read.event.kind());
+        kinds.push(read.event.kind().to_owned());
     }
     kinds.sort_unstable();
     kinds.dedup();

@@ -120,7 +120,7 @@ class Domains(Case):
         good = {"engine_conf": {"preserve_n": 1, "epuworker_type": "worker"}}
 
         def add(name=None, definition=None, **config):
-            name = name or fresh()
+            name = fresh() if name is None else name
             more = dict(domain_id=name, definition_id=definition or self.definition(), config=config or good, caller="alice")
             self.addCleanup(lambda: self.assertNotIn(name, self.epum("list_domains", caller="alice")))
             return self.epum("add_domain", **more)
@@ -234,7 +234,6 @@ class Engines(Case):
                 producer.publish({"work": number}, routing_key=queue)
             self.running_at_least(name, 1)
             until(lambda: self.describe(name)["sensor_data"].get("queue-length", {}).get("Average") == 5, "the reading")
-        conf = {"queuelen_high_water": 2}
         for conf in ({"queuelen_high_water": 2}, {"queuelen_low_water": 2}, {"queuelen_high_water": 1, "queuelen_low_water": 2}):
             with self.assertRaises(Exception) as caught:
                 self.domain(None, engine=QUEUELEN, queue_name_work=queue, **conf)

@@ -162,27 +162,22 @@ class Wire(Case):
     def test_an_exchange_that_was_deleted_comes_back(self):
         with self.client.connection.channel() as channel:
             channel.exchange_delete(self.client.exchange.name)
-        # The first calls may go nowhere: the client declares the exchange, and the service binds to it again within seconds.
-        for _ in range(20):
-            try:
-                self.client.call(EPUM, "list_domain_definitions", timeout=1)
-                break
-            except socket.timeout:
-                pass
-        else:
-            self.fail("nobody answers on the new exchange")
+        # The first calls may go nowhere: the client declares the exchange, and the services bind to it again within seconds.
+        self.until_answered(EPUM, "list_domain_definitions")
+        self.until_answered(PROVISIONER, "describe_nodes", caller="alice")
 
     def test_a_service_queue_that_was_deleted_comes_back(self):
         with self.client.connection.channel() as channel:
             channel.queue_delete(self.client.prefixed(PROVISIONER))
+        self.until_answered(PROVISIONER, "describe_nodes", caller="alice")
+
+    def until_answered(self, topic, op, **args):
         for _ in range(20):
             try:
-                self.client.call(PROVISIONER, "describe_nodes", caller="alice", timeout=1)
-                break
+                return self.client.call(topic, op, timeout=1, **args)
             except socket.timeout:
                 pass
-        else:
-            self.fail("nobody answers on the new queue")
+        raise AssertionError("nobody answers for %s any more" % topic)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ pub(crate) fn settings(url: &str, sysname: &str, name: &str) -> Settings {
 
 async fn bus(rabbit: &Rabbit, sysname: &str, name: &str) -> Arc<AmqpBus> {
     let settings = settings(&rabbit.url(), sysname, name);
-    AmqpBus::connect(settings, guest_is(Role::Service), Metrics::new().unwrap()).await.unwrap()
+    AmqpBus::connect(settings, guest_is(Role::Service), Metrics::new().unwrap())
+        .await
+        .unwrap()
 }
 
 fn settle(buses: &[&Arc<AmqpBus>]) -> Settle {
@@ -152,7 +154,9 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn new(url: &str, sysname: &str) -> Self {
-        let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default()).await.unwrap();
+        let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default())
+            .await
+            .unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let user = connection.status().username();
@@ -162,7 +166,10 @@ impl Raw {
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        channel.queue_declare(reply_to.as_str().into(), own, FieldTable::default()).await.unwrap();
+        channel
+            .queue_declare(reply_to.as_str().into(), own, FieldTable::default())
+            .await
+            .unwrap();
         let exchange = format!("{sysname}.epu");
         channel
             .queue_bind(
@@ -178,7 +185,10 @@ impl Raw {
             no_ack: true,
             ..BasicConsumeOptions::default()
         };
-        let replies = channel.basic_consume(reply_to.as_str().into(), "".into(), options, FieldTable::default()).await.unwrap();
+        let replies = channel
+            .basic_consume(reply_to.as_str().into(), "".into(), options, FieldTable::default())
+            .await
+            .unwrap();
         Self {
             _connection: connection,
             channel,
@@ -208,19 +218,27 @@ impl Raw {
             ..BasicPublishOptions::default()
         };
         let exchange = format!("{}.epu", self.sysname);
-        let publishing = self.channel.basic_publish(exchange.as_str().into(), key.into(), mandatory, body, properties);
+        let publishing = self
+            .channel
+            .basic_publish(exchange.as_str().into(), key.into(), mandatory, body, properties);
         Ok(publishing.await?.await? == lapin::Confirmation::Ack(None))
     }
 
     pub(crate) async fn reply(&mut self) -> Value {
-        let reply = tokio::time::timeout(SOON, self.replies.next()).await.expect("a reply").unwrap().unwrap();
+        let reply = tokio::time::timeout(SOON, self.replies.next())
+            .await
+            .expect("a reply")
+            .unwrap()
+            .unwrap();
         serde_json::from_slice(&reply.data).unwrap()
     }
 
     pub(crate) async fn ask(&mut self, key: &str, body: &[u8], properties: lapin::BasicProperties) -> String {
         assert!(self.publish(key, body, properties).await.unwrap(), "nobody serves {key}");
         let reply = self.reply().await;
-        reply["error"]["code"].as_str().map_or_else(|| reply["result"].to_string(), str::to_owned)
+        reply["error"]["code"]
+            .as_str()
+            .map_or_else(|| reply["result"].to_string(), str::to_owned)
     }
 }
 
@@ -279,16 +297,29 @@ async fn a_broker_that_is_killed_or_restarted_under_load_loses_nothing_that_it_c
         })
     };
     let so_far = || acknowledged.lock().unwrap().len();
-    eventually(SOON, "there is load", async || so_far() > 200).await;
+    let goes_on = async |what: &str| {
+        let before = so_far();
+        let going = until(SOON, what, async || {
+            let count = so_far() - before;
+            if count > 200 {
+                return Ok(());
+            }
+            let last = asker.ask(CONTROLLER, numbered(0), Duration::from_secs(5)).await;
+            Err(format!("{count} done; {last:?}; {:?}, {:?}", asker.ready(), service.ready()))
+        });
+        if let Err(t) = going.await { let _ = std::process::Command::new("sh").arg("-c").arg("cp -r /tmp/epu-rabbit-* /tmp/h3dbg/").status(); panic!("{t}"); }
+    };
+    goes_on("there is load").await;
     rabbit.kill9();
-    eventually(SOON, "the loss is noticed", async || asker.ready().is_err() && service.ready().is_err()).await;
+    eventually(SOON, "the loss is noticed", async || {
+        asker.ready().is_err() && service.ready().is_err()
+    })
+    .await;
     rabbit.restart().await.unwrap();
-    let before = so_far();
-    eventually(SOON, "there is load again", async || so_far() > before + 200).await;
+    goes_on("there is load again").await;
     rabbit.stop().await;
     rabbit.restart().await.unwrap();
-    let before = so_far();
-    eventually(SOON, "and again", async || so_far() > before + 200).await;
+    goes_on("and again").await;
     stop.cancel();
     while load.join_next().await.is_some() {}
     publishing.await.unwrap();
@@ -303,7 +334,10 @@ async fn a_broker_that_is_killed_or_restarted_under_load_loses_nothing_that_it_c
     })
     .await
     .unwrap();
-    assert!(facts.lost() >= 2, "a listener that was away twice is not told that it may have missed something");
+    assert!(
+        facts.lost() >= 2,
+        "a listener that was away twice is not told that it may have missed something"
+    );
     asker.settled(SOON).await.unwrap();
     service.tell(Fact::Listening(Listener::Controller));
     let heard = tokio::time::timeout(SOON, facts.next()).await.unwrap();
@@ -324,7 +358,10 @@ async fn a_broker_short_of_memory_is_said_to_be_and_goes_on_by_itself() {
         let began = tokio::time::Instant::now();
         let fault = asker.ask(CONTROLLER, status(), SOON).await.unwrap_err();
         assert!(["no-contact", "timeout"].contains(&&*fault.code), "{fault}");
-        assert!(fault.text.contains("low on memory") && fault.text.contains("vm_memory_high_watermark"), "{fault}");
+        assert!(
+            fault.text.contains("low on memory") && fault.text.contains("vm_memory_high_watermark"),
+            "{fault}"
+        );
         assert!(began.elapsed() < SOON / 2, "it took {:?}", began.elapsed());
     }
     assert!(asker.ready().unwrap_err().text.contains("takes no messages"));
@@ -349,7 +386,9 @@ async fn a_deleted_queue_or_exchange_is_declared_again() {
     assert_eq!(asked(&asker, status()).await, Ok(json!("here")));
 
     rabbit.delete("deleted.epu.controller").await.unwrap();
-    until(SOON, "the queue is there again", async || asked(&asker, status()).await).await.unwrap();
+    until(SOON, "the queue is there again", async || asked(&asker, status()).await)
+        .await
+        .unwrap();
 
     rabbit.delete_exchange("deleted.epu").await.unwrap();
     until(SOON, "the exchange is there again", async || {
@@ -396,7 +435,9 @@ async fn a_slow_process_holds_no_more_than_its_prefetch_and_others_go_on() {
         prefetch: 4,
         ..settings(&rabbit.url(), "slow", "slow")
     };
-    let slow = AmqpBus::connect(slow, guest_is(Role::Service), Metrics::new().unwrap()).await.unwrap();
+    let slow = AmqpBus::connect(slow, guest_is(Role::Service), Metrics::new().unwrap())
+        .await
+        .unwrap();
     let (quick, asker) = (bus(&rabbit, "slow", "quick").await, bus(&rabbit, "slow", "asker").await);
     let mut held = slow.serve(Service::Controller);
     let _serving = say(quick.serve(Service::Controller), "quick");
@@ -467,7 +508,9 @@ async fn what_is_too_long_is_refused_on_both_sides() {
         message_bytes: 2_000,
         ..settings(&rabbit.url(), "long", "service")
     };
-    let service = AmqpBus::connect(small, guest_is(Role::Service), Metrics::new().unwrap()).await.unwrap();
+    let service = AmqpBus::connect(small, guest_is(Role::Service), Metrics::new().unwrap())
+        .await
+        .unwrap();
     let asker = bus(&rabbit, "long", "asker").await;
     let _serving = say(service.serve(Service::Controller), "here");
     service.settled(SOON).await.unwrap();
@@ -521,14 +564,19 @@ async fn a_broker_with_tls_is_used_with_its_own_authority_and_a_certificate_and_
     assert_eq!(error.why(), Why::Tls, "{error}");
     let missing = with(Some(&std::path::PathBuf::from("/nowhere/ca.pem")), true);
     let error = connect(missing).await.expect_err("a file that is not there");
-    assert!(error.why() == Why::Settings && error.to_string().contains("/nowhere/ca.pem"), "{error}");
+    assert!(
+        error.why() == Why::Settings && error.to_string().contains("/nowhere/ca.pem"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_lets_us_not_in_is_told_apart_from_one_that_is_not_there() {
     let rabbit = Rabbit::shared().await.unwrap();
     let connect = async |url: String| {
-        let error = AmqpBus::connect(settings(&url, "x", "x"), Users::default(), Metrics::new().unwrap()).await.expect_err(&url);
+        let error = AmqpBus::connect(settings(&url, "x", "x"), Users::default(), Metrics::new().unwrap())
+            .await
+            .expect_err(&url);
         (error.why(), error.may_pass(), error.to_string())
     };
     let (why, may_pass, text) = connect(rabbit.url_as(USER, "wrong")).await;
@@ -552,7 +600,11 @@ async fn a_client_that_serves_nothing_comes_and_goes_quickly() {
     let mut best = Duration::MAX;
     for _ in 0..10 {
         let began = tokio::time::Instant::now();
-        let client = AmqpBus::connect(settings(&rabbit.url(), "quick", "client"), Users::default(), Metrics::new().unwrap());
+        let client = AmqpBus::connect(
+            settings(&rabbit.url(), "quick", "client"),
+            Users::default(),
+            Metrics::new().unwrap(),
+        );
         let client = client.await.unwrap();
         let answer = client.ask(Caller::Operator("me".to_owned()), status(), SOON).await;
         assert_eq!(answer.map(Answer::into_json), Ok(json!("here")));

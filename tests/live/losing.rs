@@ -53,7 +53,18 @@ async fn nothing_acknowledged_is_lost_whatever_is_killed() {
     let mut cluster = Cluster::of(2, 2, 2, "").await;
     cluster.add(&sleeping(&POOLS.map(|pool| (pool, 2))));
     cluster.until_running(8).await;
-    let mut wishes: BTreeMap<String, Wish> = POOLS.iter().map(|pool| ((*pool).to_owned(), Wish { sure: 2, ..Wish::default() })).collect();
+    let mut wishes: BTreeMap<String, Wish> = POOLS
+        .iter()
+        .map(|pool| {
+            (
+                (*pool).to_owned(),
+                Wish {
+                    sure: 2,
+                    ..Wish::default()
+                },
+            )
+        })
+        .collect();
 
     for loss in 0..losses {
         let part = PARTS[random.usize(..PARTS.len())];
@@ -106,17 +117,31 @@ async fn load(cluster: &Cluster, random: &mut fastrand::Rng, wishes: &mut BTreeM
             let done = cluster.ask::<Value>(Request::PoolReconfigure(change)).await;
             let wish = wishes.get_mut(&pool).unwrap();
             match done {
-                Ok(_) => *wish = Wish { sure: n, unsure: BTreeSet::new() },
+                Ok(_) => {
+                    *wish = Wish {
+                        sure: n,
+                        unsure: BTreeSet::new(),
+                    }
+                }
                 Err(fault) if fault.code == "bad-request" => panic!("{fault}"),
                 Err(_) => drop(wish.unsure.insert(n)),
             }
         }
         6 if wishes.len() < 8 => {
             let name = format!("added-{loss}-{}", random.u16(..));
-            let file = PoolFile { file: "added".to_owned(), text: sleeping(&[(&name, 1)]) };
+            let file = PoolFile {
+                file: "added".to_owned(),
+                text: sleeping(&[(&name, 1)]),
+            };
             // An addition that was not acknowledged is left out of account: it may be there or not.
             if cluster.ask::<Value>(Request::PoolAdd(file)).await.is_ok() {
-                wishes.insert(name, Wish { sure: 1, ..Wish::default() });
+                wishes.insert(
+                    name,
+                    Wish {
+                        sure: 1,
+                        ..Wish::default()
+                    },
+                );
             }
         }
         _ => {
@@ -132,10 +157,16 @@ async fn check(cluster: &Cluster, wishes: &BTreeMap<String, Wish>) {
     // Every pool is there with a size that somebody asked for last, and comes to it.
     let sizes = cluster
         .until("every pool has its size", async || {
-            let pools: Vec<epu_core::request::PoolView> = cluster.ask(Request::PoolList(epu_core::request::Nothing {})).await.map_err(|f| f.to_string())?;
+            let pools: Vec<epu_core::request::PoolView> = cluster
+                .ask(Request::PoolList(epu_core::request::Nothing {}))
+                .await
+                .map_err(|f| f.to_string())?;
             let mut sizes = BTreeMap::new();
             for (name, wish) in wishes {
-                let view = pools.iter().find(|view| view.pool.name.as_str() == name).ok_or_else(|| format!("pool {name} is lost"))?;
+                let view = pools
+                    .iter()
+                    .find(|view| view.pool.name.as_str() == name)
+                    .ok_or_else(|| format!("pool {name} is lost"))?;
                 let n = view.pool.spec.engine["keep"]["n"].as_u64().unwrap_or_default();
                 assert!(wish.allows(n), "pool {name} keeps {n}, and {wish:?} was asked for");
                 if u64::from(view.counts.live) != n || u64::from(view.counts.running) != n {
@@ -151,16 +182,32 @@ async fn check(cluster: &Cluster, wishes: &BTreeMap<String, Wish>) {
     let mut database = PgConnection::connect(&cluster.database_url()).await.unwrap();
     let (live, launches) = cluster
         .until("nothing is under way", async || {
-            let rows = sqlx::query("SELECT body FROM instances WHERE state < '800'").fetch_all(&mut database).await.map_err(|e| e.to_string())?;
-            let live: Vec<Value> = rows.iter().map(|row| serde_json::from_str(row.get::<&str, _>(0)).unwrap()).collect();
-            let count = async |database: &mut PgConnection, statement: &'static str| -> i64 { sqlx::query(statement).fetch_one(database).await.unwrap().get(0) };
+            let rows = sqlx::query("SELECT body FROM instances WHERE state < '800'")
+                .fetch_all(&mut database)
+                .await
+                .map_err(|e| e.to_string())?;
+            let live: Vec<Value> = rows
+                .iter()
+                .map(|row| serde_json::from_str(row.get::<&str, _>(0)).unwrap())
+                .collect();
+            let count = async |database: &mut PgConnection, statement: &'static str| -> i64 {
+                sqlx::query(statement).fetch_one(database).await.unwrap().get(0)
+            };
             let waiting = count(&mut database, "SELECT count(*) FROM outbox").await;
             let undone = count(&mut database, "SELECT count(*) FROM launches WHERE NOT done").await;
-            if waiting == 0 && undone == 0 { Ok((live, count(&mut database, "SELECT count(*) FROM launches").await)) } else { Err(format!("{waiting} commands, {undone} launches")) }
+            if waiting == 0 && undone == 0 {
+                Ok((live, count(&mut database, "SELECT count(*) FROM launches").await))
+            } else {
+                Err(format!("{waiting} commands, {undone} launches"))
+            }
         })
         .await;
     let machines: BTreeSet<&str> = live.iter().filter_map(|instance| instance["machine"].as_str()).collect();
-    assert_eq!(machines.len(), live.len(), "two records have one machine, or one has none: {live:#?}");
+    assert_eq!(
+        machines.len(),
+        live.len(),
+        "two records have one machine, or one has none: {live:#?}"
+    );
     assert!(launches > 0);
     for (pool, n) in &sizes {
         let of_pool = live.iter().filter(|instance| instance["pool"] == pool.as_str()).count();
@@ -168,7 +215,10 @@ async fn check(cluster: &Cluster, wishes: &BTreeMap<String, Wish>) {
     }
 
     // The process table: exactly one agent a record, none beside.
-    let recorded: BTreeSet<InstanceId> = live.iter().map(|instance| serde_json::from_value(instance["id"].clone()).unwrap()).collect();
+    let recorded: BTreeSet<InstanceId> = live
+        .iter()
+        .map(|instance| serde_json::from_value(instance["id"].clone()).unwrap())
+        .collect();
     cluster
         .until("every machine has a record and every record its machine", async || {
             let mut running = Vec::new();
@@ -176,14 +226,26 @@ async fn check(cluster: &Cluster, wishes: &BTreeMap<String, Wish>) {
                 running.extend(agent.variable("EPU_INSTANCE").and_then(|id| id.parse::<InstanceId>().ok()));
             }
             let distinct: BTreeSet<InstanceId> = running.iter().copied().collect();
-            if distinct.len() == running.len() && distinct == recorded { Ok(()) } else { Err(format!("{} agents of {} instances, {} records", running.len(), distinct.len(), recorded.len())) }
+            if distinct.len() == running.len() && distinct == recorded {
+                Ok(())
+            } else {
+                Err(format!(
+                    "{} agents of {} instances, {} records",
+                    running.len(),
+                    distinct.len(),
+                    recorded.len()
+                ))
+            }
         })
         .await;
 
     // What must always be true was.
     for name in cluster.running() {
         let page = cluster.metrics(&name).await;
-        let broken: Vec<&str> = page.lines().filter(|line| line.starts_with("epu_invariant_violations_total") && !line.ends_with(" 0")).collect();
+        let broken: Vec<&str> = page
+            .lines()
+            .filter(|line| line.starts_with("epu_invariant_violations_total") && !line.ends_with(" 0"))
+            .collect();
         assert!(broken.is_empty(), "{name}: {broken:?}\n{}", cluster.logs());
     }
 }

@@ -20,6 +20,7 @@ mod losing;
 mod monitoring;
 mod operating;
 mod pools;
+mod postgres;
 mod queue_probe;
 mod refusing;
 mod several;

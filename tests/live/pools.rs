@@ -16,7 +16,9 @@ pub(crate) fn keeping(n: u32) -> String {
 /// Pools of so many workers each that do nothing, as a file for `pool add`.
 pub(crate) fn sleeping(pools: &[(&str, u32)]) -> String {
     let pool = |(name, n): &(&str, u32)| {
-        format!("  {name}:\n    template: sleeper\n    max: 20\n    engine: {{keep: {{n: {n}}}}}\n    health: {HEALTH}\n    limits: {{{LIMITS}}}\n")
+        format!(
+            "  {name}:\n    template: sleeper\n    max: 20\n    engine: {{keep: {{n: {n}}}}}\n    health: {HEALTH}\n    limits: {{{LIMITS}}}\n"
+        )
     };
     let pools: String = pools.iter().map(pool).collect();
     format!("templates:\n  sleeper: {{run: [sleep, '1000'], heartbeat: 500ms, stop-grace: 1s}}\npools:\n{pools}")

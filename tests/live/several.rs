@@ -39,17 +39,21 @@ async fn separate_services_keep_a_pool_and_operators_reach_them_over_the_broker(
     for name in cluster.running() {
         cluster.stop(&name).await;
     }
-    always(Duration::from_secs(1), "workers live on when every service stops", async || cluster.agents().len() == 3).await;
+    always(Duration::from_secs(1), "workers live on when every service stops", async || {
+        cluster.agents().len() == 3
+    })
+    .await;
     for name in ["provisioner-1", "controller-1", "aggregator-1"] {
         cluster.start(name).await;
     }
     assert_eq!(ids(&cluster.until_running(3).await), before, "the same instances");
     cluster.does(&["teardown", "--yes", "--force"]);
-    cluster.until("nothing is left", async || match cluster.agents().len() {
-        0 => Ok(()),
-        some => Err(format!("{some} agents")),
-    })
-    .await;
+    cluster
+        .until("nothing is left", async || match cluster.agents().len() {
+            0 => Ok(()),
+            some => Err(format!("{some} agents")),
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -59,23 +63,36 @@ async fn pools_of_a_killed_controller_move_and_are_kept() {
     let mut cluster = Cluster::of(1, 2, 1, "").await;
     cluster.add(&sleeping(&pools));
     let before = ids(&cluster.until_running(8).await);
-    cluster.until("both controllers lead pools", async || {
-        let shares = [cluster.metric("controller-1", "epu_controller_shards").await, cluster.metric("controller-2", "epu_controller_shards").await];
-        if shares.iter().all(|share| *share > 8.0) && shares.iter().sum::<f64>() == 64.0 { Ok(()) } else { Err(format!("{shares:?}")) }
-    })
-    .await;
+    cluster
+        .until("both controllers lead pools", async || {
+            let shares = [
+                cluster.metric("controller-1", "epu_controller_shards").await,
+                cluster.metric("controller-2", "epu_controller_shards").await,
+            ];
+            if shares.iter().all(|share| *share > 8.0) && shares.iter().sum::<f64>() == 64.0 {
+                Ok(())
+            } else {
+                Err(format!("{shares:?}"))
+            }
+        })
+        .await;
 
     cluster.kill9("controller-1");
     let killed = Instant::now();
     // One worker of each pool dies while nobody decides for half of them.
-    let victim = cluster.live().await.into_iter().find_map(|view| Some((view.instance.id, cluster.worker_of(view.instance.id)?)));
+    let victim = cluster
+        .live()
+        .await
+        .into_iter()
+        .find_map(|view| Some((view.instance.id, cluster.worker_of(view.instance.id)?)));
     let (victim, worker) = victim.expect("a worker");
     worker.signal(Signal::KILL);
-    cluster.until("the other one leads all", async || {
-        let share = cluster.metric("controller-2", "epu_controller_shards").await;
-        if share == 64.0 { Ok(()) } else { Err(share.to_string()) }
-    })
-    .await;
+    cluster
+        .until("the other one leads all", async || {
+            let share = cluster.metric("controller-2", "epu_controller_shards").await;
+            if share == 64.0 { Ok(()) } else { Err(share.to_string()) }
+        })
+        .await;
     assert!(killed.elapsed() < FAILOVER, "it took {:?}", killed.elapsed());
     let live = cluster.until_running(8).await;
     let after = ids(&live);
@@ -84,11 +101,12 @@ async fn pools_of_a_killed_controller_move_and_are_kept() {
     assert_eq!(cluster.agents().len(), 8);
 
     cluster.start("controller-1").await;
-    cluster.until("the newcomer gets a share", async || {
-        let share = cluster.metric("controller-1", "epu_controller_shards").await;
-        if share > 8.0 { Ok(()) } else { Err(share.to_string()) }
-    })
-    .await;
+    cluster
+        .until("the newcomer gets a share", async || {
+            let share = cluster.metric("controller-1", "epu_controller_shards").await;
+            if share > 8.0 { Ok(()) } else { Err(share.to_string()) }
+        })
+        .await;
     assert_eq!(ids(&cluster.until_running(8).await), after, "moving pools disturbs nobody");
 }
 
@@ -98,15 +116,20 @@ async fn a_stand_by_takes_over_from_a_killed_and_from_a_frozen_provisioner() {
     cluster.add(&sleeping(&[("web", 3)]));
     let before = ids(&cluster.until_running(3).await);
     let first = cluster.acting_provisioner().await.unwrap();
-    let other = if first == "provisioner-1" { "provisioner-2" } else { "provisioner-1" };
+    let other = if first == "provisioner-1" {
+        "provisioner-2"
+    } else {
+        "provisioner-1"
+    };
 
     cluster.kill9(&first);
     let killed = Instant::now();
-    cluster.until("the other one acts", async || match cluster.acting_provisioner().await {
-        Ok(name) if name == other => Ok(()),
-        answer => Err(format!("{answer:?}")),
-    })
-    .await;
+    cluster
+        .until("the other one acts", async || match cluster.acting_provisioner().await {
+            Ok(name) if name == other => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        })
+        .await;
     assert!(killed.elapsed() < FAILOVER, "it took {:?}", killed.elapsed());
     cluster.does(&["pool", "resize", "web", "--n", "4"]);
     let grown = ids(&cluster.until_running(4).await);
@@ -115,16 +138,20 @@ async fn a_stand_by_takes_over_from_a_killed_and_from_a_frozen_provisioner() {
     // Frozen, it does not know that its term is over when it wakes.
     cluster.start(&first).await;
     cluster.process(other).signal(Signal::STOP);
-    cluster.until("the first one acts again", async || match cluster.acting_provisioner().await {
-        Ok(name) if name == first => Ok(()),
-        answer => Err(format!("{answer:?}")),
-    })
-    .await;
+    cluster
+        .until("the first one acts again", async || match cluster.acting_provisioner().await {
+            Ok(name) if name == first => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        })
+        .await;
     cluster.does(&["pool", "resize", "web", "--n", "5"]);
     cluster.process(other).signal(Signal::CONT);
     let five = ids(&cluster.until_running(5).await);
     assert!(grown.is_subset(&five));
-    always(Duration::from_secs(4), "the one that woke does nothing", async || cluster.agents().len() == 5).await;
+    always(Duration::from_secs(4), "the one that woke does nothing", async || {
+        cluster.agents().len() == 5
+    })
+    .await;
     let status = cluster.status().await.unwrap();
     let lease = status.standing.lease(Domain::Provisioner).cloned().expect("a lease");
     assert!(lease.epoch >= 3, "{lease:?}");
@@ -146,7 +173,11 @@ async fn heartbeats_go_to_another_aggregator_when_theirs_is_gone() {
     let after = cluster
         .until("the dead worker is replaced", async || {
             let live = cluster.until_running(4).await;
-            if ids(&live).contains(&victim) { Err("not yet") } else { Ok(ids(&live)) }
+            if ids(&live).contains(&victim) {
+                Err("not yet")
+            } else {
+                Ok(ids(&live))
+            }
         })
         .await;
     assert_eq!(before.difference(&after).count(), 1);
@@ -159,14 +190,30 @@ async fn without_broker_or_database_workers_work_on_and_all_goes_on_afterwards()
     let before = ids(&cluster.until_running(3).await);
 
     cluster.rabbit.kill9();
-    always(Duration::from_secs(6), "workers work on without the broker", async || cluster.agents().len() == 3).await;
+    always(Duration::from_secs(6), "workers work on without the broker", async || {
+        cluster.agents().len() == 3
+    })
+    .await;
     cluster.rabbit.restart().await.unwrap();
-    assert_eq!(ids(&cluster.until_running(3).await), before, "nobody was condemned for the broker's silence");
+    assert_eq!(
+        ids(&cluster.until_running(3).await),
+        before,
+        "nobody was condemned for the broker's silence"
+    );
 
     cluster.postgres.kill9();
-    always(Duration::from_secs(8), "workers work on without the database", async || cluster.agents().len() == 3).await;
+    always(Duration::from_secs(8), "workers work on without the database", async || {
+        cluster.agents().len() == 3
+    })
+    .await;
     cluster.postgres.restart().await.unwrap();
-    cluster.does(&["pool", "resize", "web", "--n", "4"]);
+    let said = cluster.run(&["pool", "resize", "web", "--n", "4"]);
+    assert!(said.code == Some(0) || said.err.contains("takes over within seconds"), "{said:?}");
+    cluster.until("the pool is led again", async || match cluster.run(&["pool", "resize", "web", "--n", "4"]) {
+        said if said.code == Some(0) => Ok(()),
+        said => Err(said.err),
+    })
+    .await;
     let after = ids(&cluster.until_running(4).await);
     assert!(before.is_subset(&after), "and none was lost");
 }

@@ -16,9 +16,9 @@ use std::time::Duration;
 use epu_bus::http::Client;
 use epu_core::Fault;
 use epu_core::health::Health;
+use epu_core::journal::Entry;
 use epu_core::request::{EventsAfter, InstanceFilter, InstanceView, Nothing, Request, Service, StatusView};
 use epu_core::{InstanceId, State};
-use epu_core::journal::Entry;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -64,7 +64,10 @@ impl Cluster {
         let (rabbit, postgres) = tokio::join!(Rabbit::start(), Postgres::start());
         let (rabbit, postgres) = (rabbit.unwrap(), postgres.unwrap());
         let database = postgres.database().await.unwrap();
-        let dir = tempfile::Builder::new().prefix("epu-live.").tempdir().expect("a temporary directory");
+        let dir = tempfile::Builder::new()
+            .prefix("epu-live.")
+            .tempdir()
+            .expect("a temporary directory");
         let text = format!(
             "data-dir: data\ntick: 100ms\nstore: {{postgres: {{url: \"env:EPU_POSTGRES_URL\"}}}}\namqp: {{url: \"env:EPU_AMQP_URL\"}}\n\
              users: {{{}: {{role: service}}}}\n{rest}",
@@ -124,11 +127,21 @@ impl Cluster {
             Some("controller") => Service::Controller,
             _ => Service::Aggregator,
         };
-        let port = self.copies.get(name).map_or_else(|| ports::free().expect("a free port"), |copy| copy.port);
+        let port = self
+            .copies
+            .get(name)
+            .map_or_else(|| ports::free().expect("a free port"), |copy| copy.port);
         let (postgres, amqp) = (self.postgres.url(&self.database), self.rabbit.url());
         let config = self.path("epu.yaml");
         let listen = format!("127.0.0.1:{port}");
-        let arguments = ["serve", service.name(), "--listen", &listen, "--config", config.to_str().expect("a readable path")];
+        let arguments = [
+            "serve",
+            service.name(),
+            "--listen",
+            &listen,
+            "--config",
+            config.to_str().expect("a readable path"),
+        ];
         let running = Running::start(&arguments, &self.log_of(name), |command| {
             command
                 .current_dir(self.dir.path())
@@ -147,10 +160,14 @@ impl Cluster {
     pub async fn until_ready(&mut self, name: &str) {
         let copy = self.copies.get_mut(name).expect("it was started");
         let ready = format!("http://127.0.0.1:{}/readyz", copy.port);
-        let outcome = copy.running.as_mut().expect("it runs").until_ready(SOON, async || match web::get(&ready, None).await?.status {
-            200 => Ok(()),
-            status => Err(Trouble::new("readyz", status)),
-        });
+        let outcome = copy
+            .running
+            .as_mut()
+            .expect("it runs")
+            .until_ready(SOON, async || match web::get(&ready, None).await?.status {
+                200 => Ok(()),
+                status => Err(Trouble::new("readyz", status)),
+            });
         outcome.await.unwrap();
     }
 
@@ -161,14 +178,21 @@ impl Cluster {
     /// The end of what every copy said.
     #[must_use]
     pub fn logs(&self) -> String {
-        let logs = self.copies.keys().map(|name| format!("== {name}\n{}", tail_of(&self.log_of(name), 30)));
+        let logs = self
+            .copies
+            .keys()
+            .map(|name| format!("== {name}\n{}", tail_of(&self.log_of(name), 30)));
         logs.collect::<Vec<_>>().join("\n")
     }
 
     /// The names of the copies that run.
     #[must_use]
     pub fn running(&self) -> Vec<String> {
-        self.copies.iter().filter(|(_, copy)| copy.running.is_some()).map(|(name, _)| name.clone()).collect()
+        self.copies
+            .iter()
+            .filter(|(_, copy)| copy.running.is_some())
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// Whether a copy's process runs.
@@ -185,7 +209,10 @@ impl Cluster {
 
     /// A copy's whole page of metrics, or nothing while it does not answer.
     pub async fn metrics(&self, name: &str) -> String {
-        web::get(&format!("{}/metrics", self.url(name)), None).await.map(|page| page.body).unwrap_or_default()
+        web::get(&format!("{}/metrics", self.url(name)), None)
+            .await
+            .map(|page| page.body)
+            .unwrap_or_default()
     }
 
     /// The process of a copy.
@@ -331,7 +358,11 @@ impl Cluster {
     pub async fn events(&self) -> Vec<Entry> {
         let (mut all, mut after) = (Vec::new(), 0);
         loop {
-            let asked = EventsAfter { after: Some(after), pool: None, limit: Some(1_000) };
+            let asked = EventsAfter {
+                after: Some(after),
+                pool: None,
+                limit: Some(1_000),
+            };
             let page: Vec<Entry> = self.ask(Request::Events(asked)).await.unwrap_or_default();
             let Some(last) = page.last() else { return all };
             after = last.sequence;
@@ -376,20 +407,33 @@ impl Cluster {
     /// Every living agent.
     #[must_use]
     pub fn agents(&self) -> Vec<Proc> {
-        self.processes.alive().into_iter().filter(|proc| proc.variable("EPU_DIR").is_none()).collect()
+        self.processes
+            .alive()
+            .into_iter()
+            .filter(|proc| proc.variable("EPU_DIR").is_none())
+            .collect()
     }
 
     /// Every living worker, and whatever it started.
     #[must_use]
     pub fn workers(&self) -> Vec<Proc> {
-        self.processes.alive().into_iter().filter(|proc| proc.variable("EPU_DIR").is_some()).collect()
+        self.processes
+            .alive()
+            .into_iter()
+            .filter(|proc| proc.variable("EPU_DIR").is_some())
+            .collect()
     }
 
     /// The worker of one instance, the first process of it that was started.
     #[must_use]
     pub fn worker_of(&self, id: InstanceId) -> Option<Proc> {
-        let agent = self.agents().into_iter().find(|proc| proc.variable("EPU_INSTANCE") == Some(id.to_string()))?;
-        Proc::children_of(agent.pid).into_iter().find(|proc| proc.is_alive() && proc.variable("EPU_DIR").is_some())
+        let agent = self
+            .agents()
+            .into_iter()
+            .find(|proc| proc.variable("EPU_INSTANCE") == Some(id.to_string()))?;
+        Proc::children_of(agent.pid)
+            .into_iter()
+            .find(|proc| proc.is_alive() && proc.variable("EPU_DIR").is_some())
     }
 
     /// Which copy leads the provisioners now, by its log's own name for itself.

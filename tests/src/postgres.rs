@@ -64,7 +64,9 @@ fn programs() -> Result<PathBuf> {
     }
     let number = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
     let found = fs::read_dir(VERSIONS).into_iter().flatten().flatten().map(|entry| entry.path());
-    let newest = found.filter(|path| path.join("bin/postgres").exists()).max_by_key(|path| number(path));
+    let newest = found
+        .filter(|path| path.join("bin/postgres").exists())
+        .max_by_key(|path| number(path));
     newest.map(|path| path.join("bin")).ok_or_else(|| {
         Trouble::new(
             format!("find PostgreSQL below {VERSIONS}"),
@@ -77,7 +79,11 @@ fn programs() -> Result<PathBuf> {
 fn as_a_user() -> Vec<String> {
     let mut words: Vec<String> = vec!["--pdeathsig".into(), "KILL".into()];
     if rustix::process::geteuid().is_root() {
-        words.extend(["--reuid", "--regid"].into_iter().flat_map(|flag| [flag.to_owned(), NOBODY.to_string()]));
+        words.extend(
+            ["--reuid", "--regid"]
+                .into_iter()
+                .flat_map(|flag| [flag.to_owned(), NOBODY.to_string()]),
+        );
         words.push("--clear-groups".into());
     }
     words.push("--".into());
@@ -231,7 +237,10 @@ impl Postgres {
             command.env_remove(name);
         }
         command.current_dir(self.dir.path()).stdin(Stdio::null());
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("output.log"));
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("output.log"));
         let output = log.and_then(|out| Ok((out.try_clone()?, out)));
         let (out, err) = output.map_err(|e| Trouble::new("make PostgreSQL's output file", e))?;
         command.stdout(out).stderr(err);

@@ -72,7 +72,12 @@ impl Members {
             self.kept.push(Some(member));
         }
         // From an ordered sequence the tree is laid out in one go.
-        self.by_id = self.kept.iter().flatten().map(|member| (member.instance.id, member.place)).collect();
+        self.by_id = self
+            .kept
+            .iter()
+            .flatten()
+            .map(|member| (member.instance.id, member.place))
+            .collect();
     }
 
     pub(super) fn remove(&mut self, id: InstanceId) -> Option<Member> {

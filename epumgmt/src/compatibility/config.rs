@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use epu_bus::amqp::Settings;
 use epu_bus::amqp::dashi::wire::{DEFAULT_EXCHANGE, Names};
+use epu_core::input::{Flaw, Tree};
 use epu_core::pool::Limits;
 use epu_core::secret::SecretUrl;
 use epu_core::{SiteName, TemplateName};
@@ -107,11 +109,53 @@ impl Compatibility {
         }
     }
 
+    /// How its broker is reached by a process of this name; `own` is the installation's own broker. None when there is neither.
+    #[must_use]
+    pub(crate) fn settings(&self, own: Option<Settings>, name: &str) -> Option<Settings> {
+        let name = format!("{name}.dashi");
+        match (&self.url, own) {
+            (Some(url), Some(own)) => Some(Settings { url: url.clone(), name, ..own }),
+            (None, Some(own)) => Some(Settings { name, ..own }),
+            (Some(url), None) => Some(Settings::new(url.clone(), "epu", name)),
+            (None, None) => None,
+        }
+    }
+
     /// What a caller may do with what is its own.
     #[must_use]
     pub(crate) fn right_of(&self, caller: &str) -> Right {
         let named = self.callers.get(caller).filter(|_| caller != ANYBODY);
         named.or_else(|| self.callers.get(ANYBODY)).copied().unwrap_or(Right::None)
+    }
+}
+
+/// What the schema cannot say of these settings.
+pub(crate) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
+    const SECTION: &str = "/compatibility";
+    let Some(section) = tree.value().get("compatibility").filter(|section| section.is_object()) else {
+        return;
+    };
+    for key in ["url", "queue-url", "queue-management-url"] {
+        let Some(written) = section.get(key).and_then(Value::as_str) else { continue };
+        let schemes: &[&str] = if key == "queue-management-url" { &["http://", "https://"] } else { &["amqp://", "amqps://"] };
+        let (place, url) = (format!("{SECTION}/{key}"), SecretUrl::new(written));
+        let is_reference = written.starts_with("env:") || written.starts_with("file:");
+        if url.has_open_password() {
+            let flaw = tree.flaw(&place, "a password stands in the file");
+            flaws.push(flaw.help("put the address into a variable or file and write env:NAME or file:/path"));
+        } else if !is_reference && !schemes.iter().any(|scheme| written.starts_with(scheme)) {
+            let flaw = tree.flaw(&place, format!("{} is no such address", url.shown()));
+            flaws.push(flaw.help(format!("it begins with {}, or is written env:NAME or file:/path", schemes.join(" or "))));
+        }
+    }
+    let given = |value: Option<&Value>| value.is_some_and(|value| !value.is_null());
+    if !given(section.get("url")) && !given(tree.value().get("amqp")) {
+        let flaw = tree.flaw(SECTION, "there is no broker on which old clients could be answered");
+        flaws.push(flaw.help("give `url`, such as env:EPU_DASHI_URL, or the broker of the installation as `amqp`"));
+    }
+    let name = |key: &str, default: &str| section.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
+    if name("provisioner-name", "provisioner") == name("management-name", "epu_management_service") {
+        flaws.push(tree.flaw(SECTION, "`provisioner-name` and `management-name` are the same: each service has a queue of its own"));
     }
 }
 
@@ -150,6 +194,35 @@ mod tests {
         assert_eq!((config.right_of("alice"), config.right_of("bob"), config.right_of("*")), (Right::Operate, Right::Read, Right::Read));
         config.callers.remove(ANYBODY);
         assert_eq!((config.right_of("alice"), config.right_of("bob")), (Right::Operate, Right::None));
+    }
+
+    #[test]
+    fn a_broker_is_wanted_and_no_password_in_the_open() {
+        let flaws = |text: &str| {
+            let tree = Tree::read("epu.yaml", text).expect("yaml");
+            let mut flaws = Vec::new();
+            rules(&tree, &mut flaws);
+            flaws.into_iter().map(|flaw| flaw.text).collect::<Vec<_>>()
+        };
+        assert_eq!(flaws("compatibility: {url: env:URL}\n").len(), 0);
+        assert_eq!(flaws("compatibility: {}\namqp: {url: env:URL}\n").len(), 0);
+        assert_eq!(flaws("compatibility: {}\n"), ["there is no broker on which old clients could be answered"]);
+        assert_eq!(flaws("compatibility: {url: 'amqp://a:b@c'}\n"), ["a password stands in the file"]);
+        assert_eq!(flaws("compatibility: {url: 'http://c', queue-management-url: 'amqp://c'}\n").len(), 2);
+        assert_eq!(flaws("compatibility: {url: env:URL, provisioner-name: epu_management_service}\n").len(), 1);
+    }
+
+    #[test]
+    fn its_broker_is_its_own_or_that_of_the_installation() {
+        let none = Compatibility::default();
+        assert!(none.settings(None, "p1").is_none());
+        let own = Settings::new(SecretUrl::new("env:OWN"), "epu", "p1");
+        assert_eq!(none.settings(Some(own.clone()), "p1").map(|s| (s.url, s.name)), Some((own.url.clone(), "p1.dashi".to_owned())));
+        let other = Compatibility {
+            url: Some(SecretUrl::new("env:OTHER")),
+            ..none
+        };
+        assert_eq!(other.settings(Some(own), "p1").map(|s| s.url), Some(SecretUrl::new("env:OTHER")));
     }
 
     #[test]

@@ -30,8 +30,10 @@ pub(crate) const DEFAULT_ENGINE: &str = "epu.decisionengine.impls.simplest.Simpl
 const DEFAULT_TYPE: &str = "epu_work_consumer";
 /// The sensor of a domain that follows a queue.
 pub(crate) const QUEUE_SENSOR: &str = "queue-length";
-/// What a domain whose health is not watched waits for a silent instance: as long as can be written.
-const NEVER: &str = "365d";
+/// What a domain whose health is not watched waits for a silent instance. The original waited for ever.
+const NEVER: &str = "30d";
+/// The longest time that a domain's health can name, in seconds.
+const SECONDS_MOST: f64 = 30.0 * 86_400.0;
 /// The most characters of a name that is repeated in an error.
 const SHOWN: usize = 120;
 
@@ -255,9 +257,9 @@ fn health(section: &Map<String, Value>) -> Result<Value, Problem> {
     ] {
         let millis = match section.get(theirs) {
             None | Some(Value::Null) => continue,
-            Some(seconds) => seconds.as_f64().filter(|s| (0.0..=31_000_000.0).contains(s)).map(|s| (s * 1_000.0).round()),
+            Some(seconds) => seconds.as_f64().filter(|s| (0.0..=SECONDS_MOST).contains(s)).map(|s| (s * 1_000.0).round()),
         };
-        let millis = millis.ok_or_else(|| value_error(format!("health.{theirs} must be seconds, at most 31000000")))?;
+        let millis = millis.ok_or_else(|| value_error(format!("health.{theirs} must be seconds, at most {SECONDS_MOST}")))?;
         limits.insert(ours.to_owned(), json!(format!("{millis:.0}ms")));
     }
     Ok(Value::Object(limits))

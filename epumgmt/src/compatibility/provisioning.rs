@@ -222,7 +222,7 @@ impl Office {
                 why: Cause::Operator,
                 epoch: 0,
             };
-            self.ask::<Value>(Caller::Service(OURSELVES), Request::Terminate(order)).await?;
+            self.ask::<Value>(Caller::Operator(caller.to_owned()), Request::Terminate(order)).await?;
         }
         let index = Index::load(self).await?;
         let recorded = self.recorded(&instances).await?;

@@ -47,7 +47,7 @@ impl Office {
         self.pause(caller, &domain.pool, paused).await?;
         let changed = self.ask::<Value>(Self::owner(caller), Request::PoolReconfigure(change)).await;
         let gone = match &changed {
-            Ok(_) => self.let_go(&domain.pool, retired).await,
+            Ok(_) => self.let_go(caller, &domain.pool, retired).await,
             Err(_) => Ok(()),
         };
         self.pause(caller, &domain.pool, before).await?;
@@ -100,7 +100,7 @@ impl Office {
     }
 
     /// Drains those that run, ends the others, and waits until the controller knows it.
-    async fn let_go(&self, pool: &PoolName, retired: Vec<InstanceView>) -> Result<(), Failed> {
+    async fn let_go(&self, caller: &str, pool: &PoolName, retired: Vec<InstanceView>) -> Result<(), Failed> {
         let ids: Vec<InstanceId> = retired.iter().map(|view| view.instance.id).collect();
         let (running, booting): (Vec<_>, Vec<_>) = retired.into_iter().partition(|view| view.instance.state == State::Running);
         let since = self.clock.now();
@@ -114,7 +114,7 @@ impl Office {
                 },
                 epoch: 0,
             };
-            self.ask::<Value>(Caller::Service(OURSELVES), Request::Drain(order)).await?;
+            self.ask::<Value>(Caller::Operator(caller.to_owned()), Request::Drain(order)).await?;
         }
         if !booting.is_empty() {
             let order = Terminate {
@@ -122,7 +122,7 @@ impl Office {
                 why: Cause::ScaleIn,
                 epoch: 0,
             };
-            self.ask::<Value>(Caller::Service(OURSELVES), Request::Terminate(order)).await?;
+            self.ask::<Value>(Caller::Operator(caller.to_owned()), Request::Terminate(order)).await?;
         }
         for _ in 0..LOOKS {
             if self.staying(pool).await?.iter().all(|view| !ids.contains(&view.instance.id)) {

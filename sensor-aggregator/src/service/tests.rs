@@ -20,6 +20,8 @@ use uuid::Uuid;
 use super::*;
 use crate::sensors::{Source, Value, describe};
 
+mod several;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Goes with tokio's paused time, and jumps when told.
@@ -112,16 +114,21 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let bus = LocalBus::new();
         let clock = Arc::new(Paused::start());
-        let metrics = Metrics::new().unwrap();
         let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+        Self::start_as("one", clock, store).await
+    }
+
+    /// One more process of the installation that this store is of, with a bus of its own.
+    async fn start_as(name: &str, clock: Arc<Paused>, store: Arc<MemoryStore>) -> Self {
+        let bus = LocalBus::new();
+        let metrics = Metrics::new().unwrap();
         let sources = Played(Arc::new(Mutex::new((Play::Amount(0.0), 0, 0))));
         let heard = bus.listen(&[Kind::Snapshot, Kind::Listening]);
         let cancel = CancellationToken::new();
         let parts = Parts {
-            name: "one".to_owned(),
-            member: member("one", clock.now()),
+            name: name.to_owned(),
+            member: member(name, clock.now()),
             store: Some(store.clone()),
             bus: bus.clone(),
             clock: clock.clone(),

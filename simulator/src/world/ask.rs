@@ -10,7 +10,9 @@ use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Cause, Work};
 use epu_core::lease::{Domain, LeaseAsk, Member};
 use epu_core::pool::Paused;
-use epu_core::request::{Caller, Nothing, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Protect, Request, Service, Teardown, Terminate};
+use epu_core::request::{
+    Caller, Nothing, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Protect, Request, Service, Teardown, Terminate,
+};
 use epu_core::time::Span;
 use epu_store::Store as _;
 use serde_json::{Value, json};

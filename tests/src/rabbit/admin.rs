@@ -56,7 +56,10 @@ impl Rabbit {
     pub async fn add_user(&self, name: &str, password: &str, [configure, write, read]: [&str; 3]) -> Result<()> {
         let user = serde_json::json!({"password": password, "tags": ""}).to_string();
         let rights = serde_json::json!({"configure": configure, "write": write, "read": read}).to_string();
-        for (path, body) in [(format!("/api/users/{name}"), user), (format!("/api/permissions/%2F/{name}"), rights)] {
+        for (path, body) in [
+            (format!("/api/users/{name}"), user),
+            (format!("/api/permissions/%2F/{name}"), rights),
+        ] {
             let page = self.management("PUT", &path, &body).await?;
             if ![201, 204].contains(&page.status) {
                 return Err(Trouble::new(format!("make user {name}"), format!("{page:?}")));
@@ -70,11 +73,20 @@ impl Rabbit {
     /// # Errors
     /// When the broker does not take part.
     pub async fn memory_alarm(&self, on: bool) -> Result<()> {
-        self.control(&["set_vm_memory_high_watermark", if on { "0" } else { "0.4" }]).await?;
-        let what = if on { "the memory alarm is raised" } else { "the memory alarm is cleared" };
+        self.control(&["set_vm_memory_high_watermark", if on { "0" } else { "0.4" }])
+            .await?;
+        let what = if on {
+            "the memory alarm is raised"
+        } else {
+            "the memory alarm is cleared"
+        };
         wait::until(ALARM_WITHIN, what, async || {
             let alarms = self.control(&["eval", "rabbit_alarm:get_alarms()."]).await?;
-            if alarms.contains("memory") == on { Ok(()) } else { Err(Trouble::new("look for alarms", alarms)) }
+            if alarms.contains("memory") == on {
+                Ok(())
+            } else {
+                Err(Trouble::new("look for alarms", alarms))
+            }
         })
         .await
     }
@@ -85,6 +97,10 @@ impl Rabbit {
     /// When the broker refuses.
     pub async fn delete_exchange(&self, name: &str) -> Result<()> {
         let page = self.management("DELETE", &format!("/api/exchanges/%2F/{name}"), "").await?;
-        if page.status == 204 { Ok(()) } else { Err(Trouble::new(format!("delete exchange {name}"), format!("{page:?}"))) }
+        if page.status == 204 {
+            Ok(())
+        } else {
+            Err(Trouble::new(format!("delete exchange {name}"), format!("{page:?}")))
+        }
     }
 }

@@ -111,7 +111,7 @@ fn another_class_is_refused_and_the_supported_ones_are_named() {
 #[test]
 fn health_is_watched_only_where_it_was_asked_for() {
     let health = |section: Value| made(json!({"health": section, "engine_conf": {"preserve_n": 1}})).settings["health"].clone();
-    assert_eq!(health(json!({})), json!({"boot": "365d", "missing": "365d"}));
+    assert_eq!(health(json!({})), json!({"boot": "30d", "missing": "30d"}));
     assert_eq!(health(json!({"monitor_health": true})), json!({}));
     let all = json!({"monitor_health": true, "boot_timeout": 1.5, "missing_timeout": 10, "really_missing_timeout": 3, "zombie_seconds": 4});
     assert_eq!(health(all), json!({"boot": "1500ms", "missing": "10000ms", "really-missing": "3000ms", "zombie": "4000ms"}));

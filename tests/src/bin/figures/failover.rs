@@ -25,11 +25,20 @@ async fn kill() -> Result<Report> {
     for n in 0..KILLS {
         let of_provisioner = n % 2 == 0;
         let victim = if of_provisioner {
-            cluster.acting_provisioner().await.map_err(|e| Trouble::new("find the acting provisioner", e))?
+            cluster
+                .acting_provisioner()
+                .await
+                .map_err(|e| Trouble::new("find the acting provisioner", e))?
         } else {
             format!("controller-{}", n / 2 % 2 + 1)
         };
-        let other = |name: &str| if name.ends_with('1') { name.replace('1', "2") } else { name.replace('2', "1") };
+        let other = |name: &str| {
+            if name.ends_with('1') {
+                name.replace('1', "2")
+            } else {
+                name.replace('2', "1")
+            }
+        };
         let heir = other(&victim);
         cluster.kill9(&victim);
         let began = wall();
@@ -44,7 +53,10 @@ async fn kill() -> Result<Report> {
                 break;
             }
             if began.elapsed() > GIVE_UP {
-                return Err(Trouble::new("fail over", format!("nobody took over from {victim}\n{}", cluster.logs())));
+                return Err(Trouble::new(
+                    "fail over",
+                    format!("nobody took over from {victim}\n{}", cluster.logs()),
+                ));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -58,8 +70,15 @@ async fn kill() -> Result<Report> {
     }
     took.sort_by(f64::total_cmp);
     let worst = took.last().copied().unwrap_or(f64::INFINITY);
-    let epoch = cluster.status().await.ok().and_then(|status| status.standing.lease(Domain::Provisioner).map(|lease| lease.epoch));
-    report.note(format!("{KILLS} kills: median {:.2} s, provisioner's epoch at the end {epoch:?}", took[KILLS / 2]));
+    let epoch = cluster
+        .status()
+        .await
+        .ok()
+        .and_then(|status| status.standing.lease(Domain::Provisioner).map(|lease| lease.epoch));
+    report.note(format!(
+        "{KILLS} kills: median {:.2} s, provisioner's epoch at the end {epoch:?}",
+        took[KILLS / 2]
+    ));
     // Of 20, the 99th percentile is the longest.
     report.figure("failover-p99", worst, "s", Goal::Below(10.0));
     Ok(report)

@@ -62,7 +62,13 @@ async fn watch() -> Result<Report> {
     let keys = Keyring::new(key.trim().as_bytes()).map_err(|e| failed("use the key")(&e))?;
     let (sent, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let address = cluster.url("aggregator-1").trim_start_matches("http://").to_owned();
-    let beating = tokio::spawn(beat(live.iter().map(|i| i.id).collect(), keys, address, sent.clone(), refused.clone()));
+    let beating = tokio::spawn(beat(
+        live.iter().map(|i| i.id).collect(),
+        keys,
+        address,
+        sent.clone(),
+        refused.clone(),
+    ));
     tokio::time::sleep(SETTLE).await;
 
     let pids = ["controller-1", "aggregator-1"].map(|name| (name, cluster.process(name).pid));
@@ -138,13 +144,19 @@ async fn fill(cluster: &Cluster) -> Result<Arc<Vec<Arc<Instance>>>> {
         let mut made = Instances::seeded(&pool.name, u64::from(n))?;
         live.extend((0..OF_EACH).map(|_| {
             let at = now - Duration::from_secs(3_600);
-            Arc::new(Instance { version: 1, ..made.make(State::Running, at.max(BEGIN)) })
+            Arc::new(Instance {
+                version: 1,
+                ..made.make(State::Running, at.max(BEGIN))
+            })
         }));
         pools.push(pool);
     }
     store.put_pools(&pools, Vec::new()).await.map_err(|e| failed("write pools")(&e))?;
     for instances in live.chunks(2_000) {
-        let commit = ProvisionCommit { instances: instances.to_vec(), ..ProvisionCommit::default() };
+        let commit = ProvisionCommit {
+            instances: instances.to_vec(),
+            ..ProvisionCommit::default()
+        };
         store.commit_provision(commit).await.map_err(|e| failed("write instances")(&e))?;
     }
     store.close().await;
@@ -154,10 +166,15 @@ async fn fill(cluster: &Cluster) -> Result<Arc<Vec<Arc<Instance>>>> {
 /// Tells what a provisioner tells, and answers as one that has nothing to do.
 async fn stand_in(cluster: &Cluster, live: Arc<Vec<Arc<Instance>>>) -> Result<Arc<AmqpBus>> {
     let settings = Settings::new(SecretUrl::new(cluster.rabbit.url()), "epu", "figures");
-    let user = User { role: Role::Service, owners: Vec::new() };
+    let user = User {
+        role: Role::Service,
+        owners: Vec::new(),
+    };
     let users = Arc::new(Users::new([(epu_tests::rabbit::USER.to_owned(), user)]));
     let metrics = epu_bus::amqp::Metrics::new().map_err(|e| failed("make the metrics")(&e))?;
-    let bus = AmqpBus::connect(settings, users, metrics).await.map_err(|e| failed("reach the broker")(&e))?;
+    let bus = AmqpBus::connect(settings, users, metrics)
+        .await
+        .map_err(|e| failed("reach the broker")(&e))?;
     let mut calls = bus.serve(Service::Provisioner);
     tokio::spawn(async move {
         while let Some(call) = calls.recv().await {
@@ -176,7 +193,11 @@ async fn stand_in(cluster: &Cluster, live: Arc<Vec<Arc<Instance>>>) -> Result<Ar
         let mut next = 0;
         let pages: Vec<&[Arc<Instance>]> = live.chunks(PAGE).collect();
         let page = |n: usize, complete| {
-            telling.tell(Fact::Instances(Arc::new(Told { changed: pages[n].to_vec(), closed: false, complete })));
+            telling.tell(Fact::Instances(Arc::new(Told {
+                changed: pages[n].to_vec(),
+                closed: false,
+                complete,
+            })));
         };
         loop {
             tokio::select! {
@@ -223,11 +244,17 @@ async fn beat(ids: Vec<InstanceId>, keys: Keyring, address: String, sent: Arc<At
                     draining: false,
                     readings: BTreeMap::new(),
                 };
-                let Ok(body) = serde_json::to_vec(&Request::Heartbeat(Box::new(heartbeat))) else { return };
+                let Ok(body) = serde_json::to_vec(&Request::Heartbeat(Box::new(heartbeat))) else {
+                    return;
+                };
                 let (token, address, sent, refused) = (tokens[n].clone(), address.clone(), sent.clone(), refused.clone());
                 let Ok(place) = doors.clone().acquire_owned().await else { return };
                 tokio::spawn(async move {
-                    let counter = if say(&address, &token, body).await.unwrap_or(false) { sent } else { refused };
+                    let counter = if say(&address, &token, body).await.unwrap_or(false) {
+                        sent
+                    } else {
+                        refused
+                    };
                     counter.fetch_add(1, Ordering::Relaxed);
                     drop(place);
                 });

@@ -1,0 +1,140 @@
+//! Several aggregators: each takes any heartbeat, and the loss of one is nothing that an instance suffers from.
+
+use epu_core::instance::{Cause, Drain};
+
+use super::*;
+
+/// Two that know running instances 1 to `count` from the same facts, and have listened for so long.
+async fn two(count: u128, listening: Duration) -> (World, World) {
+    let clock = Arc::new(Paused::start());
+    let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+    let a = World::start_as("a", clock.clone(), store.clone()).await;
+    let b = World::start_as("b", clock, store).await;
+    for world in [&a, &b] {
+        world.tell_instances((1..=count).map(|n| instance(n, State::Running, 1)), true);
+    }
+    sleep(listening).await;
+    (a, b)
+}
+
+fn load() -> serde_json::Value {
+    json!({"load": {"heartbeat": {"reading": "load", "combine": "sum"}, "every": "1s"}})
+}
+
+/// What controllers put together from both: for each instance the smallest age, and the longest listening.
+fn newest(worlds: [&mut World; 2]) -> (BTreeMap<InstanceId, i64>, i64) {
+    let (mut ages, mut listening) = (BTreeMap::new(), 0);
+    for snapshot in worlds.into_iter().flat_map(World::snapshots) {
+        listening = listening.max(snapshot.listening_for_ms);
+        for heard in &snapshot.instances {
+            let age = ages.entry(heard.instance).or_insert(heard.ago_ms);
+            *age = heard.ago_ms.min(*age);
+        }
+    }
+    (ages, listening)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_whose_aggregator_died_is_heard_and_ordered_through_the_other() {
+    let (mut a, mut b) = two(2, 60 * SECOND).await;
+    for number in [1, 2] {
+        a.beat(number, 6).await.unwrap();
+    }
+    sleep(SECOND).await;
+    let (ages, _) = newest([&mut a, &mut b]);
+    assert_eq!(ages.len(), 2);
+    a.running.abort();
+    // The facts that say what it is to do reach b as they reached a.
+    let drain = Drain {
+        since: Timestamp(0),
+        deadline: Timestamp(9_000_000),
+        why: Cause::ScaleIn,
+    };
+    let mut draining = instance(1, State::Running, 2);
+    draining.drain = Some(drain.clone());
+    b.tell_instances([draining, instance(2, State::Terminating, 2)], false);
+    sleep(SECOND).await;
+    let orders = |drain, stop| Ok(Answer::Orders(Orders { drain, stop }));
+    assert_eq!(b.beat(1, 7).await, orders(Some(drain), false));
+    assert_eq!(b.beat(2, 7).await, orders(None, true));
+    sleep(2 * SECOND).await;
+    let (ages, listening) = newest([&mut a, &mut b]);
+    assert!(ages[&id(1)] <= 3_000 && ages[&id(2)] <= 3_000, "{ages:?}");
+    assert!(listening >= 60_000, "b had listened all the while, so that silence before says what it said: {listening}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_just_begun_condemns_nobody_who_spoke_elsewhere() {
+    let clock = Arc::new(Paused::start());
+    let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+    let mut late = World::start_as("late", clock, store).await;
+    late.tell_instances((1..=3).map(|n| instance(n, State::Running, 1)), true);
+    sleep(5 * SECOND).await;
+    for snapshot in late.snapshots() {
+        assert!(snapshot.listening_for_ms <= 5_000, "silence counts from now on");
+        assert!(snapshot.instances.is_empty(), "and of whom it has not heard it says nothing");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_workers_report_is_told_by_the_one_that_hears_most_of_them() {
+    let (mut a, mut b) = two(3, 12 * SECOND).await;
+    for world in [&a, &b] {
+        world.tell_pools(vec![pool(1, load())]);
+    }
+    for sequence in 1..20 {
+        for instance in [1, 2] {
+            a.beat(instance, sequence).await.unwrap();
+        }
+        b.beat(3, sequence).await.unwrap();
+        sleep(SECOND).await;
+    }
+    let report = a.sensors().pop().unwrap();
+    assert_eq!((report.value, report.reported, report.of), (Some(1.0), 2, 3));
+    assert_eq!(b.sensors(), [], "one of three is not the sum of all");
+    // a dies: its workers come to b, which then speaks for all.
+    a.running.abort();
+    for sequence in 20..60 {
+        for instance in [1, 2, 3] {
+            b.beat(instance, sequence).await.unwrap();
+        }
+        sleep(SECOND).await;
+    }
+    let report = b.sensors().pop().unwrap();
+    assert_eq!((report.value, report.reported, report.of), (Some(1.5), 3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_are_listed_with_their_doors_and_a_store_that_is_away_disturbs_nothing() {
+    let (mut a, b) = two(1, 3 * SECOND).await;
+    let listed = async |world: &World| -> Vec<String> {
+        let standing = world.store.standing().await.unwrap();
+        standing.of(Service::Aggregator).filter_map(|member| member.url.clone()).collect()
+    };
+    assert_eq!(listed(&a).await, ["http://a", "http://b"]);
+    b.cancel.cancel();
+    b.running.await.unwrap().unwrap();
+    assert_eq!(listed(&a).await, ["http://a"], "it took itself off the list");
+    a.store.fail_with(Some("away"));
+    sleep(60 * SECOND).await;
+    a.heard();
+    assert!(a.beat(1, 1).await.is_ok());
+    sleep(2 * SECOND).await;
+    let snapshots = a.snapshots();
+    assert!(snapshots.iter().any(|snapshot| snapshot.instances.len() == 1));
+    assert!(snapshots[0].listening_for_ms > 60_000);
+    assert_eq!(a.metrics.listening_gaps.get(), 0);
+    a.store.fail_with(None);
+    sleep(2 * SECOND).await;
+    assert_eq!(listed(&a).await, ["http://a"]);
+    a.running.abort();
+    sleep(6 * SECOND).await;
+    a.store.lease(epu_core::lease::LeaseAsk {
+        member: member("c", a.clock.now()),
+        want: BTreeSet::new(),
+        lasts: Span::secs(5),
+    })
+    .await
+    .unwrap();
+    assert_eq!(listed(&a).await, ["http://c"], "one that died is not listed for long");
+}
