@@ -11,6 +11,7 @@
 //! heartbeat on its way. Reports are kept in order and repeated until accepted; a heartbeat is not repeated, since the next one
 //! says more.
 
+mod asking;
 mod attempts;
 mod doors;
 mod words;
@@ -25,15 +26,12 @@ use epu_core::request::{Context, ContextClaim, Happened, Reported};
 use epu_core::{Fault, Timestamp};
 
 use self::attempts::Attempts;
-use self::doors::{Doors, weight};
+use self::doors::Doors;
 use self::words::{beat_text, ending, how, set_up_failed};
 pub use crate::events::{Action, Ended, Event, GivenUp};
 use crate::host::{Found, Kept, Signal, Stage};
 use crate::status::Seen;
 
-/// So many heartbeats refused in a row as an unknown instance's, and the provisioner is asked. Too low: every restart of an
-/// aggregator makes every agent ask.
-const STRANGE_MOST: u32 = 6;
 /// For how long an agent without context asks. Too low: an outage at launch costs machines. Too high: a forgotten machine idles.
 const ASKING_MOST: Duration = Duration::from_secs(3_600);
 /// How often in a row the launch token may be refused before the agent gives up: some minutes, in which a service may have been
@@ -46,11 +44,6 @@ const SETTLE: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// An agent without a worker ends after so long without any contact. Too low: an outage loses reports.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
-/// A door that nobody answered at for so long is lost: there may be another in its place, and the provisioner, who knows, is asked.
-/// Up to twice as long, so that not all ask at once. Too low: a process that is being restarted makes many ask.
-const DOOR_LOST: Duration = Duration::from_secs(300);
-/// How long it is not asked again after that. Too high: a new door is known that much later.
-const DOORS_TOLD: Duration = Duration::from_secs(3_600);
 /// How long after SIGKILL the agent waits for a worker that the kernel does not let go of.
 const UNKILLABLE: Duration = Duration::from_secs(10);
 
@@ -256,57 +249,6 @@ impl Life {
         }
     }
 
-    /// A heartbeat came to nothing.
-    fn not_heard(&mut self, fault: &Fault, now: Timestamp, luck: f64) {
-        self.beats.in_vain(&self.beats_at, now, luck);
-        // Another door may know: the next time when this one answered, and at once when nobody did.
-        if is_shut(fault) && self.beats.any_open(now) {
-            self.beat_at = now;
-        }
-        self.strange = if fault.code == "unknown-instance" { self.strange + 1 } else { 0 };
-        // Those who hear heartbeats forget what ended; the provisioner's records know more. Should they say that
-        // this instance is over, its answer is to stop.
-        if self.strange >= STRANGE_MOST && self.reports.is_empty() && matches!(self.phase, Phase::Running) {
-            self.strange = 0;
-            self.reports.push_back(Happened::Ready { address: None });
-        }
-    }
-
-    /// Reports once more that it is ready, which changes nothing, to be told which doors there are now.
-    fn ask_for_doors(&mut self, now: Timestamp) {
-        let spread = weight(&self.claim.nonce, "") % (DOOR_LOST.as_secs() + 1);
-        let after = DOOR_LOST + Duration::from_secs(spread);
-        let is_lost = self.beats.one_is_lost(after, now) || self.asks.one_is_lost(after, now);
-        if is_lost && now >= self.doors_at && self.reports.is_empty() && self.phase == Phase::Running {
-            self.doors_at = now + DOORS_TOLD;
-            self.reports.push_back(Happened::Ready { address: None });
-        }
-    }
-
-    fn is_to_be(&mut self, context: Arc<Context>, now: Timestamp) {
-        self.asks.know(&context.doors, &[], now);
-        self.beats.order_by(context.pool.as_str());
-        self.beats.know(&context.doors, &context.aggregators, now);
-        self.context = Some(context);
-    }
-
-    /// What was asked at a door was answered, or not.
-    fn door_answered(&mut self, fault: Option<&Fault>, now: Timestamp, luck: f64) {
-        match fault {
-            Some(fault) if is_shut(fault) => self.asks.in_vain(&self.asks_at, now, luck),
-            Some(_) | None => self.asks.answered(&self.asks_at, now),
-        }
-    }
-
-    /// Asks again, somewhere else at once or, where there is nowhere else, after a while.
-    fn ask_again(&mut self, fault: &Fault, now: Timestamp, luck: f64) {
-        if is_shut(fault) && self.asks.any_open(now) {
-            self.asking.elsewhere(now);
-        } else {
-            self.asking.failed(now, luck);
-        }
-    }
-
     fn context_came(&mut self, answer: Result<Box<Context>, Fault>, now: Timestamp, luck: f64, todo: &mut Vec<Action>) {
         self.door_answered(answer.as_ref().err(), now, luck);
         if self.phase != Phase::Asking {
@@ -420,7 +362,11 @@ impl Life {
     fn report_answered(&mut self, answer: Result<Reported, Fault>, now: Timestamp, luck: f64, todo: &mut Vec<Action>) {
         self.door_answered(answer.as_ref().err(), now, luck);
         match answer {
-            Ok(Reported { orders, doors, aggregators }) => {
+            Ok(Reported {
+                orders,
+                doors,
+                aggregators,
+            }) => {
                 if !doors.is_empty() {
                     self.asks.know(&doors, &[], now);
                     self.beats.know(&doors, &aggregators, now);
@@ -570,10 +516,6 @@ impl Life {
         (at < Timestamp::NEVER && self.phase != Phase::Over).then_some(at)
     }
 
-    fn choose_door(&mut self, now: Timestamp) {
-        self.asks_at = self.asks.choose(now).unwrap_or_default().to_owned();
-    }
-
     fn keep(&self, stage: Stage) -> Action {
         Action::Keep(Box::new(Kept {
             nonce: self.claim.nonce.clone(),
@@ -581,11 +523,6 @@ impl Life {
             stage,
         }))
     }
-}
-
-/// Whether nobody answered, at the door or behind it.
-fn is_shut(fault: &Fault) -> bool {
-    matches!(&*fault.code, "no-contact" | "timeout")
 }
 
 /// An end that no agent saw.

@@ -314,7 +314,11 @@ async fn the_loss_of_any_one_door_is_not_noticed() {
         world.see().shut.clear();
         sleep(Duration::from_secs(60)).await;
         let inner = world.see();
-        assert!(inner.through[inner.through.len() - 3..].iter().all(|door| *door == inner.through[inner.through.len() - 1]));
+        assert!(
+            inner.through[inner.through.len() - 3..]
+                .iter()
+                .all(|door| *door == inner.through[inner.through.len() - 1])
+        );
         assert_eq!(inner.done.iter().filter(|done| *done == "ready").count(), 1);
         agent.abort();
     }

@@ -398,7 +398,11 @@ pub async fn a_slow_listener_loses_facts_and_is_told(ends: Ends) {
         heard += 1;
         lost += usize::try_from(slow.lost()).unwrap_or(usize::MAX);
     }
-    assert!(lost > 0, "{heard} of {} facts were heard, and the listener was told of no loss", told + 1);
+    assert!(
+        lost > 0,
+        "{heard} of {} facts were heard, and the listener was told of no loss",
+        told + 1
+    );
     assert!(heard + lost <= told + 1, "{heard} heard and {lost} lost of {} told", told + 1);
     assert_eq!(slow.lost(), 0, "the count of lost facts did not start anew");
     ends.near.tell(numbered(told + 1));

@@ -135,10 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_local_bus_keeps_the_contract() {
-        contract::all(|| async {
-            Ends::same(LocalBus::new(), FACTS_WAITING)
-        })
-        .await;
+        contract::all(|| async { Ends::same(LocalBus::new(), FACTS_WAITING) }).await;
     }
 
     #[tokio::test]

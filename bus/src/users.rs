@@ -128,7 +128,10 @@ impl Users {
         let mut faults = Vec::new();
         for (name, user) in &self.0 {
             if user.role != Role::Operator && !user.owners.is_empty() {
-                faults.push((name.as_str(), "only an operator has `owners`: a reader sees everything, a service serves everybody".to_owned()));
+                faults.push((
+                    name.as_str(),
+                    "only an operator has `owners`: a reader sees everything, a service serves everybody".to_owned(),
+                ));
             }
             if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
                 faults.push((name.as_str(), "a name has 1 to 200 bytes and no control characters".to_owned()));
@@ -172,13 +175,22 @@ impl Users {
     ///
     /// # Errors
     /// As [`Users::caller`]; `forbidden` when somebody who is no service claims to ask for another.
-    pub(crate) fn asker(&self, name: Option<&str>, app: Option<&str>, claimed: Option<OnBehalf>, request: &Request) -> Result<Caller, Fault> {
+    pub(crate) fn asker(
+        &self,
+        name: Option<&str>,
+        app: Option<&str>,
+        claimed: Option<OnBehalf>,
+        request: &Request,
+    ) -> Result<Caller, Fault> {
         let caller = self.caller(name)?;
         match (&caller, claimed) {
             (Caller::Service(_), Some(claimed)) => Ok(claimed.caller()),
             (Caller::Service(_), None) => Ok(match request {
                 Request::Heartbeat(heartbeat) => Caller::Instance(heartbeat.instance),
-                #[expect(clippy::wildcard_enum_match_arm, reason = "heartbeats are the only word of agents that services pass on")]
+                #[expect(
+                    clippy::wildcard_enum_match_arm,
+                    reason = "heartbeats are the only word of agents that services pass on"
+                )]
                 _ => Caller::Service(service_name(app)),
             }),
             (_, None) => Ok(caller),
@@ -283,7 +295,8 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_named() {
         assert_eq!(users().faults(), []);
-        let wrong: Users = serde_json::from_value(serde_json::json!({"": {"role": "operator"}, "r": {"role": "reader", "owners": ["x"]}})).unwrap();
+        let wrong: Users =
+            serde_json::from_value(serde_json::json!({"": {"role": "operator"}, "r": {"role": "reader", "owners": ["x"]}})).unwrap();
         let names: Vec<&str> = wrong.faults().iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["", "r"]);
         assert!(serde_json::from_value::<Users>(serde_json::json!({"a": {"role": "king"}})).is_err());

@@ -3,7 +3,7 @@
 //! A holder counts from before its renewal was sent and stops a good while before the store lets anybody else take over, so that
 //! two never act at once as long as clocks run at about the same speed; they need not agree on the time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::lease::{Domain, Lease, LeaseAsk, Member, Standing, Term, share};
@@ -23,6 +23,8 @@ pub struct Leading {
     member: Member,
     held: BTreeMap<Domain, u64>,
     standing: Standing,
+    /// What falls to it while the members stay the same; worked out when it is first needed.
+    share: Option<BTreeSet<Domain>>,
     /// From then on nothing is led any more, unless a renewal comes first.
     until: Timestamp,
     ask_at: Timestamp,
@@ -46,6 +48,7 @@ impl Leading {
             member,
             held: BTreeMap::new(),
             standing: Standing::default(),
+            share: None,
             until: now,
             ask_at: now,
             asking: false,
@@ -81,11 +84,8 @@ impl Leading {
             // There is one lease, and nothing is gained by moving it: whoever has it keeps it.
             Domain::all(service).into_iter().collect()
         } else {
-            share(
-                service,
-                &self.member.name,
-                self.standing.of(service).map(|member| member.name.as_str()),
-            )
+            let members = self.standing.of(service).map(|member| member.name.as_str());
+            self.share.get_or_insert_with(|| share(service, &self.member.name, members)).clone()
         };
         let lost = self.give_up(|domain| !want.contains(&domain));
         let ask = LeaseAsk {
@@ -122,6 +122,7 @@ impl Leading {
         let members_moved = names(&standing, self.member.service) != names(&self.standing, self.member.service);
         self.held = held;
         self.standing = standing;
+        self.share = self.share.take().filter(|_| !members_moved);
         self.until = until;
         // Who sees others come or go asks again at once: it wants something else now.
         self.ask_at = if members_moved { now } else { asked_at + EVERY };

@@ -18,9 +18,10 @@ use epu_store::{DecisionCommit, Outgoing, PoolMemory};
 use tracing::{debug, info};
 
 use crate::guards::Guards;
+use crate::managing::Managed;
 use crate::orders;
 use crate::plan::{Plan, Wish, plan};
-use crate::service::{Controller, Managed};
+use crate::service::Controller;
 use crate::view::View;
 
 /// A decision with what follows from it once it is recorded.

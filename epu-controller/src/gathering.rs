@@ -226,3 +226,108 @@ fn brief(view: &PoolView) -> PoolBrief {
         why: NOT_LED.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use epu_core::health::Health;
+    use epu_core::instance::Work;
+    use epu_core::random::Random;
+    use epu_core::request::{Nothing, PoolCounts};
+    use epu_store::MemoryStore;
+
+    use super::*;
+
+    fn instance(random: &Random, version: u64, heard_at: Option<i64>) -> InstanceView {
+        let instance: Instance = serde_json::from_value(serde_json::json!({
+            "id": random.instance(Timestamp(1)), "pool": "web", "launch": random.launch(Timestamp(1)), "index": 0, "site": "here",
+            "state": "600-RUNNING", "version": version, "created_at": 1, "state_since": 1,
+        }))
+        .unwrap();
+        InstanceView {
+            instance,
+            health: Health::Ok,
+            work: Work::Unknown,
+            heard_at: heard_at.map(Timestamp),
+        }
+    }
+
+    #[test]
+    fn of_what_two_controllers_show_the_newest_counts_whoever_came_first() {
+        let random = Random::seeded(1);
+        let old = instance(&random, 3, Some(9));
+        let mut heard = old.clone();
+        heard.heard_at = Some(Timestamp(10));
+        let mut newer = old.clone();
+        newer.instance.version = 4;
+        newer.heard_at = None;
+        for order in [[&old, &heard, &newer], [&newer, &heard, &old], [&heard, &newer, &old]] {
+            let shown = newest_instances(order.into_iter().cloned());
+            assert_eq!(shown.into_values().collect::<Vec<_>>(), [newer.clone()]);
+        }
+        assert_eq!(newest_instances([old, heard.clone()].into_iter()).into_values().next(), Some(heard));
+    }
+
+    fn status(pool: &str, concern: &str, closed: bool) -> StatusView {
+        StatusView {
+            installation: "i".into(),
+            version: "1".into(),
+            closed,
+            since: Timestamp(1),
+            now: Timestamp(2),
+            pools: vec![PoolBrief {
+                name: PoolName::new(pool).unwrap(),
+                engine: "keep".into(),
+                target: None,
+                counts: PoolCounts::default(),
+                condition: "steady".into(),
+                why: String::new(),
+            }],
+            concerns: vec![concern.into()],
+            standing: epu_core::lease::Standing::default(),
+        }
+    }
+
+    #[test]
+    fn the_whole_is_every_pool_once_and_every_concern_once() {
+        let own = status("web", "closed", false);
+        let all = vec![
+            own.clone(),
+            status("jobs", "closed", true),
+            status("web", "a sensor is stale", false),
+        ];
+        let whole = together(own, all);
+        let names: Vec<&str> = whole.pools.iter().map(|pool| pool.name.as_str()).collect();
+        assert_eq!((names, whole.closed), (vec!["jobs", "web"], true));
+        assert_eq!(whole.concerns, ["closed", "a sensor is stale"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_is_named_and_a_store_that_fails_is_said() {
+        let bus = epu_bus::local::LocalBus::new();
+        let store = Arc::new(MemoryStore::new());
+        let mut hangs = bus.serve_member("hangs");
+        let gathering = || Gathering {
+            bus: bus.clone(),
+            store: store.clone(),
+            now: Timestamp(2),
+            caller: Caller::Operator("anna".into()),
+            request: Request::Status(Nothing {}),
+            own: ("me".into(), Answer::of(&status("web", "c", false))),
+            others: vec!["gone".into(), "hangs".into()],
+        };
+        let whole: StatusView = gathering().answer().await.unwrap().read().unwrap();
+        assert_eq!(whole.pools.len(), 1);
+        for silent in ["gone", "hangs"] {
+            let named = |text: &&String| text.contains(&format!("controller {silent} does not answer"));
+            assert_eq!(whole.concerns.iter().filter(named).count(), 1, "{:?}", whole.concerns);
+        }
+        store.fail_with(Some("the disk is gone"));
+        let whole: StatusView = gathering().answer().await.unwrap().read().unwrap();
+        let said = whole.concerns.last().unwrap();
+        assert!(
+            said.contains("not all pools may be shown") && said.contains("the disk is gone"),
+            "{said}"
+        );
+        hangs.close();
+    }
+}

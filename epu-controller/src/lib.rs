@@ -19,6 +19,7 @@ pub mod health;
 mod leadership;
 pub mod listening;
 mod loading;
+mod managing;
 pub mod metrics;
 pub mod ops;
 mod orders;

@@ -305,7 +305,7 @@ impl Controller {
 
     /// Names that the config file no longer has and that were not removed.
     pub(crate) fn left_the_file(&self) -> BTreeSet<&PoolName> {
-        let from_file = |m: &&crate::service::Managed| matches!(m.view.pool.origin, Origin::File { .. }) && !m.view.pool.removed;
+        let from_file = |m: &&crate::managing::Managed| matches!(m.view.pool.origin, Origin::File { .. }) && !m.view.pool.removed;
         self.pools
             .values()
             .filter(from_file)

@@ -11,9 +11,10 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::managing::Managed;
 use crate::orders;
 use crate::outbox::Sent;
-use crate::service::{Back, Controller, Managed};
+use crate::service::{Back, Controller};
 
 /// When and under which term something was sent: what comes back later than that says nothing any more.
 #[derive(Debug, Clone, Copy)]

@@ -7,8 +7,9 @@ use epu_core::lease::{Domain, SHARDS};
 use epu_core::request::{Answer, InstanceFilter, InstanceView, PoolBrief, PoolView, ReadingView, Request, Service, StatusView};
 use epu_store::Store;
 
+use crate::managing::Managed;
 use crate::ops::store_fault;
-use crate::service::{Controller, Managed};
+use crate::service::Controller;
 use crate::view::Member;
 
 /// The most instances in one answer.

@@ -75,9 +75,14 @@ pub(crate) enum Command {
     Teardown(Teardown),
     /// Open an installation that was closed by teardown.
     Open,
+    /// Messages on the broker that no service could handle.
+    #[command(subcommand)]
+    Dead(Dead),
     /// The config file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The store itself, without a service: check it, migrate it, keep it in a file, move it to another database.
+    Store(StoreArgs),
     /// Run the services until stopped. Workers go on when they stop.
     Serve(Serve),
     /// Show what this does, with real processes on this machine and nothing installed.
@@ -99,6 +104,44 @@ pub(crate) enum Command {
         /// Which shell.
         shell: Shell,
     },
+}
+
+/// What can be done with dead letters. Each goes to the broker itself, as the user in --amqp-url or in the config file's `amqp`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dead {
+    /// List them, oldest first; they stay where they are.
+    List {
+        /// How many at the most.
+        #[arg(long, default_value_t = 1_000, value_name = "NUMBER")]
+        most: usize,
+    },
+    /// Show one: what it says, who sent it, and why it is here.
+    Show {
+        /// Which.
+        id: String,
+    },
+    /// Send them again to where they came from, under your own name, and take them out.
+    Replay(Letters),
+    /// Forget them.
+    Drop {
+        /// Which.
+        #[command(flatten)]
+        letters: Letters,
+        /// Do not ask for confirmation.
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Letters {
+    /// Their ids, as listed.
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ID")]
+    pub ids: Vec<String>,
+    /// All of them.
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// What can be done with pools.
@@ -278,6 +321,53 @@ pub(crate) enum ConfigCommand {
     Reference,
 }
 
+/// Which store, and what to do with it.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// The store of this data directory. Without it and --postgres: the store that the config file names.
+    #[arg(long, global = true, value_name = "DIRECTORY", conflicts_with = "postgres", help_heading = "Store")]
+    pub sqlite: Option<PathBuf>,
+    /// The store in this PostgreSQL database: `env:NAME` or `file:/path` with its address, or the address itself when no password is in
+    /// it: `postgres://user@host:5432/database`.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Store")]
+    pub postgres: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
+/// What can be done with a store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Whether it can be reached and written to, and every record in it can be read. It may be in use. Exit code 1 when something is
+    /// wrong.
+    Check,
+    /// Bring it to the form that this release uses, or make it; `serve` does that by itself.
+    Migrate,
+    /// Write everything in it, as of one moment, into a file. It may be in use.
+    ///
+    /// The form of the file is the same whatever the database, so that `export` is the same as `backup`: what was written from SQLite can
+    /// be put into PostgreSQL. It holds nothing in the clear that lets others in, and is readable for its owner only. The file
+    /// `installation.key` of the data directory is not part of the store: keep it, too.
+    #[command(visible_alias = "export")]
+    Backup {
+        /// The file. It is there whole or not at all.
+        file: PathBuf,
+        /// Replace a file that is there.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Put everything that is in such a file into an empty store, or nothing; `import` is the same.
+    ///
+    /// A file that was cut or changed is refused before anything is written, and so is a store that is not empty. Stop every service
+    /// of the installation first: after a restore, only the new store may be served.
+    #[command(visible_alias = "import")]
+    Restore {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
 /// What to serve.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -386,6 +476,13 @@ mod tests {
             "config check",
             "config schema",
             "config reference",
+            "store check",
+            "store check --sqlite epu-data -o json",
+            "store migrate --postgres env:EPU_POSTGRES_URL",
+            "store backup kept --replace",
+            "store --sqlite epu-data export kept",
+            "store restore kept",
+            "store import --postgres file:/run/url kept",
             "serve all --config epu.yaml",
             "demo",
             "agent",
@@ -417,6 +514,9 @@ mod tests {
             "status --timeout 5",
             "status --output xml",
             "serve everything",
+            "store",
+            "store backup",
+            "store check --sqlite a --postgres b",
             "completions dos",
         ] {
             match parsed(line) {

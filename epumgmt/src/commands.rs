@@ -5,10 +5,12 @@
 
 mod completions;
 mod config;
+mod dead;
 mod events;
 mod instance;
 mod pool;
 mod status;
+mod store;
 mod teardown;
 
 use std::io::Write;
@@ -27,6 +29,8 @@ use crate::exit::{Exit, Failure};
 
 pub(crate) use completions::completions;
 pub(crate) use config::config;
+pub(crate) use dead::dead;
+pub(crate) use store::store;
 
 /// Whoever can be asked.
 #[async_trait]
@@ -90,6 +94,9 @@ pub(crate) struct Style {
     pub width: Option<u16>,
 }
 
+/// Asks a person a question and gives the answer.
+pub(crate) type Confirm = fn(&str) -> std::io::Result<String>;
+
 /// What a command works with.
 pub(crate) struct Session {
     /// The service.
@@ -99,7 +106,7 @@ pub(crate) struct Session {
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Asks a person a question and gives the answer; none when nobody is there to answer.
-    pub confirm: Option<fn(&str) -> std::io::Result<String>>,
+    pub confirm: Option<Confirm>,
 }
 
 impl Session {
@@ -129,6 +136,8 @@ impl Session {
             Command::Teardown(how) => teardown::run(self, &how).await,
             Command::Open => teardown::open(self).await,
             Command::Config(_)
+            | Command::Dead(_)
+            | Command::Store(_)
             | Command::Serve(_)
             | Command::Demo(_)
             | Command::DemoWorker

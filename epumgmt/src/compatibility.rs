@@ -27,6 +27,7 @@ mod nodes;
 mod problem;
 mod provisioning;
 mod records;
+pub(crate) mod reference;
 mod retiring;
 mod sections;
 pub(crate) mod table;

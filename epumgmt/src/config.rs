@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::Role;
+use crate::compatibility::config::Compatibility;
 
 use self::distributed::{Amqp, StoreChoice};
 
@@ -73,6 +74,9 @@ struct File {
     /// out: `installation.key` in `data-dir`, made at the first start.
     #[serde(skip_serializing_if = "Option::is_none")]
     installation_key: Option<SecretUrl>,
+    /// Answers for clients of the original EPU. Left out: there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compatibility: Option<Compatibility>,
     /// Where to launch, by name.
     #[schemars(extend("minProperties" = 1, "x-count" = "at least one site is wanted"))]
     sites: BTreeMap<SiteName, Site>,
@@ -92,6 +96,7 @@ impl Default for File {
             users: Users::default(),
             advertise: None,
             installation_key: None,
+            compatibility: None,
             sites: local.into_iter().collect(),
         }
     }
@@ -172,6 +177,8 @@ pub(crate) struct Config {
     pub advertise: Option<String>,
     /// Where the key is that agents' tokens are made from.
     pub installation_key: Option<SecretUrl>,
+    /// Answers for old clients.
+    pub compatibility: Option<Compatibility>,
     /// The sites.
     pub sites: BTreeMap<SiteName, Site>,
     /// The templates.
@@ -218,6 +225,7 @@ impl Config {
             users: written.users,
             advertise: written.advertise.map(|url| url.trim_end_matches('/').to_owned()),
             installation_key: written.installation_key,
+            compatibility: written.compatibility,
             sites: written.sites,
             templates: spec::templates(&tree, Some(base))?,
             pools,
@@ -392,6 +400,7 @@ fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
         }
     }
     distributed::rules(tree, flaws);
+    crate::compatibility::config::rules(tree, flaws);
     one_local_site(tree, flaws);
     if let Some(tick) = span("tick").filter(|tick| *tick < TICK.0 || *tick > TICK.1) {
         flaws.push(tree.flaw("/tick", format!("{tick} is not between {} and {}", TICK.0, TICK.1)));

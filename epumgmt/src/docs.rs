@@ -2,6 +2,7 @@
 //! them with the files and fails when one is stale; `epumgmt docs docs` writes them anew.
 
 mod wire;
+mod wire_compatibility;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -52,6 +53,10 @@ fn all() -> Result<Vec<(&'static str, String)>, Failure> {
         (
             "wire.md",
             wire::document().map_err(|fault| Failure::while_doing("write wire.md", fault))?,
+        ),
+        (
+            "wire-compatibility.md",
+            wire_compatibility::document().map_err(|fault| Failure::while_doing("write wire-compatibility.md", fault))?,
         ),
     ])
 }

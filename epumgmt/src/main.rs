@@ -5,6 +5,7 @@
 
 mod cli;
 mod commands;
+mod compatibility;
 mod config;
 mod demo;
 mod docs;
@@ -56,6 +57,17 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Docs { directory } => docs::write(&directory).map(Into::into),
         Command::Completions { shell } => commands::completions(shell, &mut screen.to).map(Into::into),
         Command::Config(command) => commands::config(&mut screen, &command).map(Into::into),
+        Command::Store(args) => {
+            let clock = SystemClock::start();
+            let done = commands::store(&mut screen, &args, &cli.reach.config, &clock);
+            runtime()?.block_on(done).map(Into::into)
+        }
+        Command::Dead(command) => {
+            let confirm = std::io::stdin().is_terminal().then_some(confirm as commands::Confirm);
+            runtime()?
+                .block_on(commands::dead(&cli.reach, &mut screen, confirm, &command))
+                .map(Into::into)
+        }
         command @ (Command::Pool(_)
         | Command::Instance(_)
         | Command::Status

@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use self::parts::{Records, Shared};
-use crate::cli;
+use crate::{cli, compatibility};
 use crate::config::{Config, LogFormat, text_of};
 use crate::exit::{Exit, Failure};
 
@@ -59,6 +59,8 @@ enum Error {
          (listen at {old} once more and run `epumgmt teardown`)"
     )]
     Moved { old: String, new: String, live: usize },
+    #[error("there is `compatibility`, and no broker: write `compatibility: {{url: env:EPU_AMQP_URL}}`, or `amqp`")]
+    NoBroker,
     #[error("make the metrics")]
     Metrics(#[from] prometheus::Error),
     #[error("listen for signals")]
@@ -84,7 +86,7 @@ impl Error {
             Self::Store { .. } => "store-failed",
             Self::Amqp(_) => "no-contact",
             Self::Door(http::Error::Taken { .. }) => "in-use",
-            Self::Door(_) | Self::Moved { .. } | Self::Key(_) | Self::OtherKey => "bad-config",
+            Self::Door(_) | Self::Moved { .. } | Self::Key(_) | Self::OtherKey | Self::NoBroker => "bad-config",
             Self::File { .. } | Self::Secret(_) | Self::Metrics(_) | Self::Signals(_) | Self::Stopped { .. } => "internal",
         };
         Failure::while_doing("serve", Fault::new(code, Chain(self).to_string()))
@@ -185,6 +187,15 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
                 services.spawn(async move { ("controller", epu_controller::run(parts, stop).await.map_err(|e| text(&e))) });
             }
         }
+    }
+    if role != cli::Role::Aggregator
+        && let Some(parts) = shared.compatibility()?
+    {
+        let stop = cancel.clone();
+        services.spawn(async move {
+            compatibility::run(parts, stop).await;
+            ("compatibility", Ok(()))
+        });
     }
     let door = shared.door()?;
     let stop = cancel.clone();

@@ -521,7 +521,7 @@ pub(crate) fn status(status: &StatusView, sites: &[SiteStatus], style: Style) ->
         ]);
     }
     text.push_str(&lines(&table));
-    if !status.standing.members.is_empty() {
+    if standing::is_of_several(&status.standing) {
         text.push('\n');
         text.push_str(&standing::standing(&status.standing, status.now, style));
     }

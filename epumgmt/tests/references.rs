@@ -34,7 +34,10 @@ fn the_references_are_what_the_program_writes() {
         }
         compared += 1;
     }
-    assert_eq!(compared, 5, "configuration.md, epu.schema.json, errors.md, metrics.md, wire.md");
+    assert_eq!(
+        compared, 6,
+        "configuration.md, epu.schema.json, errors.md, metrics.md, wire.md, wire-compatibility.md"
+    );
     assert!(
         stale.is_empty(),
         "stale in docs/: {stale:?}; run `cargo run -p epumgmt -- docs docs`"

@@ -65,7 +65,10 @@ mod tests {
         };
         let mut standing = Standing::default();
         let doors = Doors::of(&addresses, &standing);
-        assert_eq!((doors.all, doors.aggregators), (vec!["http://set:1".to_owned()], vec!["http://set:1".to_owned()]));
+        assert_eq!(
+            (doors.all, doors.aggregators),
+            (vec!["http://set:1".to_owned()], vec!["http://set:1".to_owned()])
+        );
         standing.members = vec![
             member("a", Service::Aggregator, Some("http://a:1")),
             member("c", Service::Controller, Some("http://c:1")),

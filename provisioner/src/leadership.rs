@@ -193,10 +193,7 @@ impl Leadership {
 
 async fn answered(
     under_way: &mut Option<(Timestamp, Asking)>,
-) -> (
-    Timestamp,
-    Result<Result<Standing, epu_store::Error>, tokio::time::error::Elapsed>,
-) {
+) -> (Timestamp, Result<Result<Standing, epu_store::Error>, tokio::time::error::Elapsed>) {
     let answer = match under_way {
         Some((asked_at, asking)) => (*asked_at, asking.await),
         None => std::future::pending().await,

@@ -220,7 +220,8 @@ impl Aggregator {
             let forget = *self.config.forget_ended;
             self.heartbeats.retain(|_, (_, mentioned_at)| now.since(*mentioned_at) <= forget);
         }
-        self.watches.put_together(&mut self.window, self.others.load(Ordering::Relaxed), now);
+        self.watches
+            .put_together(&mut self.window, self.others.load(Ordering::Relaxed), now);
         let is_complete = self.is_complete(now);
         let became_complete = is_complete && !self.was_complete;
         self.was_complete = is_complete;

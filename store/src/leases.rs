@@ -14,7 +14,10 @@ impl Own {
     pub(super) async fn renew(&self, ask: &LeaseAsk) -> Result<Standing, Stop> {
         let mut tx = self.begin().await?;
         let now: i64 = query(NOW).fetch_one(&mut *tx).await?.try_get(0)?;
-        let until = now.saturating_add(number(u64::try_from(ask.lasts.as_millis()).unwrap_or(u64::MAX), "a lease's length")?);
+        let until = now.saturating_add(number(
+            u64::try_from(ask.lasts.as_millis()).unwrap_or(u64::MAX),
+            "a lease's length",
+        )?);
         let me = ask.member.name.as_str();
         query(sql::FORGET_MEMBERS).bind(now).execute(&mut *tx).await?;
         query(sql::PUT_MEMBER)
@@ -29,13 +32,24 @@ impl Own {
         let mut changed = false;
         for lease in standing.leases.iter().filter(|lease| lease.holder.as_deref() == Some(me)) {
             if !wanted.contains(&lease.name) {
-                query(sql::GIVE_LEASE).bind(&lease.name).bind(me).bind(now).execute(&mut *tx).await?;
+                query(sql::GIVE_LEASE)
+                    .bind(&lease.name)
+                    .bind(me)
+                    .bind(now)
+                    .execute(&mut *tx)
+                    .await?;
                 changed = true;
             }
         }
         for name in wanted {
             if standing.leases.iter().all(|lease| lease.name != name || !lease.is_held()) {
-                query(sql::TAKE_LEASE).bind(&name).bind(me).bind(now).bind(until).execute(&mut *tx).await?;
+                query(sql::TAKE_LEASE)
+                    .bind(&name)
+                    .bind(me)
+                    .bind(now)
+                    .bind(until)
+                    .execute(&mut *tx)
+                    .await?;
                 changed = true;
             }
         }
@@ -66,7 +80,11 @@ pub(super) async fn stand(of: &mut Connection, terms: impl IntoIterator<Item = T
     for term in terms {
         let row = query(STAND).bind(term.domain.to_string()).fetch_optional(&mut *of).await?;
         let stands = row
-            .map(|row| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(1)? == number(term.epoch, "an epoch").unwrap_or(-1) && !row.try_get::<&str, _>(0)?.is_empty()))
+            .map(|row| {
+                Ok::<_, sqlx::Error>(
+                    row.try_get::<i64, _>(1)? == number(term.epoch, "an epoch").unwrap_or(-1) && !row.try_get::<&str, _>(0)?.is_empty(),
+                )
+            })
             .transpose()?;
         if stands != Some(true) {
             return Err(Stop::Said(Error::Deposed(term)));
@@ -89,7 +107,10 @@ async fn standing(of: &mut Connection, now: i64) -> Result<Standing, Stop> {
     }
     leases.sort_by(|a, b| a.name.cmp(&b.name));
     let rows = query(sql::MEMBERS).bind(now).fetch_all(&mut *of).await?;
-    let mut members = rows.iter().map(|row| record::<Member>("member", row)).collect::<Result<Vec<_>, _>>()?;
+    let mut members = rows
+        .iter()
+        .map(|row| record::<Member>("member", row))
+        .collect::<Result<Vec<_>, _>>()?;
     members.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Standing { members, leases })
 }

@@ -278,13 +278,8 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Deposed`]; [`Error::Closed`]; [`Error::Exists`] when one of the instance ids belongs to another launch.
-    async fn record_launch(
-        &self,
-        launch: &Launch,
-        instances: &[Arc<Instance>],
-        journal: Vec<Entry>,
-        terms: &[Term],
-    ) -> Result<bool, Error>;
+    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>, terms: &[Term])
+    -> Result<bool, Error>;
     /// Writes changes of instances and launches.
     ///
     /// # Errors

@@ -28,7 +28,9 @@ pub struct MemoryStore {
 
 impl std::fmt::Debug for MemoryStore {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("MemoryStore").field("records", &self.records).finish_non_exhaustive()
+        out.debug_struct("MemoryStore")
+            .field("records", &self.records)
+            .finish_non_exhaustive()
     }
 }
 

@@ -40,8 +40,10 @@ pub(crate) fn works(known: i64, found: i64) -> bool {
 pub(crate) async fn migrate<C: Migrate>(connection: &mut C, steps: &[Step]) -> Result<Migrated, MigrateError> {
     connection.lock().await?;
     let done = run(connection, steps).await;
-    connection.unlock().await?;
-    done
+    let unlocked = connection.unlock().await;
+    // Why it failed says more than that the lock could not be given back then.
+    let done = done?;
+    unlocked.map(|()| done)
 }
 
 async fn run<C: Migrate>(connection: &mut C, steps: &[Step]) -> Result<Migrated, MigrateError> {
@@ -59,7 +61,10 @@ async fn run<C: Migrate>(connection: &mut C, steps: &[Step]) -> Result<Migrated,
     let mut migrator = Migrator::with_migrations(migrations);
     migrator.set_ignore_missing(true).set_locking(false);
     migrator.run_direct(None, connection, false).await?;
-    Ok(Migrated { from, to: from.max(newest) })
+    Ok(Migrated {
+        from,
+        to: from.max(newest),
+    })
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use epu_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{AnyStore, Error};
 use crate::tables::{Cell, Last, Table};
+use crate::{AnyStore, Error};
 
 pub use check::{Report, check};
 pub(crate) use file::Rows;

@@ -137,7 +137,8 @@ impl PgStore {
             // On a connection of its own, since it waits long: for another process that migrates, and for large tables.
             let mut connection = options.connect().await?;
             let long = MIGRATED_WITHIN.as_millis();
-            let patient = format!("SET statement_timeout = {long}; SET lock_timeout = {long}; SET idle_in_transaction_session_timeout = {long}");
+            let patient =
+                format!("SET statement_timeout = {long}; SET lock_timeout = {long}; SET idle_in_transaction_session_timeout = {long}");
             sqlx::raw_sql(sqlx::AssertSqlSafe(patient)).execute(&mut connection).await?;
             let done = migrate::migrate(&mut connection, MIGRATIONS).await?;
             connection.close().await?;
@@ -230,7 +231,9 @@ impl PgStore {
     fn failed(&self, stop: Stop, doing: impl Into<String>) -> Error {
         match stop {
             Stop::Said(error) => error,
-            stop => Trouble::of(&self.server, stop).while_doing(doing),
+            stop @ (Stop::Database(_) | Stop::Unsure(_) | Stop::Silent | Stop::Disk(_)) => {
+                Trouble::of(&self.server, stop).while_doing(doing)
+            }
         }
     }
 }

@@ -30,7 +30,11 @@ const DECODE_IN_A_ROW: usize = 1_000;
 /// A record as it was stored, from a row whose first column names it.
 pub(super) fn record<T: DeserializeOwned>(what: &str, row: &Row) -> Result<T, Stop> {
     let text: &str = row.try_get(1)?;
-    Ok(row::record(what, || row.try_get::<String, _>(0).unwrap_or_else(|_| "?".to_owned()), text)?)
+    Ok(row::record(
+        what,
+        || row.try_get::<String, _>(0).unwrap_or_else(|_| "?".to_owned()),
+        text,
+    )?)
 }
 
 impl Own {
@@ -127,7 +131,11 @@ impl Store for Own {
     async fn put_document(&self, document: &Document, journal: Vec<Entry>) -> Result<(), Error> {
         attempt!(self, WITHIN, format!("write {} {}", document.kind, document.name), {
             let mut tx = self.begin().await?;
-            let statement = if document.revision == 1 { sql::ADD_DOCUMENT } else { sql::CHANGE_DOCUMENT };
+            let statement = if document.revision == 1 {
+                sql::ADD_DOCUMENT
+            } else {
+                sql::CHANGE_DOCUMENT
+            };
             let put = query(statement)
                 .bind(&document.kind)
                 .bind(&document.name)
@@ -326,7 +334,9 @@ impl Store for Own {
     }
 
     async fn launch(&self, id: LaunchId) -> Result<Option<Launch>, Error> {
-        attempt!(self, WITHIN, format!("read launch {id}"), { self.one("launch", sql::LAUNCH, id.0).await })
+        attempt!(self, WITHIN, format!("read launch {id}"), {
+            self.one("launch", sql::LAUNCH, id.0).await
+        })
     }
 
     async fn append(&self, journal: Vec<Entry>) -> Result<(), Error> {

@@ -145,4 +145,4 @@ pub(crate) const COUNT_INSTANCES: &str = "SELECT count(*) FROM instances";
 pub(crate) const COUNT_JOURNAL: &str = "SELECT count(*) FROM journal";
 
 /// The newest migration that was done.
-pub(crate) const VERSION: &str = "SELECT max(version) FROM _sqlx_migrations WHERE success";
+pub(crate) const VERSION: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success";

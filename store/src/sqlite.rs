@@ -149,7 +149,10 @@ impl SqliteStore {
         };
         match store.version().await {
             Ok(version) => Ok(Self {
-                migrated: Migrated { from: version, to: version },
+                migrated: Migrated {
+                    from: version,
+                    to: version,
+                },
                 ..store
             }),
             Err(stop) => Err(store.failed(stop, doing())),
@@ -258,8 +261,7 @@ impl SqliteStore {
 
 /// One that is absolute is never read as a URI, nor moved by a change of the working directory.
 fn absolute(dir: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(dir)
-        .map_err(|error| Trouble::of_disk(dir, error).while_doing(format!("find the data directory {}", dir.display())))
+    std::path::absolute(dir).map_err(|error| Trouble::of_disk(dir, error).while_doing(format!("find the data directory {}", dir.display())))
 }
 
 fn options(file: &Path) -> SqliteConnectOptions {

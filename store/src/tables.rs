@@ -28,7 +28,10 @@ impl Cell {
     pub(crate) fn is(&self, of: Of) -> bool {
         matches!(
             (self, of),
-            (Self::Text(_), Of::Text | Of::MaybeText) | (Self::Nothing, Of::MaybeText) | (Self::Number(_), Of::Number) | (Self::Flag(_), Of::Flag)
+            (Self::Text(_), Of::Text | Of::MaybeText)
+                | (Self::Nothing, Of::MaybeText)
+                | (Self::Number(_), Of::Number)
+                | (Self::Flag(_), Of::Flag)
         )
     }
 
@@ -81,7 +84,7 @@ macro_rules! table {
 
 /// All of them; the one row that every store has, first.
 pub(crate) const TABLES: &[Table] = &[
-    table!("installation", "id", "id" Number, "closed" Flag, "checks" Number),
+    table!("installation", "id", "id" Number = "id", "closed" Flag = "closed", "checks" Number = "CAST(0 AS BIGINT)"),
     table!("kept", "name", "name" Text, "value" Text),
     table!("pools", "name", "name" Text, "revision" Number, "body" Text),
     table!("memories", "pool", "pool" Text, "body" Text),

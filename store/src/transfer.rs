@@ -38,7 +38,10 @@ impl Portable for Own {
             let installation = query(sql::KEPT).bind(INSTALLATION).fetch_optional(&mut *tx).await?;
             let installation = installation.map(|row| row.try_get::<String, _>(0)).transpose()?;
             let last = last(&mut tx).await?;
-            take(Found::Head(Head { installation: installation.unwrap_or_default(), last }))?;
+            take(Found::Head(Head {
+                installation: installation.unwrap_or_default(),
+                last,
+            }))?;
             for table in TABLES {
                 let mut rows = query(table.read).fetch(&mut *tx);
                 while let Some(row) = self.bounded(TRANSFERRED_WITHIN, async { Ok(rows.try_next().await?) }).await? {
@@ -59,7 +62,10 @@ impl Portable for Own {
             for table in TABLES.iter().filter(|table| table.name != "installation") {
                 let count: i64 = query(table.count).fetch_one(&mut *tx).await?.try_get(0)?;
                 if count > 0 {
-                    return Ok(Some(NotEmpty { table: table.name, rows: u64::try_from(count).unwrap_or_default() }));
+                    return Ok(Some(NotEmpty {
+                        table: table.name,
+                        rows: u64::try_from(count).unwrap_or_default(),
+                    }));
                 }
             }
             query(CLEAR).execute(&mut *tx).await?;

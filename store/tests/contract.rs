@@ -15,8 +15,8 @@ use epu_core::pool::Pool;
 use epu_core::request::Service;
 use epu_core::time::{ManualClock, Span, Timestamp};
 use epu_store::{
-    DecisionCommit, Document, Error, JournalQuery, MemoryStore, Metered, Metrics, Outgoing, PoolMemory, ProvisionCommit, Size, SqliteStore, Store,
-    contract,
+    DecisionCommit, Document, Error, JournalQuery, MemoryStore, Metered, Metrics, Outgoing, PoolMemory, ProvisionCommit, Size, SqliteStore,
+    Store, contract,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -57,7 +57,10 @@ async fn who_opens_the_directory_finds_leases_free_and_epochs_that_go_on() {
     for (n, name) in (1..).zip(["first", "second", "third"]) {
         let store = SqliteStore::open(dir.path()).await.unwrap();
         let standing = store.standing().await.unwrap();
-        assert!(standing.members.is_empty() && standing.leader(Domain::Provisioner).is_none(), "{standing:?}");
+        assert!(
+            standing.members.is_empty() && standing.leader(Domain::Provisioner).is_none(),
+            "{standing:?}"
+        );
         let standing = store.lease(ask(name)).await.unwrap();
         assert_eq!(standing.leader(Domain::Provisioner), Some(name));
         assert_eq!(standing.lease(Domain::Provisioner).unwrap().epoch, n);

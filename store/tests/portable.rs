@@ -47,22 +47,42 @@ async fn everything_arrives_also_from_a_store_in_use() {
     let done = imported(&to, &file).await.unwrap();
     assert_eq!(done, Imported::Done(written.clone()));
     let store = open(&to).await;
-    assert_eq!(everything(store.records()).await.unwrap(), there);
+    assert!(everything(store.records()).await.unwrap() == there, "something did not arrive");
 
     // Numbers and epochs go on where they were.
     let before = events(store.records()).await.len();
     store.records().append(vec![entry(2)]).await.unwrap();
     let newest = |journal: Vec<epu_core::journal::Entry>| journal.last().unwrap().sequence;
-    let asked = epu_store::JournalQuery { limit: 1, ..Default::default() };
+    let asked = epu_store::JournalQuery {
+        limit: 1,
+        ..Default::default()
+    };
     let (here, beside) = (
         newest(store.records().journal(asked.clone()).await.unwrap()),
         newest(serving.journal(asked).await.unwrap()),
     );
-    assert_eq!((here, events(store.records()).await.len()), (beside, before + 1), "a number was given twice");
-    let member = Member { name: "d".to_owned(), service: Service::Controller, url: None, since: NOW };
-    let ask = LeaseAsk { member, want: [Domain::Shard(3)].into(), lasts: Span::secs(5) };
+    assert_eq!(
+        (here, events(store.records()).await.len()),
+        (beside, before + 1),
+        "a number was given twice"
+    );
+    let member = Member {
+        name: "d".to_owned(),
+        service: Service::Controller,
+        url: None,
+        since: NOW,
+    };
+    let ask = LeaseAsk {
+        member,
+        want: [Domain::Shard(3)].into(),
+        lasts: Span::secs(5),
+    };
     let standing = store.records().lease(ask).await.unwrap();
-    assert_eq!(standing.lease(Domain::Shard(3)).map(|lease| lease.epoch), Some(4), "an epoch went back");
+    assert_eq!(
+        standing.lease(Domain::Shard(3)).map(|lease| lease.epoch),
+        Some(4),
+        "an epoch went back"
+    );
 
     let again = dir.path().join("again");
     let report = check(&store).await.unwrap();
@@ -71,7 +91,11 @@ async fn everything_arrives_also_from_a_store_in_use() {
     let (looked, second) = (AnyStore::look(Place::Directory(&to)).await.unwrap(), dir.path().join("second"));
     export(&looked, &again, NOW, false).await.unwrap();
     export(&looked, &second, NOW, false).await.unwrap();
-    assert_eq!(fs::read(&again).unwrap(), fs::read(&second).unwrap(), "the same store gives the same file");
+    assert_eq!(
+        fs::read(&again).unwrap(),
+        fs::read(&second).unwrap(),
+        "the same store gives the same file"
+    );
 }
 
 #[tokio::test]
@@ -97,7 +121,10 @@ async fn what_was_cut_or_changed_is_refused_and_nothing_is_written() {
         (joined(&swapped), "it was changed or damaged"),
         (whole.replacen("200-REQUESTED", "600-RUNNING", 1), "it was changed or damaged"),
         (whole.replacen("\"epu-store\":1", "\"epu-store\":2", 1), "it is of form 2"),
-        (whole.replacen("\"revision\"", "\"rev\"", 1), "of a form that this release does not know"),
+        (
+            whole.replacen("\"revision\"", "\"rev\"", 1),
+            "of a form that this release does not know",
+        ),
         (format!("{whole}{{}}\n"), "something follows its end"),
     ];
     for (text, why) in cases {
@@ -108,11 +135,20 @@ async fn what_was_cut_or_changed_is_refused_and_nothing_is_written() {
     }
     fs::write(&file, &whole).unwrap();
     let empty = open(&to).await;
-    assert!(check(&empty).await.unwrap().rows.values().sum::<u64>() == 1, "something was written");
+    assert!(
+        check(&empty).await.unwrap().rows.values().sum::<u64>() == 1,
+        "something was written"
+    );
     empty.close().await;
-    assert!(matches!(imported(&to, &file).await.unwrap(), Imported::Done(_)), "the whole file is fine");
+    assert!(
+        matches!(imported(&to, &file).await.unwrap(), Imported::Done(_)),
+        "the whole file is fine"
+    );
     let second = imported(&to, &file).await.unwrap();
-    assert!(matches!(second, Imported::NotEmpty(_)), "it was put into a store that is not empty: {second:?}");
+    assert!(
+        matches!(second, Imported::NotEmpty(_)),
+        "it was put into a store that is not empty: {second:?}"
+    );
 }
 
 #[tokio::test]
@@ -124,7 +160,9 @@ async fn a_file_is_not_replaced_unless_told_and_never_by_half() {
     let refused = export(&store, &file, NOW, false).await;
     assert!(matches!(refused, Err(Error::Exists(_))), "{refused:?}");
     assert_eq!(fs::read(&file).unwrap(), b"precious");
-    let nowhere = export(&store, &dir.path().join("no/such/place"), NOW, false).await.expect_err("it was written");
+    let nowhere = export(&store, &dir.path().join("no/such/place"), NOW, false)
+        .await
+        .expect_err("it was written");
     assert!(Chain(&nowhere).to_string().starts_with("write "), "{}", Chain(&nowhere));
     export(&store, &file, NOW, true).await.unwrap();
     assert!(matches!(imported(&dir.path().join("to"), &file).await.unwrap(), Imported::Done(_)));
@@ -139,7 +177,15 @@ async fn a_check_names_what_is_wrong() {
     fill(store.records()).await.unwrap();
     let report = check(&store).await.unwrap();
     assert!(report.is_sound() && report.writable && report.closed, "{report:?}");
-    assert_eq!((report.form, report.newest_form, report.rows["launches"], report.installation.as_str()), (2, 2, 40, "the one"));
+    assert_eq!(
+        (
+            report.form,
+            report.newest_form,
+            report.rows["launches"],
+            report.installation.as_str()
+        ),
+        (2, 2, 40, "the one")
+    );
     store.close().await;
     let url = format!("sqlite://{}", dir.path().join("epu.db").display());
     let mut connection = SqliteConnection::connect(&url).await.unwrap();
@@ -157,7 +203,9 @@ async fn a_check_names_what_is_wrong() {
     assert!(instance.is_some_and(|fault| fault.ends_with("than its column state")), "{report:?}");
     assert_eq!(report.faults_total, 2, "{report:?}");
     let file = dir.path().join("backup");
-    export(&looked, &file, NOW, false).await.expect("what cannot be read can be kept all the same");
+    export(&looked, &file, NOW, false)
+        .await
+        .expect("what cannot be read can be kept all the same");
 
     let empty = tempfile::tempdir().unwrap();
     let missing = AnyStore::look(Place::Directory(empty.path())).await.expect_err("there is none");

@@ -25,7 +25,10 @@ async fn filled(dir: &Path) {
     let store = SqliteStore::open(dir).await.unwrap();
     let ids: Vec<u64> = (0..200).collect();
     let requested: Vec<_> = ids.iter().map(|n| instance(*n, 1, 5)).collect();
-    store.record_launch(&launch(1, &ids, 5), &requested, vec![entry(1)], &[]).await.unwrap();
+    store
+        .record_launch(&launch(1, &ids, 5), &requested, vec![entry(1)], &[])
+        .await
+        .unwrap();
     store.close().await;
 }
 
@@ -205,7 +208,9 @@ async fn a_file_that_a_later_release_added_to_is_used_and_one_that_it_changed_is
     }
     let store = SqliteStore::open(dir.path()).await.unwrap();
     assert_eq!(store.instances(true).await.unwrap().len(), 200);
-    let added = store.record_launch(&launch(2, &[500], 5), &[instance(500, 2, 5)], vec![entry(2)], &[]).await;
+    let added = store
+        .record_launch(&launch(2, &[500], 5), &[instance(500, 2, 5)], vec![entry(2)], &[])
+        .await;
     assert!(added.unwrap(), "what is new is written beside what a later release added");
     store.close().await;
     by_hand(

@@ -215,7 +215,12 @@ class Engines(Case):
         self.epum("reconfigure_domain", domain_id=name, config={"engine_conf": conf}, caller="alice")
         self.assertEqual([i["instance_id"] for i in self.running(name, 1)], running[2:])
         self.epum("reconfigure_domain", domain_id=name, config={"engine_conf": {"preserve_n": 2}}, caller="alice")
-        self.assertIn(running[2], [i["instance_id"] for i in self.running(name, 2)])
+        grown = [i["instance_id"] for i in self.running(name, 2)]
+        self.assertIn(running[2], grown)
+        # Whoever was spared then may be named now.
+        conf = {"preserve_n": 1, "retirable_nodes": [running[2]]}
+        self.epum("reconfigure_domain", domain_id=name, config={"engine_conf": conf}, caller="alice")
+        self.assertEqual([[i["instance_id"]] for i in self.running(name, 1)], [[i] for i in grown if i != running[2]])
 
     def test_needy_stops_where_its_values_end(self):
         name = self.domain(3, engine=NEEDY, unique_key="HOST", unique_values="a, b")

@@ -307,9 +307,12 @@ async fn a_broker_that_is_killed_or_restarted_under_load_loses_nothing_that_it_c
             let last = asker.ask(CONTROLLER, numbered(0), Duration::from_secs(5)).await;
             Err(format!("{count} done; {last:?}; {:?}, {:?}", asker.ready(), service.ready()))
         });
-        if let Err(t) = going.await { let _ = std::process::Command::new("sh").arg("-c").arg("cp -r /tmp/epu-rabbit-* /tmp/h3dbg/").status(); panic!("{t}"); }
+        going.await.unwrap();
     };
     goes_on("there is load").await;
+    // RabbitMQ writes the name of a new quorum queue to disk a moment after it exists, and does not know it again when it is killed
+    // before that; this is about queues that have existed for a while.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     rabbit.kill9();
     eventually(SOON, "the loss is noticed", async || {
         asker.ready().is_err() && service.ready().is_err()

@@ -7,8 +7,10 @@
     reason = "a test waits for one state among all there are or will be"
 )]
 
+mod broker_rights;
 mod bus_amqp;
 mod closing;
+mod dead_letters;
 mod demo;
 mod draining;
 mod failing;

@@ -42,7 +42,9 @@ async fn round(store: &dyn Store, n: u64) -> Result<(), Error> {
     let members: Vec<u64> = (3 * n..3 * n + 3).collect();
     let at = i64::try_from(n).unwrap();
     let new: Vec<_> = members.iter().map(|member| instance(*member, n, at)).collect();
-    store.record_launch(&launch(n, &members, at), &new, vec![entry(2 * at)], &[]).await?;
+    store
+        .record_launch(&launch(n, &members, at), &new, vec![entry(2 * at)], &[])
+        .await?;
     let commit = ProvisionCommit {
         instances: new.iter().map(|one| moved(one, State::Running, at)).collect(),
         journal: vec![entry(2 * at + 1)],
@@ -82,12 +84,18 @@ async fn several_that_start_at_once_migrate_one_after_the_other() {
     let added = "CREATE TABLE of_a_later_release (x TEXT); ALTER TABLE instances ADD COLUMN later TEXT NOT NULL DEFAULT ''; \
          INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (999, 'added', TRUE, 'x', 0)";
     server.execute(&database, added).await.unwrap();
-    let store = PgStore::connect(&settings).await.expect("what a later release added does not matter");
+    let store = PgStore::connect(&settings)
+        .await
+        .expect("what a later release added does not matter");
     round(&store, 1).await.unwrap();
-    let changed = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (1000, 'changed', TRUE, 'x', 0)";
+    let changed =
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (1000, 'changed', TRUE, 'x', 0)";
     server.execute(&database, changed).await.unwrap();
     let said = Chain(&PgStore::connect(&settings).await.unwrap_err()).to_string();
-    assert!(said.contains("was made by another release; use that release or a newer one"), "{said}");
+    assert!(
+        said.contains("was made by another release; use that release or a newer one"),
+        "{said}"
+    );
 }
 
 /// All at once, on one task.
@@ -102,7 +110,11 @@ async fn futures_of<T, const N: usize>(all: [impl Future<Output = T>; N]) -> Vec
                 *done = Some(value);
             }
         }
-        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
     })
     .await;
     done.into_iter().flatten().collect()
@@ -113,10 +125,16 @@ async fn what_cannot_be_reached_is_said_without_the_password() {
     let server = Postgres::shared().await.unwrap();
     let good = server.url("postgres");
     let cases = [
-        (good.replace("only-for-tests", "wrong-word"), "does not let us in; correct user and password"),
+        (
+            good.replace("only-for-tests", "wrong-word"),
+            "does not let us in; correct user and password",
+        ),
         (server.url("nowhere"), "there is no database 127.0.0.1:"),
         (format!("{good}?sslmode=require"), "no trusted connection"),
-        ("postgres://epu:wrong-word@127.0.0.1:9/epu".to_owned(), "no connection to the database 127.0.0.1:9/epu"),
+        (
+            "postgres://epu:wrong-word@127.0.0.1:9/epu".to_owned(),
+            "no connection to the database 127.0.0.1:9/epu",
+        ),
     ];
     for (url, why) in cases {
         let begun = Instant::now();
@@ -160,7 +178,10 @@ async fn connections_that_are_cut_in_the_middle_leave_nothing_by_half() {
     assert!(cuts > 5 && good > 0, "{cuts} cuts, {good} rounds were done");
     for (n, good) in said {
         let steps = came(&*store, n, &journal).await;
-        assert!(!good || steps == 2, "round {n} was acknowledged, and {steps} of 2 parts of it are there");
+        assert!(
+            !good || steps == 2,
+            "round {n} was acknowledged, and {steps} of 2 parts of it are there"
+        );
     }
     round(&*store, 1_000).await.expect("it goes on by itself");
 }
@@ -190,7 +211,10 @@ async fn a_server_that_is_killed_pauses_work_and_loses_nothing() {
         let begun = Instant::now();
         let error = store.append(vec![entry(-1)]).await.expect_err("nobody is there");
         let said = Chain(&error).to_string();
-        assert!(said.contains("connected to again by itself") || said.contains("tried again by itself"), "{said}");
+        assert!(
+            said.contains("connected to again by itself") || said.contains("tried again by itself"),
+            "{said}"
+        );
         assert!(begun.elapsed() < ANSWERED, "{:?}", begun.elapsed());
         server.restart().await.unwrap();
         let again = wait::until(AGAIN, "the store works again", async || store.check().await).await;
@@ -199,7 +223,10 @@ async fn a_server_that_is_killed_pauses_work_and_loses_nothing() {
     let journal: BTreeSet<i64> = events(&store).await.into_iter().collect();
     for round in 0..n {
         let steps = came(&store, round, &journal).await;
-        assert!(!acknowledged.contains(&round) || steps == 2, "round {round} was acknowledged and is lost");
+        assert!(
+            !acknowledged.contains(&round) || steps == 2,
+            "round {round} was acknowledged and is lost"
+        );
     }
 }
 
@@ -210,7 +237,14 @@ async fn a_server_that_hangs_becomes_an_error_and_then_work_goes_on() {
     let all = async || {
         let reads = tokio::join!(store.pools(), store.instances(true), store.standing());
         let writes = tokio::join!(store.append(vec![entry(1)]), round(&store, 7), store.check());
-        [reads.0.err(), reads.1.err(), reads.2.err(), writes.0.err(), writes.1.err(), writes.2.err()]
+        [
+            reads.0.err(),
+            reads.1.err(),
+            reads.2.err(),
+            writes.0.err(),
+            writes.1.err(),
+            writes.2.err(),
+        ]
     };
     assert!(all().await.iter().all(Option::is_none));
     server.freeze();
@@ -242,7 +276,13 @@ async fn a_deadlock_and_a_failed_serialization_are_tried_again() {
     // Somebody has the launch and then wants the instance, which the store has as it wants the launch: a circle.
     let mut other = server.connect(&database).await.unwrap();
     other.execute("BEGIN").await.unwrap();
-    other.execute(sqlx::AssertSqlSafe(format!("UPDATE launches SET done = done WHERE id = '{}'", launch_id(1)))).await.unwrap();
+    other
+        .execute(sqlx::AssertSqlSafe(format!(
+            "UPDATE launches SET done = done WHERE id = '{}'",
+            launch_id(1)
+        )))
+        .await
+        .unwrap();
     let (done, ()) = tokio::join!(store.commit_provision(change()), async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let wanted = format!("UPDATE instances SET state = state WHERE id = '{}'", instance_id(3));
@@ -260,10 +300,16 @@ async fn a_deadlock_and_a_failed_serialization_are_tried_again() {
          CREATE TRIGGER refuse BEFORE INSERT ON journal FOR EACH ROW EXECUTE FUNCTION refuse()";
     server.execute(&database, fails).await.unwrap();
     round(&store, 2).await.expect("the third try is good");
-    server.execute(&database, "ALTER SEQUENCE tries MINVALUE -1000 RESTART WITH -1000").await.unwrap();
+    server
+        .execute(&database, "ALTER SEQUENCE tries MINVALUE -1000 RESTART WITH -1000")
+        .await
+        .unwrap();
     let error = round(&store, 3).await.expect_err("it is not tried for ever");
     assert!(Chain(&error).to_string().contains("others changed the same"), "{}", Chain(&error));
-    assert!(store.launch(launch_id(3)).await.unwrap().is_none(), "what was given up left something");
+    assert!(
+        store.launch(launch_id(3)).await.unwrap().is_none(),
+        "what was given up left something"
+    );
 }
 
 #[tokio::test]
@@ -326,7 +372,10 @@ async fn the_journal_becomes_visible_in_the_order_of_its_numbers() {
 #[tokio::test]
 async fn no_room_is_named_loses_nothing_and_passes() {
     // Another way to run out of room needs no rights: the most that the server may write into one file.
-    assert!(rustix::process::geteuid().is_root(), "making a file system of a few megabytes takes root, as in tests/run on CI");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "making a file system of a few megabytes takes root, as in tests/run on CI"
+    );
     let server = Postgres::start_with(Room::Megabytes(90)).await.unwrap();
     let (store, database) = new_store(&server).await;
     for n in 0..5 {
@@ -348,7 +397,10 @@ async fn no_room_is_named_loses_nothing_and_passes() {
         assert!(n < 20_000, "there is room for ever");
     };
     let said = Chain(&error).to_string();
-    assert!(said.contains("no room is left on the server") && said.contains("it goes on by itself"), "{said}");
+    assert!(
+        said.contains("no room is left on the server") && said.contains("it goes on by itself"),
+        "{said}"
+    );
     store.pools().await.expect("reading goes on");
     let journal: BTreeSet<i64> = events(&store).await.into_iter().collect();
     for round in 0..=n {
@@ -375,10 +427,13 @@ async fn an_installation_moves_from_sqlite_to_postgresql_and_back() {
     let (second, migrated) = AnyStore::open(Place::Database(&settings)).await.unwrap();
     assert_eq!((migrated.from, migrated.to), (0, 2));
     assert_eq!(import(&second, &file).await.unwrap(), Imported::Done(written.clone()));
-    assert_eq!(everything(second.records()).await.unwrap(), there);
+    assert!(everything(second.records()).await.unwrap() == there, "something did not arrive");
     assert!(matches!(import(&second, &file).await.unwrap(), Imported::NotEmpty(_)), "twice");
     let report = check(&second).await.unwrap();
-    assert!(report.is_sound() && report.rows == written.rows && report.installation == "the one", "{report:?}");
+    assert!(
+        report.is_sound() && report.rows == written.rows && report.installation == "the one",
+        "{report:?}"
+    );
 
     let back = dir.path().join("back");
     export(&second, &back, now, false).await.unwrap();
@@ -388,10 +443,10 @@ async fn an_installation_moves_from_sqlite_to_postgresql_and_back() {
         lines.pop();
         lines
     };
-    assert_eq!(lines(&back), lines(&file), "what comes back is what went");
+    assert!(lines(&back) == lines(&file), "what comes back is not what went");
     let (third, _) = AnyStore::open(Place::Directory(&dir.path().join("third"))).await.unwrap();
     assert!(matches!(import(&third, &back).await.unwrap(), Imported::Done(_)));
-    assert_eq!(everything(third.records()).await.unwrap(), there);
+    assert!(everything(third.records()).await.unwrap() == there, "something did not come back");
     // Numbers go on where they were, in both alike.
     let mut newest = Vec::new();
     for store in [&first, &second, &third] {
@@ -428,7 +483,10 @@ async fn of_eight_that_race_no_two_ever_have_one_epoch_and_nobody_writes_after_i
                         url: None,
                         since: Timestamp(0),
                     },
-                    want: Domain::all(Service::Controller).into_iter().filter(|_| fastrand::u8(0..4) > 0).collect(),
+                    want: Domain::all(Service::Controller)
+                        .into_iter()
+                        .filter(|_| fastrand::u8(0..4) > 0)
+                        .collect(),
                     lasts: Span::millis(250),
                 };
                 let standing = mine.lease(ask).await.unwrap();
@@ -436,7 +494,12 @@ async fn of_eight_that_race_no_two_ever_have_one_epoch_and_nobody_writes_after_i
                 for lease in standing.leases.iter().filter(|lease| lease.holder.as_deref() == Some(&me)) {
                     let key = (lease.name.clone(), lease.epoch);
                     let before = held.lock().unwrap().insert(key, me.clone());
-                    assert!(before.as_ref().is_none_or(|before| *before == me), "{} at epoch {}: {before:?} and {me}", lease.name, lease.epoch);
+                    assert!(
+                        before.as_ref().is_none_or(|before| *before == me),
+                        "{} at epoch {}: {before:?} and {me}",
+                        lease.name,
+                        lease.epoch
+                    );
                     terms.push(Term {
                         domain: Domain::named(&lease.name).unwrap(),
                         epoch: lease.epoch,
@@ -470,14 +533,22 @@ async fn of_eight_that_race_no_two_ever_have_one_epoch_and_nobody_writes_after_i
         ..JournalQuery::default()
     };
     let journal = store.journal(asked).await.unwrap();
-    assert!(written > 50 && journal.len() == written, "{written} were written, {} are there", journal.len());
+    assert!(
+        written > 50 && journal.len() == written,
+        "{written} were written, {} are there",
+        journal.len()
+    );
     let mut newest: BTreeMap<String, (u64, String)> = BTreeMap::new();
     for entry in journal {
         let (me, term) = entry.who.split_once(' ').unwrap();
         let (domain, epoch) = term.split_once(" at epoch ").unwrap();
         let (epoch, before) = (epoch.parse::<u64>().unwrap(), newest.get(domain));
         if let Some((newest, holder)) = before {
-            assert!(epoch > *newest || (epoch == *newest && holder == me), "{} came after epoch {newest} of {holder}", entry.who);
+            assert!(
+                epoch > *newest || (epoch == *newest && holder == me),
+                "{} came after epoch {newest} of {holder}",
+                entry.who
+            );
         }
         newest.insert(domain.to_owned(), (epoch, me.to_owned()));
     }
@@ -494,5 +565,8 @@ async fn a_thousand_instances_are_one_launch_in_well_under_a_second() {
     let begun = Instant::now();
     store.record_launch(&launch(1, &ids, 5), &new, journal, &[]).await.unwrap();
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}, also on a busy machine and without optimisation");
+    assert!(
+        took < Duration::from_secs(2),
+        "{took:?}, also on a busy machine and without optimisation"
+    );
 }

@@ -209,11 +209,14 @@ async fn without_broker_or_database_workers_work_on_and_all_goes_on_afterwards()
     cluster.postgres.restart().await.unwrap();
     let said = cluster.run(&["pool", "resize", "web", "--n", "4"]);
     assert!(said.code == Some(0) || said.err.contains("takes over within seconds"), "{said:?}");
-    cluster.until("the pool is led again", async || match cluster.run(&["pool", "resize", "web", "--n", "4"]) {
-        said if said.code == Some(0) => Ok(()),
-        said => Err(said.err),
-    })
-    .await;
+    cluster
+        .until("the pool is led again", async || {
+            match cluster.run(&["pool", "resize", "web", "--n", "4"]) {
+                said if said.code == Some(0) => Ok(()),
+                said => Err(said.err),
+            }
+        })
+        .await;
     let after = ids(&cluster.until_running(4).await);
     assert!(before.is_subset(&after), "and none was lost");
 }

@@ -14,20 +14,32 @@ use epu_tests::{Result, Trouble, keeper, ports};
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/epu.service")
+/// For one process that does everything, and for one of each role.
+const SHIPPED: [(&str, &str); 2] = [("epu.service", "serve all --config "), ("epu@.service", "serve %i --config ")];
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+}
+
+fn read(name: &str) -> UnitFile {
+    UnitFile::read(&std::fs::read_to_string(shipped(name)).unwrap()).unwrap()
 }
 
 fn unit_file() -> UnitFile {
-    UnitFile::read(&std::fs::read_to_string(shipped()).unwrap()).unwrap()
+    read(SHIPPED[0].0)
 }
 
 #[test]
-fn the_shipped_unit_leaves_workers_running_and_never_gives_up() {
-    let unit = unit_file();
+fn the_shipped_units_leave_workers_running_and_never_give_up() {
+    for (name, command) in SHIPPED {
+        leaves_workers_running(&read(name), command);
+    }
+}
+
+fn leaves_workers_running(unit: &UnitFile, command: &str) {
     assert_eq!(unit.kill_mode().unwrap(), KillMode::Process);
     let service = |key| unit.value("Service", key);
-    assert!(service("ExecStart").unwrap().contains("epumgmt serve all --config "));
+    assert!(service("ExecStart").unwrap().contains(&format!("epumgmt {command}")));
     assert_eq!(
         (service("Restart"), unit.value("Unit", "StartLimitIntervalSec")),
         (Some("always"), Some("0"))
@@ -50,17 +62,23 @@ fn the_shipped_unit_leaves_workers_running_and_never_gives_up() {
 /// `systemd-analyze verify` reads the unit as systemd does. It wants the program to exist, so that it is shown one that does. Run by
 /// root it would leave a mark in `/run/systemd`; so it is run by nobody then.
 #[test]
-fn systemd_itself_finds_nothing_wrong_with_the_unit() {
+fn systemd_itself_finds_nothing_wrong_with_the_units() {
+    for (name, _) in SHIPPED {
+        verifies(name);
+    }
+}
+
+fn verifies(name: &str) {
     let dir = tempfile::Builder::new()
         .permissions(Permissions::from_mode(0o755))
         .tempdir()
         .unwrap();
-    let text = std::fs::read_to_string(shipped()).unwrap();
+    let text = std::fs::read_to_string(shipped(name)).unwrap();
     let text = text
         .replace("/usr/local/bin/epumgmt", "/bin/true")
         .replace("User=epu\n", "")
         .replace("Group=epu\n", "");
-    let path = dir.path().join("epu.service");
+    let path = dir.path().join(name);
     let verify = |text: &str| {
         std::fs::write(&path, text).unwrap();
         let mut command = Command::new("timeout");
@@ -79,7 +97,7 @@ fn systemd_itself_finds_nothing_wrong_with_the_unit() {
         );
         String::from_utf8_lossy(&output.stderr)
             .lines()
-            .filter(|line| line.contains("epu.service"))
+            .filter(|line| line.contains("epu.service") || line.contains("epu@"))
             .collect::<Vec<_>>()
             .join("\n")
     };

@@ -170,7 +170,11 @@ mod tests {
         let later = T0 + Duration::from_secs(1);
         assert_eq!(doors.choose(later), Some(first.as_str()), "it is tried again");
         doors.in_vain(&first, later, 0.5);
-        assert_eq!(doors.choose(later + Duration::from_millis(1_999)), Some(second.as_str()), "twice as long");
+        assert_eq!(
+            doors.choose(later + Duration::from_millis(1_999)),
+            Some(second.as_str()),
+            "twice as long"
+        );
         doors.answered(&first, later);
         assert_eq!(doors.choose(later), Some(first.as_str()));
     }

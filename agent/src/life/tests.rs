@@ -363,12 +363,19 @@ fn a_heartbeat_that_nobody_takes_goes_to_the_next_door_at_once_and_a_door_that_i
     let shut = || Err(fault("no-contact"));
     let first = beat_at(&mut story, 6.0, shut());
     let second = beat_at(&mut story, 6.1, Ok(Orders::default()));
-    assert!(first != second && first != "http://p" && second != "http://p", "aggregators first: {first} {second}");
+    assert!(
+        first != second && first != "http://p" && second != "http://p",
+        "aggregators first: {first} {second}"
+    );
     assert_eq!(beat_at(&mut story, 12.0, shut()), first, "it may be back");
     assert_eq!(beat_at(&mut story, 12.1, shut()), second);
     assert_eq!(beat_at(&mut story, 12.2, shut()), "http://p", "any door will do");
     story.at(12.3, Event::Tick);
-    assert_eq!(story.at(12.3, seen(Work::Idle, after(0.5))), [], "all are shut: the next heartbeat has its time");
+    assert_eq!(
+        story.at(12.3, seen(Work::Idle, after(0.5))),
+        [],
+        "all are shut: the next heartbeat has its time"
+    );
     assert_eq!(beat_at(&mut story, 18.0, Ok(Orders::default())), first);
     assert_eq!(beat_at(&mut story, 24.0, Ok(Orders::default())), first, "and it stays there");
 }
@@ -417,7 +424,11 @@ fn a_door_that_stays_shut_has_the_others_asked_for_once_an_hour() {
         story.at(second, Event::Tick);
         let todo = story.at(second, seen(Work::Idle, after(0.5)));
         if let Some(Action::Beat(_, to)) = todo.last() {
-            let answer = if *to == first { Err(fault("no-contact")) } else { Ok(Orders::default()) };
+            let answer = if *to == first {
+                Err(fault("no-contact"))
+            } else {
+                Ok(Orders::default())
+            };
             let todo = story.at(second, Event::Beaten(answer));
             if reports(&todo) == ["ready"] {
                 asked.push(second);

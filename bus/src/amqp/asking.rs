@@ -12,6 +12,7 @@
 //! that are dropped), and hands replies out unread; askers encode and decode on their own time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +82,8 @@ struct Route {
     reply_to: String,
     /// Asks the broker how many consumers a queue has; one at a time.
     look: tokio::sync::Mutex<Option<Channel>>,
+    /// The broker does not let this user look: it finds out by asking.
+    blind: AtomicBool,
 }
 
 struct Job {
@@ -161,7 +164,10 @@ impl Asking {
         let body = serde_json::to_vec(request).map_err(|e| Fault::new("internal", format!("ask {op}: write it as JSON: {e}")))?;
         let most = self.common.limits().bytes;
         if body.len() > most {
-            let text = format!("ask {op}: the request is {} bytes long, and {most} bytes are the most that is sent; send less", body.len());
+            let text = format!(
+                "ask {op}: the request is {} bytes long, and {most} bytes are the most that is sent; send less",
+                body.len()
+            );
             return Err(Fault::new("too-large", text));
         }
         let _room = tokio::time::timeout_at(until, self.room.acquire()).await.map_err(|_| late())?;
@@ -185,7 +191,11 @@ impl Asking {
         let id = entry.1;
         // A service that passes on what somebody asks of it says for whom; everybody else asks for himself.
         let user = route.session.user();
-        let on_behalf = if self.common.users.is_service(user) { OnBehalf::of(caller) } else { None };
+        let on_behalf = if self.common.users.is_service(user) {
+            OnBehalf::of(caller)
+        } else {
+            None
+        };
         let app = match caller {
             Caller::Service(name) => *name,
             Caller::Operator(_) | Caller::OwnersOperator(..) | Caller::Reader(_) | Caller::Instance(_) | Caller::Launch(_) => {
@@ -197,7 +207,10 @@ impl Asking {
             app,
             correlation: &format!("{id:x}"),
             reply_to: &route.reply_to,
-            expires_ms: until.saturating_duration_since(Instant::now()).as_millis().clamp(1, EXPIRES_MOST_MS),
+            expires_ms: until
+                .saturating_duration_since(Instant::now())
+                .as_millis()
+                .clamp(1, EXPIRES_MOST_MS),
             persistent: !request.is_question(),
             on_behalf,
         }
@@ -211,7 +224,10 @@ impl Asking {
             properties,
         };
         if self.jobs.send(job).await.is_err() {
-            return Err(Fault::new("no-contact", format!("ask {op}: this process is closing its connection")));
+            return Err(Fault::new(
+                "no-contact",
+                format!("ask {op}: this process is closing its connection"),
+            ));
         }
         let closing = || Fault::new("no-contact", format!("ask {op}: this process is closing its connection"));
         tokio::select! {
@@ -281,7 +297,7 @@ impl Asking {
     async fn somebody_serves(&self, to: &To, op: &str, route: &Route) -> Result<(), Fault> {
         let To::Service(service) = to else { return Ok(()) };
         let lately = || self.waiting().seen.get(service).is_some_and(|seen| seen.elapsed() < SEEN_LASTS);
-        if lately() {
+        if lately() || route.blind.load(Ordering::Relaxed) {
             return Ok(());
         }
         let nobody = || {
@@ -295,16 +311,21 @@ impl Asking {
             // Somebody else looked while we waited.
             return Ok(());
         }
-        match self.consumers(&route.session, &mut look, &self.common.names.service(*service)).await {
+        match self
+            .consumers(&route.session, &mut look, &self.common.names.service(*service))
+            .await
+        {
             Ok(0) => Err(nobody()),
             Err(error) if error.why() == Why::Missing => Err(nobody()),
             Ok(_) => {
                 self.saw(to);
                 Ok(())
             }
-            // Who may not look finds out by asking.
             Err(error) => {
                 debug!(%error, "look whether anybody serves");
+                if error.why() == Why::NotPermitted {
+                    route.blind.store(true, Ordering::Relaxed);
+                }
                 Ok(())
             }
         }
@@ -333,7 +354,10 @@ impl Asking {
             self.route.send_replace(None);
             let fault = match &talked {
                 Ok(()) => Fault::new("no-contact", "this process is closing its connection"),
-                Err(error) => Fault::new("no-contact", format!("{error}; whether it was done is not known; repeating is harmless")),
+                Err(error) => Fault::new(
+                    "no-contact",
+                    format!("{error}; whether it was done is not known; repeating is harmless"),
+                ),
             };
             let pending = std::mem::take(&mut self.waiting().pending);
             for entry in pending.into_values() {
@@ -372,6 +396,7 @@ impl Asking {
             session: session.clone(),
             reply_to: queue.name.clone(),
             look: tokio::sync::Mutex::new(None),
+            blind: AtomicBool::new(false),
         });
         self.common.trouble("asking", None);
         self.route.send_replace(Some(route.clone()));
@@ -423,8 +448,16 @@ impl Asking {
                 // Which confirm a returned message comes with is not certain, since brokers confirm several at once; the message
                 // itself says which it is.
                 self.common.metrics.unroutable.inc();
-                let which = returned.properties.correlation_id().as_ref().and_then(|id| u64::from_str_radix(id.as_str(), 16).ok());
-                let text = format!("nobody serves {:?} on broker {}; start one", returned.routing_key.as_str(), session.shown());
+                let which = returned
+                    .properties
+                    .correlation_id()
+                    .as_ref()
+                    .and_then(|id| u64::from_str_radix(id.as_str(), 16).ok());
+                let text = format!(
+                    "nobody serves {:?} on broker {}; start one",
+                    returned.routing_key.as_str(),
+                    session.shown()
+                );
                 self.fail(which.unwrap_or(id), Fault::new("no-contact", text));
                 if let Some(pending) = self.waiting().pending.get_mut(&id) {
                     pending.confirmed = true;
@@ -464,7 +497,10 @@ impl Asking {
             self.common.metrics.refused.with_label_values(&["reply-too-large"]).inc();
             return;
         }
-        let id = properties.correlation_id().as_ref().and_then(|id| u64::from_str_radix(id.as_str(), 16).ok());
+        let id = properties
+            .correlation_id()
+            .as_ref()
+            .and_then(|id| u64::from_str_radix(id.as_str(), 16).ok());
         let pending = id.and_then(|id| self.waiting().pending.remove(&id));
         // An answer to somebody who has gone is nobody's.
         if let Some(pending) = pending {

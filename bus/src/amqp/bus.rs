@@ -90,6 +90,12 @@ impl AmqpBus {
         &self.common.link
     }
 
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.common.metrics
+    }
+
     /// Whether requests can be asked and taken now: the broker is connected and takes messages, and all queues are there.
     ///
     /// # Errors

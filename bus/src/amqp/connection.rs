@@ -70,7 +70,10 @@ enum State {
 impl fmt::Debug for Link {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let up = matches!(*self.state.borrow(), State::Up(_));
-        out.debug_struct("Link").field("settings", &self.settings).field("up", &up).finish_non_exhaustive()
+        out.debug_struct("Link")
+            .field("settings", &self.settings)
+            .field("up", &up)
+            .finish_non_exhaustive()
     }
 }
 
@@ -131,7 +134,10 @@ impl Link {
             State::Up(session) if session.is_up() => session.blocked().map_or(Ok(()), Err),
             State::Up(session) => Err(session.lost_error("use the broker")),
             State::Down(Some(error)) => Err(error.clone()),
-            State::Down(None) => Err(Error::new(Why::Unreachable, format!("connect to broker {}: not yet connected", self.settings.url))),
+            State::Down(None) => Err(Error::new(
+                Why::Unreachable,
+                format!("connect to broker {}: not yet connected", self.settings.url),
+            )),
             State::Closed => Err(closed()),
         }
     }

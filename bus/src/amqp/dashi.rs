@@ -35,8 +35,8 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
@@ -196,7 +196,9 @@ impl Dashi {
             match self.serve_in(&session, &served, &answers, &mut former, cancel).await {
                 Ok(()) => return,
                 Err(Broken::Different(error)) => former.met(&served.topic, &error),
-                Err(Broken::Other(error)) if error.why() == Why::Lost => debug!(topic = served.topic, %error, "serving goes on when the broker is back"),
+                Err(Broken::Other(error)) if error.why() == Why::Lost => {
+                    debug!(topic = served.topic, %error, "serving goes on when the broker is back")
+                }
                 Err(Broken::Other(error)) => warn!(topic = served.topic, %error, "serving begins anew"),
             }
             tokio::select! {

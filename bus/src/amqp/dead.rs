@@ -93,14 +93,26 @@ async fn confirming(session: &Session) -> Result<Channel, Error> {
 }
 
 /// Publishes and waits until the broker has it in a queue.
-async fn publish(session: &Session, channel: &Channel, names: &Names, key: &str, body: &[u8], properties: BasicProperties) -> Result<(), Error> {
+async fn publish(
+    session: &Session,
+    channel: &Channel,
+    names: &Names,
+    key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) -> Result<(), Error> {
     let mandatory = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
     let exchange: ShortString = names.exchange().as_str().into();
     let doing = format!("publish to {key}");
-    let publishing = async { channel.basic_publish(exchange, key.into(), mandatory, body, properties).await?.await };
+    let publishing = async {
+        channel
+            .basic_publish(exchange, key.into(), mandatory, body, properties)
+            .await?
+            .await
+    };
     match session.bounded(&doing, publishing).await? {
         Confirmation::Ack(None) | Confirmation::NotRequested => Ok(()),
         Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
@@ -108,7 +120,10 @@ async fn publish(session: &Session, channel: &Channel, names: &Names, key: &str,
             Err(Error::new(Why::Missing, text))
         }
         Confirmation::Nack(None) => {
-            let text = format!("{doing}: broker {} did not take it: its queue is full, or the broker is in trouble", session.shown());
+            let text = format!(
+                "{doing}: broker {} did not take it: its queue is full, or the broker is in trouble",
+                session.shown()
+            );
             Err(Error::new(Why::Refused, text))
         }
     }
@@ -145,14 +160,21 @@ fn letter(delivery: &lapin::message::Delivery) -> Letter {
     let properties = &delivery.properties;
     let text = |key: &str| wire::header_text(properties, key).map_or_else(String::new, |text| String::from_utf8_lossy(text).into_owned());
     Letter {
-        id: properties.message_id().as_ref().map_or_else(|| "none".to_owned(), |id| id.as_str().to_owned()),
+        id: properties
+            .message_id()
+            .as_ref()
+            .map_or_else(|| "none".to_owned(), |id| id.as_str().to_owned()),
         reason: text(REASON),
         text: text(TEXT),
         key: text(KEY),
         queue: text(QUEUE),
         user: text(USER),
         on_behalf_of: Some(text(ON_BEHALF_OF)).filter(|text| !text.is_empty()),
-        at: Timestamp(wire::header_number(properties, AT).and_then(|at| i64::try_from(at).ok()).unwrap_or(0)),
+        at: Timestamp(
+            wire::header_number(properties, AT)
+                .and_then(|at| i64::try_from(at).ok())
+                .unwrap_or(0),
+        ),
         bytes: delivery.data.len(),
         body: String::from_utf8_lossy(&delivery.data).into_owned(),
     }

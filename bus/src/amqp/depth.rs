@@ -20,8 +20,8 @@ use epu_core::Fault;
 use epu_core::secret::SecretUrl;
 use epu_core::time::{Clock, Span, Timestamp};
 use lapin::options::QueueDeclareOptions;
-use lapin::tcp::OwnedTLSConfig;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::types::{FieldTable, ShortString};
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Error, ErrorKind};
@@ -217,7 +217,11 @@ async fn open(url: &SecretUrl) -> Result<Link, Fault> {
     let uri = resolved(url)?;
     let shown = shown(&uri);
     let properties = ConnectionProperties::default().with_connection_name("epu queue probe".into());
-    let opened = tokio::time::timeout(CONNECT_WITHIN, cut::connect(uri, properties, OwnedTLSConfig::default(), REACH_WITHIN)).await;
+    let opened = tokio::time::timeout(
+        CONNECT_WITHIN,
+        cut::connect(uri, properties, OwnedTLSConfig::default(), REACH_WITHIN),
+    )
+    .await;
     match opened {
         Ok(Ok((connection, _))) => Ok(Link {
             connection,

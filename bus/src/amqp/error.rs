@@ -137,7 +137,12 @@ impl Error {
     pub(super) fn asking(doing: &str, error: &lapin::Error, shown: &str) -> Self {
         let said = shortened(&error.to_string(), SAID_MAX);
         let of = |why, what: &str| Self::new(why, format!("{doing}: {what}"));
-        let lost = || of(Why::Lost, &format!("the connection to broker {shown} is lost ({said}); it is opened again"));
+        let lost = || {
+            of(
+                Why::Lost,
+                &format!("the connection to broker {shown} is lost ({said}); it is opened again"),
+            )
+        };
         let ErrorKind::ProtocolError(refusal) = error.kind() else {
             return lost();
         };
@@ -161,7 +166,10 @@ impl Error {
     }
 
     pub(super) fn late(doing: &str, within: std::time::Duration, shown: &str) -> Self {
-        let text = format!("{doing}: broker {shown} did not answer within {}; see its load and log", Span(within));
+        let text = format!(
+            "{doing}: broker {shown} did not answer within {}; see its load and log",
+            Span(within)
+        );
         Self::new(Why::Timeout, text)
     }
 }

@@ -198,7 +198,10 @@ impl Telling {
         };
         let told = {
             let mut waiting = self.waiting();
-            waiting.kinds.get_mut(&entry.kind).map_or(0, |of| std::mem::replace(&mut of.told, entry.sequence))
+            waiting
+                .kinds
+                .get_mut(&entry.kind)
+                .map_or(0, |of| std::mem::replace(&mut of.told, entry.sequence))
         };
         let dropped = entry.sequence.saturating_sub(told + 1);
         let properties = wire::telling(session.user(), &self.common.settings().name, entry.sequence, dropped);
@@ -270,7 +273,12 @@ impl Listener {
         let channel = session.channel().await?;
         let prefetch = channel.basic_qos(u16::try_from(PREFETCH).unwrap_or(u16::MAX), BasicQosOptions::default());
         session.bounded("limit what is heard", prefetch).await?;
-        let consuming = channel.basic_consume(queue.name.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let consuming = channel.basic_consume(
+            queue.name.as_str().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
         let mut consumer = session.bounded("listen to facts", consuming).await?;
         if std::mem::replace(&mut memory.began, true) {
             self.lose(1);

@@ -48,8 +48,14 @@ impl Metrics {
         Ok(Self {
             connected: IntGauge::new("epu_bus_amqp_connected", "1 while the broker is connected.")?,
             connects: IntCounter::new("epu_bus_amqp_connects_total", "Connections opened, the first one too.")?,
-            blocked: IntGauge::new("epu_bus_amqp_blocked", "1 while the broker takes no messages (memory or disk alarm).")?,
-            asked: IntCounterVec::new(Opts::new("epu_bus_amqp_asked_total", "Requests sent, by what came of them."), &["outcome"])?,
+            blocked: IntGauge::new(
+                "epu_bus_amqp_blocked",
+                "1 while the broker takes no messages (memory or disk alarm).",
+            )?,
+            asked: IntCounterVec::new(
+                Opts::new("epu_bus_amqp_asked_total", "Requests sent, by what came of them."),
+                &["outcome"],
+            )?,
             seconds: Histogram::with_opts(
                 HistogramOpts::new("epu_bus_amqp_ask_seconds", "From sending a request to its answer.").buckets(BUCKETS.to_vec()),
             )?,
@@ -61,9 +67,15 @@ impl Metrics {
                 "epu_bus_amqp_confirms_late_total",
                 "Requests that the broker did not confirm in time.",
             )?,
-            served: IntCounterVec::new(Opts::new("epu_bus_amqp_served_total", "Requests taken, by what came of them."), &["outcome"])?,
+            served: IntCounterVec::new(
+                Opts::new("epu_bus_amqp_served_total", "Requests taken, by what came of them."),
+                &["outcome"],
+            )?,
             dead: IntCounterVec::new(
-                Opts::new("epu_bus_amqp_dead_letters_total", "Messages put aside because they cannot be handled."),
+                Opts::new(
+                    "epu_bus_amqp_dead_letters_total",
+                    "Messages put aside because they cannot be handled.",
+                ),
                 &["reason"],
             )?,
             facts_told: IntCounter::new("epu_bus_amqp_facts_told_total", "Facts given to the broker.")?,

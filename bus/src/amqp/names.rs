@@ -156,7 +156,10 @@ fn arguments(sort: Sort) -> (QueueDeclareOptions, FieldTable) {
             own
         }
         Sort::Facts => {
-            put("x-max-length", AMQPValue::LongLongInt(i64::try_from(FACTS_WAITING).unwrap_or(i64::MAX)));
+            put(
+                "x-max-length",
+                AMQPValue::LongLongInt(i64::try_from(FACTS_WAITING).unwrap_or(i64::MAX)),
+            );
             put("x-max-length-bytes", AMQPValue::LongLongInt(FACTS_BYTES));
             put("x-overflow", text("drop-head"));
             own
@@ -270,7 +273,15 @@ mod tests {
     fn replies_go_where_replies_go_and_nowhere_else() {
         let names = Names::new("a.b");
         assert!(names.is_reply(&names.reply("guest", "1")));
-        for other in ["provisioner", "dead", "fact.pools", "member.x", "a.b.epu.provisioner", "x.epu.reply.guest.1", "a.b.epu.replyx"] {
+        for other in [
+            "provisioner",
+            "dead",
+            "fact.pools",
+            "member.x",
+            "a.b.epu.provisioner",
+            "x.epu.reply.guest.1",
+            "a.b.epu.replyx",
+        ] {
             assert!(!names.is_reply(other), "{other}");
         }
     }

@@ -19,9 +19,9 @@ use epu_core::request::Answer;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::Channel;
 use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
@@ -158,7 +158,12 @@ impl<'a> Consuming<'a> {
         let prefetch = channel.basic_qos(common.settings().prefetch.max(1), BasicQosOptions::default());
         session.bounded("limit what is taken", prefetch).await?;
         let tag = names::short(&format!("{} {}", common.settings().name, common.nonce()));
-        let consuming = channel.basic_consume(queue.name.as_str().into(), tag, BasicConsumeOptions::default(), FieldTable::default());
+        let consuming = channel.basic_consume(
+            queue.name.as_str().into(),
+            tag,
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
         let consumer = session.bounded(&format!("consume queue {}", queue.name), consuming).await?;
         Ok(Self {
             common,
@@ -235,7 +240,10 @@ impl<'a> Consuming<'a> {
 
     async fn acknowledge(&mut self) -> Result<(), Error> {
         let (together, single) = self.acks.due();
-        let frames = together.map(|tag| (tag, true)).into_iter().chain(single.into_iter().map(|tag| (tag, false)));
+        let frames = together
+            .map(|tag| (tag, true))
+            .into_iter()
+            .chain(single.into_iter().map(|tag| (tag, false)));
         for (tag, multiple) in frames {
             // While the broker blocks us nothing is written, and waiting longer is what there is to do.
             tokio::select! {
@@ -271,7 +279,13 @@ impl<'a> Consuming<'a> {
                     warn!(queue = %self.queue.name, reason, fault = %refusal.fault, "a message is put aside");
                     if let Err(error) = dead::bury(self.common, &self.session, &self.queue, &delivery, reason, &refusal.fault).await {
                         // It goes back to its queue, to be put aside later.
-                        let nack = self.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true });
+                        let nack = self.channel.basic_nack(
+                            tag,
+                            BasicNackOptions {
+                                multiple: false,
+                                requeue: true,
+                            },
+                        );
                         self.session.bounded("give a message back", nack).await?;
                         self.acks.gone(tag);
                         return Err(error);
@@ -280,7 +294,8 @@ impl<'a> Consuming<'a> {
                 } else {
                     debug!(queue = %self.queue.name, fault = %refusal.fault, "a request is refused");
                 }
-                self.working.push(self.reply(&delivery, std::future::ready(Err(refusal.fault)), false));
+                self.working
+                    .push(self.reply(&delivery, std::future::ready(Err(refusal.fault)), false));
                 return Ok(());
             }
         };
@@ -298,7 +313,12 @@ impl<'a> Consuming<'a> {
     }
 
     /// Sends the answer when it is there, and says which message is done with.
-    fn reply(&self, delivery: &Delivery, answer: impl Future<Output = Result<Answer, Fault>> + Send + 'static, count: bool) -> BoxFuture<'static, u64> {
+    fn reply(
+        &self,
+        delivery: &Delivery,
+        answer: impl Future<Output = Result<Answer, Fault>> + Send + 'static,
+        count: bool,
+    ) -> BoxFuture<'static, u64> {
         let tag = delivery.delivery_tag;
         let to = wire::reply_to(&delivery.properties, &self.common.names);
         let correlation = delivery.properties.correlation_id().clone();
@@ -313,7 +333,9 @@ impl<'a> Consuming<'a> {
             let body = wire::reply(&answer, common.limits());
             let properties = wire::replying(session.user(), &common.settings().name, correlation);
             let exchange: ShortString = common.names.exchange().as_str().into();
-            let sent = channel.basic_publish(exchange, to, BasicPublishOptions::default(), &body, properties).await;
+            let sent = channel
+                .basic_publish(exchange, to, BasicPublishOptions::default(), &body, properties)
+                .await;
             if let Err(error) = sent {
                 debug!(%error, "an answer was not sent");
             }

@@ -63,8 +63,15 @@ impl Settings {
         };
         let cert_chain = match &self.ca {
             Some(path) => {
-                let text = String::from_utf8(read("`ca`", path)?).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
-                Some(text.ok_or_else(|| Error::new(Why::Settings, format!("read `ca` {}: there is no PEM certificate in it", path.display())))?)
+                let text = String::from_utf8(read("`ca`", path)?)
+                    .ok()
+                    .filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
+                Some(text.ok_or_else(|| {
+                    Error::new(
+                        Why::Settings,
+                        format!("read `ca` {}: there is no PEM certificate in it", path.display()),
+                    )
+                })?)
             }
             None => None,
         };

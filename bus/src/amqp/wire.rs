@@ -85,16 +85,25 @@ pub(super) fn request(delivery: &Delivery, users: &Users, limits: Limits) -> Res
     };
     let content = properties.content_type().as_ref().map_or("", ShortString::as_str);
     if content != JSON {
-        return Err(dead(format!("read the request: its content_type is {content:?}, and {JSON} is the only one taken")));
+        return Err(dead(format!(
+            "read the request: its content_type is {content:?}, and {JSON} is the only one taken"
+        )));
     }
-    let request: Request = serde_json::from_slice(&delivery.data)
-        .map_err(|error| dead(format!("read the request: {error}; it must be {{\"op\": ..., \"args\": ...}}, see docs/wire.md")))?;
+    let request: Request = serde_json::from_slice(&delivery.data).map_err(|error| {
+        dead(format!(
+            "read the request: {error}; it must be {{\"op\": ..., \"args\": ...}}, see docs/wire.md"
+        ))
+    })?;
     let claimed = match header_text(properties, ON_BEHALF_OF) {
         Some(text) if text.len() <= ON_BEHALF_MAX => {
             let claimed = serde_json::from_slice::<OnBehalf>(text);
             Some(claimed.map_err(|error| dead(format!("read the header {ON_BEHALF_OF}: {error}")))?)
         }
-        Some(_) => return Err(dead(format!("read the header {ON_BEHALF_OF}: it is longer than {ON_BEHALF_MAX} bytes"))),
+        Some(_) => {
+            return Err(dead(format!(
+                "read the header {ON_BEHALF_OF}: it is longer than {ON_BEHALF_MAX} bytes"
+            )));
+        }
         None => None,
     };
     let app = properties.app_id().as_ref().map(ShortString::as_str);
@@ -369,8 +378,12 @@ mod tests {
     #[test]
     fn facts_count_from_services_only() {
         let body = r#"{"fact":"listening","of":"controller"}"#;
-        let told = |user: Option<&str>, content: &str, body: &str| fact(&delivery(user, content, body), &users(), LIMITS).map(|told| told.fact);
-        assert_eq!(told(Some("epu"), JSON, body), Ok(Fact::Listening(epu_core::fact::Listener::Controller)));
+        let told =
+            |user: Option<&str>, content: &str, body: &str| fact(&delivery(user, content, body), &users(), LIMITS).map(|told| told.fact);
+        assert_eq!(
+            told(Some("epu"), JSON, body),
+            Ok(Fact::Listening(epu_core::fact::Listener::Controller))
+        );
         assert_eq!(told(None, JSON, body), Err("no-user"));
         assert_eq!(told(Some("ada"), JSON, body), Err("no-service"));
         assert_eq!(told(Some("eve"), JSON, body), Err("no-service"));

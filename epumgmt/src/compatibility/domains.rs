@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::problem::{of_store, value_error};
+use super::retiring::Shield;
 use super::sections::Sections;
 
 /// The kind of a domain's document.
@@ -48,6 +49,9 @@ pub(crate) struct Domain {
     pub subscribers: Vec<(String, String)>,
     /// When it was added.
     pub added_at: Timestamp,
+    /// Who is protected while it shrinks by those that its user named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shield: Option<Shield>,
 }
 
 /// A thing with the revision it has in the store; 0 when it is not there yet.

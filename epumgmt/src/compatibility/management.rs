@@ -48,6 +48,7 @@ impl Office {
                 config,
                 subscribers: subscriber.into_iter().map(|(name, op)| (name.to_owned(), op.to_owned())).collect(),
                 added_at: self.clock.now(),
+                shield: None,
             },
         };
         if !self.documents.put_domain(&kept).await? {
@@ -98,12 +99,23 @@ impl Office {
             }
             let set = changed(&old, &new);
             if !set.is_empty() {
+                if !self.lower(&mut kept).await? {
+                    continue;
+                }
+                if let Some(shield) = self.shield(&kept.is, &merged).await? {
+                    kept.is.shield = Some(shield.clone());
+                    if !self.documents.put_domain(&kept).await? {
+                        continue;
+                    }
+                    kept.revision += 1;
+                    self.raise(&kept.is, &shield).await?;
+                }
                 let change = PoolChange {
                     pool: kept.is.pool.clone(),
                     set,
                     if_revision: None,
                 };
-                self.change_pool(caller, &kept.is, &merged, change).await?;
+                self.ask::<Value>(Self::owner(caller), Request::PoolReconfigure(change)).await?;
             }
             kept.is.config = merged;
             if self.documents.put_domain(&kept).await? {

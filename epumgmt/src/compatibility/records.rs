@@ -134,7 +134,7 @@ pub(crate) fn fault_description(fault: &Fault) -> String {
         "site-quota-exceeded" | "site-capacity" => format!("IAAS_FULL: {text}"),
         "launch-timeout" => "IAAS_TIMEOUT".to_owned(),
         "capacity-short" => format!("IAAS_PROBLEM {text}"),
-        "no-such-site" | "no-such-template" => format!("DTRS_LOOKUP_FAILED {text}"),
+        "no-such-site" => format!("DTRS_LOOKUP_FAILED {text}"),
         "bad-request" | "bad-config" => format!("INVALID_REQUEST {text}"),
         "set-up-failed" | "not-ready" => format!("CTX_ERROR {text}"),
         _ => text.clone(),

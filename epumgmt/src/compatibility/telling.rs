@@ -70,6 +70,9 @@ pub(super) async fn run(office: &Arc<Office>, cancel: &CancellationToken) {
                 if let Err(failed) = office.compare().await {
                     debug!(problem = %failed.problem, "what subscribers were told could not be compared; it is tried again");
                 }
+                if let Err(failed) = office.lower_all().await {
+                    debug!(problem = %failed.problem, "protected instances stay so for now");
+                }
                 if let Err(failed) = office.tidy().await {
                     debug!(problem = %failed.problem, "old documents stay for now");
                 }
@@ -88,6 +91,10 @@ pub(super) async fn run(office: &Arc<Office>, cancel: &CancellationToken) {
                     warn!(problem = %failed.problem, "subscribers could not be told; it is tried again");
                     seen.forget(&news);
                     compare.reset_immediately();
+                }
+                let leaves = |instance: &Arc<Instance>| instance.is_live() && instance.is_leaving();
+                if news.values().any(leaves) && let Err(failed) = office.lower_all().await {
+                    debug!(problem = %failed.problem, "protected instances stay so for now");
                 }
             }
         }

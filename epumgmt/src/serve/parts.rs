@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epu_bus::Bus;
-use epu_bus::amqp::AmqpBus;
+use epu_bus::amqp::dashi::Dashi;
+use epu_bus::amqp::{AmqpBus, Link};
 use epu_bus::http::{Door, Limits, Ready};
 use epu_bus::local::LocalBus;
 use epu_bus::token::{Keyring, OperatorToken};
@@ -28,6 +29,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::metrics::{AllMetrics, render};
 use super::{Error, files};
+use crate::compatibility;
 use crate::config::{Config, Site, TOKEN_FILE};
 
 /// How long an answer of `/readyz` stands: each is a write to the disk, and anybody may ask.
@@ -228,6 +230,23 @@ impl Shared {
             ready: readiness(self.store.clone(), self.amqp.clone(), self.clock.clone()),
             limits: Limits::default(),
         })
+    }
+
+    /// Answers for old clients, when the config wants them. Its broker is waited for: nothing else depends on it.
+    pub(super) fn compatibility(&self) -> Result<Option<compatibility::Parts>, Error> {
+        let Some(config) = &self.config.compatibility else { return Ok(None) };
+        let own = self.config.amqp.as_ref().map(|amqp| amqp.settings(&self.name));
+        let settings = config.settings(own, &self.name).ok_or(Error::NoBroker)?;
+        let link = Link::start(settings, self.metrics.amqp.clone());
+        Ok(Some(compatibility::Parts {
+            dashi: Dashi::new(link, config.names()),
+            bus: self.bus.clone(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            config: config.clone(),
+            file: self.file.clone(),
+        }))
     }
 
     fn sites(&self) -> Result<BTreeMap<SiteName, Arc<dyn Iaas>>, Error> {

@@ -256,7 +256,11 @@ async fn a_call_that_was_under_way_when_its_caller_died_is_made_again_alike_and_
         assert_eq!(launches[0].launch_token.0, launches[1].launch_token.0);
         assert_eq!(launches[0].url, "http://p1 http://p2 http://127.0.0.1:2");
         let context = world.claim(&request, 0, "nonce").await.unwrap();
-        assert_eq!(context.doors, ["http://p2", "http://127.0.0.1:2"], "agents are told of those that live");
+        assert_eq!(
+            context.doors,
+            ["http://p2", "http://127.0.0.1:2"],
+            "agents are told of those that live"
+        );
     }
 }
 
@@ -287,19 +291,34 @@ async fn one_that_was_frozen_while_another_took_over_makes_no_call_and_changes_n
     one.gate.let_go();
     world.elapse(30).await;
     assert_eq!(one.called_since(thawed_at), [""; 0]);
-    assert!(one.called_since(frozen_at).iter().all(|call| *call != "launch"), "not a second time");
+    assert!(
+        one.called_since(frozen_at).iter().all(|call| *call != "launch"),
+        "not a second time"
+    );
     assert!(!one.leads() && two.leads());
     assert_eq!(world.store.instances(false).await.unwrap(), before);
     let standing = world.store.standing().await.unwrap();
     assert_eq!(standing.lease(Domain::Provisioner).unwrap().epoch, epoch);
     assert_eq!(standing.leader(Domain::Provisioner), Some("p2"));
     assert_eq!(world.state(other).await, State::Terminated);
-    assert_eq!((world.site.running(), world.site.calls()), (2, 4), "the last launch was called once by each");
+    assert_eq!(
+        (world.site.running(), world.site.calls()),
+        (2, 4),
+        "the last launch was called once by each"
+    );
     assert_eq!(world.state(request.instances[0].id).await, State::Started);
     // And back: what it stood by for comes to it.
     two.kill().await;
     takes_over(&world, &one).await;
-    world.report(id, Happened::Drained { exit: crate::world::exit(0) }).await.unwrap();
+    world
+        .report(
+            id,
+            Happened::Drained {
+                exit: crate::world::exit(0),
+            },
+        )
+        .await
+        .unwrap();
     world.elapse(3).await;
     assert_eq!(world.state(id).await, State::Terminated);
     assert_eq!(world.instance(id).await.ending.unwrap().drained_for, Some(Cause::ScaleIn));
@@ -386,7 +405,11 @@ async fn again_and_again_killed_at_any_moment_nothing_is_launched_twice_or_lost(
     let (world, mut one, mut two) = two().await;
     let mut ids = Vec::new();
     for round in 0..12_u64 {
-        world.site.look().script.extend([Does::AllAfter(Duration::from_millis(700)), Does::LosesAnswer]);
+        world
+            .site
+            .look()
+            .script
+            .extend([Does::AllAfter(Duration::from_millis(700)), Does::LosesAnswer]);
         for _ in 0..2 {
             let request = world.request(2);
             ids.extend(request.instances.iter().map(|wanted| wanted.id));

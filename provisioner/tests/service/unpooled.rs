@@ -35,15 +35,24 @@ async fn one_whose_worker_fails_is_ended_and_one_that_is_silent_stays() {
     assert!(orders.stop, "nobody else would end it");
     world.report(done, Happened::Exited { exit: exit(0) }).await.unwrap();
     world.elapse(5).await;
-    assert_eq!((world.state(failed).await, world.cause(failed).await), (State::Terminated, Cause::Unhealthy));
+    assert_eq!(
+        (world.state(failed).await, world.cause(failed).await),
+        (State::Terminated, Cause::Unhealthy)
+    );
     assert_eq!(world.fault_code(failed).await, "worker-failed");
-    assert_eq!((world.state(done).await, world.cause(done).await), (State::Terminated, Cause::Finished));
+    assert_eq!(
+        (world.state(done).await, world.cause(done).await),
+        (State::Terminated, Cause::Finished)
+    );
     world.elapse(86_400).await;
     assert_eq!(world.state(silent).await, State::Running, "its worker may well be at work");
     let machine = world.instance(silent).await.machine.unwrap();
     world.site.vanish(&machine);
     world.elapse(20).await;
-    assert_eq!((world.state(silent).await, world.cause(silent).await), (State::Terminated, Cause::Vanished));
+    assert_eq!(
+        (world.state(silent).await, world.cause(silent).await),
+        (State::Terminated, Cause::Vanished)
+    );
     assert_eq!(world.site.calls(), 3, "none was replaced");
     world.stop().await.unwrap();
 }
@@ -59,7 +68,10 @@ async fn one_that_cannot_become_ready_is_told_of_and_ended_at_once() {
     let fault = Fault::new("set-up-failed", "no disk");
     world.report(id, Happened::Failed { fault }).await.unwrap();
     world.elapse(3).await;
-    assert_eq!((world.state(id).await, world.fault_code(id).await.as_str()), (State::Terminated, "set-up-failed"));
+    assert_eq!(
+        (world.state(id).await, world.fault_code(id).await.as_str()),
+        (State::Terminated, "set-up-failed")
+    );
     let states: Vec<State> = std::iter::from_fn(|| world.facts.next_now())
         .filter_map(|fact| match fact {
             Fact::Instances(told) => Some(told),

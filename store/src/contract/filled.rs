@@ -19,15 +19,23 @@ pub const LAUNCHES: u64 = 40;
 pub async fn fill(store: &dyn Store) -> Result<(), Error> {
     store.keep("installation", "the one").await?;
     store.keep("odd", "it's \"quoted\", ünïcödé 🦀\n").await?;
-    store.put_pools(&[pool("web", 1), pool("batch", 1)], vec![entry(1).of(&name("web"))]).await?;
+    store
+        .put_pools(&[pool("web", 1), pool("batch", 1)], vec![entry(1).of(&name("web"))])
+        .await?;
     store.put_pools(&[pool("web", 2)], Vec::new()).await?;
     for n in 0..LAUNCHES {
         let at = i64::try_from(n).unwrap_or_default();
         let (a, b) = (instance(2 * n, n, at), instance(2 * n + 1, n, at));
-        store.record_launch(&launch(n, &[2 * n, 2 * n + 1], at), &[a.clone(), b], vec![entry(at).on(a.id)], &[]).await?;
+        store
+            .record_launch(&launch(n, &[2 * n, 2 * n + 1], at), &[a.clone(), b], vec![entry(at).on(a.id)], &[])
+            .await?;
         let commit = ProvisionCommit {
             instances: vec![moved(&a, if n % 2 == 0 { State::Terminated } else { State::Running }, at)],
-            launches: if n % 3 == 0 { vec![done(launch(n, &[2 * n, 2 * n + 1], at))] } else { Vec::new() },
+            launches: if n % 3 == 0 {
+                vec![done(launch(n, &[2 * n, 2 * n + 1], at))]
+            } else {
+                Vec::new()
+            },
             ..ProvisionCommit::default()
         };
         store.commit_provision(commit).await?;
@@ -55,7 +63,13 @@ pub async fn fill(store: &dyn Store) -> Result<(), Error> {
             since: Timestamp(1),
         };
         let want = [Domain::Shard(3), Domain::Shard(4)].into();
-        store.lease(LeaseAsk { member, want, lasts: Span::secs(60) }).await?;
+        store
+            .lease(LeaseAsk {
+                member,
+                want,
+                lasts: Span::secs(60),
+            })
+            .await?;
         store.leave(who).await?;
     }
     store.set_closed(true, Vec::new()).await?;
@@ -80,7 +94,11 @@ pub async fn everything(store: &dyn Store) -> Result<Value, Error> {
         launches.push(store.launch(launch_id(n)).await?);
     }
     let standing = store.standing().await?;
-    let epochs: Vec<_> = standing.leases.iter().map(|lease| (&lease.name, lease.epoch, lease.since)).collect();
+    let epochs: Vec<_> = standing
+        .leases
+        .iter()
+        .map(|lease| (&lease.name, lease.epoch, lease.since))
+        .collect();
     Ok(json!({
         "installation": store.keep("installation", "another").await?,
         "odd": store.keep("odd", "another").await?,

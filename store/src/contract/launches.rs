@@ -33,7 +33,10 @@ pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
         journal: vec![entry(2)],
     };
     store.commit_provision(went_on).await.expect("it goes on");
-    let again = store.record_launch(&asked, &both, vec![entry(3)], &[]).await.expect("the launch again");
+    let again = store
+        .record_launch(&asked, &both, vec![entry(3)], &[])
+        .await
+        .expect("the launch again");
     assert!(!again, "a repeated launch counts as new");
     assert_eq!(
         store.launch(launch_id(1)).await.expect("launch"),
@@ -62,7 +65,9 @@ pub(super) async fn a_closed_installation_records_no_launch(store: &dyn Store) {
     assert_eq!(store.instance(instance_id(10)).await.expect("instance"), None);
     assert!(events(store).await.is_empty(), "a refused launch was journalled");
     store.set_closed(false, Vec::new()).await.expect("open");
-    let taken = store.record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], Vec::new(), &[]).await;
+    let taken = store
+        .record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], Vec::new(), &[])
+        .await;
     assert!(matches!(taken, Ok(true)), "{taken:?}");
 }
 

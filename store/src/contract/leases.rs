@@ -24,7 +24,11 @@ fn ask(name: &str, want: &[Domain], lasts: Span) -> LeaseAsk {
     LeaseAsk {
         member: Member {
             name: name.to_owned(),
-            service: if want.contains(&Domain::Provisioner) { Service::Provisioner } else { Service::Controller },
+            service: if want.contains(&Domain::Provisioner) {
+                Service::Provisioner
+            } else {
+                Service::Controller
+            },
             url: Some(format!("http://{name}:1")),
             since: Timestamp(7),
         },
@@ -53,14 +57,20 @@ fn is_deposed<T>(done: &Result<T, Error>, term: Term) -> bool {
 
 pub(super) async fn the_first_taker_has_the_first_epoch_and_keeps_it(store: &dyn Store) {
     let standing = store.standing().await.expect("standing");
-    assert!(standing.members.is_empty() && standing.leases.is_empty(), "a new store has leaders: {standing:?}");
+    assert!(
+        standing.members.is_empty() && standing.leases.is_empty(),
+        "a new store has leaders: {standing:?}"
+    );
     assert_eq!(take(store, "a", ONE, LONG).await, Some(1));
     let first = store.standing().await.expect("standing");
     for _ in 0..3 {
         assert_eq!(take(store, "a", ONE, LONG).await, Some(1), "renewing changed the epoch");
     }
     let standing = store.standing().await.expect("standing");
-    assert_eq!(standing.lease(ONE).map(|lease| lease.since), first.lease(ONE).map(|lease| lease.since));
+    assert_eq!(
+        standing.lease(ONE).map(|lease| lease.since),
+        first.lease(ONE).map(|lease| lease.since)
+    );
     let left = standing.lease(ONE).expect("a lease").left_ms;
     assert!((1..=60_000).contains(&left), "{left} ms are left of 60 s");
     assert_eq!(take(store, "b", ONE, LONG).await, None, "a lease that stands was taken over");
@@ -72,10 +82,17 @@ pub(super) async fn what_is_not_wanted_any_more_is_given_back(store: &dyn Store)
     assert_eq!((epoch(&standing, "a", ONE), epoch(&standing, "a", TWO)), (Some(1), Some(1)));
     let standing = store.lease(ask("a", &[TWO], LONG)).await.expect("lease");
     assert_eq!((epoch(&standing, "a", ONE), epoch(&standing, "a", TWO)), (None, Some(1)));
-    assert!(standing.lease(ONE).is_some_and(|lease| !lease.is_held() && lease.holder.is_none()), "{standing:?}");
+    assert!(
+        standing.lease(ONE).is_some_and(|lease| !lease.is_held() && lease.holder.is_none()),
+        "{standing:?}"
+    );
     assert_eq!(take(store, "b", ONE, LONG).await, Some(2), "the next one has the next epoch");
     store.lease(ask("b", &[], LONG)).await.expect("lease");
-    assert_eq!(take(store, "b", ONE, LONG).await, Some(3), "giving back ends a term, also for the same holder");
+    assert_eq!(
+        take(store, "b", ONE, LONG).await,
+        Some(3),
+        "giving back ends a term, also for the same holder"
+    );
 }
 
 pub(super) async fn who_leaves_leaves_everything(store: &dyn Store) {
@@ -92,7 +109,11 @@ pub(super) async fn who_leaves_leaves_everything(store: &dyn Store) {
     assert_eq!(standing.leader(Domain::Provisioner), Some("b"), "another one's lease is left alone");
     assert_eq!((standing.leader(ONE), standing.leader(TWO)), (None, None));
     let all: Vec<&str> = standing.leases.iter().map(|lease| lease.name.as_str()).collect();
-    assert_eq!(all, ["controller/1", "controller/2", "provisioner"], "every lease there ever was, by name");
+    assert_eq!(
+        all,
+        ["controller/1", "controller/2", "provisioner"],
+        "every lease there ever was, by name"
+    );
     assert_eq!(take(store, "c", TWO, LONG).await, Some(2));
 }
 
@@ -125,9 +146,17 @@ pub(super) async fn what_runs_out_is_free(store: &dyn Store, pass: &impl AsyncFn
     assert_eq!(standing.leader(ONE), None, "a lease that ran out is led by nobody");
     assert!(standing.lease(ONE).is_some_and(|lease| lease.left_ms <= 0), "{standing:?}");
     write().await.expect("a term that nobody took over still stands");
-    assert_eq!(take(store, "a", ONE, SHORT).await, Some(1), "who comes back in time goes on in the same term");
+    assert_eq!(
+        take(store, "a", ONE, SHORT).await,
+        Some(1),
+        "who comes back in time goes on in the same term"
+    );
     pass(AFTER).await;
-    assert_eq!(take(store, "b", ONE, LONG).await, Some(2), "what ran out can be taken, with the next epoch");
+    assert_eq!(
+        take(store, "b", ONE, LONG).await,
+        Some(2),
+        "what ran out can be taken, with the next epoch"
+    );
     let late = write().await;
     assert!(is_deposed(&late, over), "{late:?}");
     assert_eq!(take(store, "a", ONE, LONG).await, None, "the former holder does not get it back");
@@ -138,12 +167,18 @@ pub(super) async fn nothing_is_written_under_a_term_that_is_over(store: &dyn Sto
     let shard = take(store, "c", ONE, LONG).await.expect("a shard");
     let first = take(store, "p", Domain::Provisioner, LONG).await.expect("the provisioner");
     let shard = Term { domain: ONE, epoch: shard };
-    let leads = Term { domain: Domain::Provisioner, epoch: first };
+    let leads = Term {
+        domain: Domain::Provisioner,
+        epoch: first,
+    };
     store.leave("p").await.expect("leave");
     let given_back = record(store, 1, &[leads, shard]).await;
     assert!(is_deposed(&given_back, leads), "what was given back stands: {given_back:?}");
     let next = take(store, "q", Domain::Provisioner, LONG).await.expect("the provisioner");
-    let now = Term { domain: Domain::Provisioner, epoch: next };
+    let now = Term {
+        domain: Domain::Provisioner,
+        epoch: next,
+    };
     let later = Term { epoch: next + 1, ..now };
     let never = Term { domain: TWO, epoch: 1 };
     for over in [leads, later, never] {
@@ -156,12 +191,21 @@ pub(super) async fn nothing_is_written_under_a_term_that_is_over(store: &dyn Sto
         let done = decide(store, 1, over).await;
         assert!(is_deposed(&done, over), "{over}: {done:?}");
     }
-    assert!(store.launch(launch_id(1)).await.expect("launch").is_none(), "a launch of a deposed one is there");
-    assert!(store.instances(false).await.expect("instances").is_empty(), "an instance of a deposed one is there");
+    assert!(
+        store.launch(launch_id(1)).await.expect("launch").is_none(),
+        "a launch of a deposed one is there"
+    );
+    assert!(
+        store.instances(false).await.expect("instances").is_empty(),
+        "an instance of a deposed one is there"
+    );
     assert!(store.memories().await.expect("memories").is_empty() && store.outbox().await.expect("outbox").is_empty());
     assert!(events(store).await.is_empty(), "what was refused was journalled");
 
-    assert!(record(store, 1, &[now, shard]).await.expect("a launch"), "under terms that stand it is recorded");
+    assert!(
+        record(store, 1, &[now, shard]).await.expect("a launch"),
+        "under terms that stand it is recorded"
+    );
     let again = record(store, 1, &[leads]).await;
     assert!(is_deposed(&again, leads), "also a repetition is refused: {again:?}");
     provision(store, 1, now).await.expect("under a term that stands it is written");
@@ -173,7 +217,9 @@ pub(super) async fn nothing_is_written_under_a_term_that_is_over(store: &dyn Sto
 }
 
 async fn record(store: &dyn Store, n: u64, terms: &[Term]) -> Result<bool, Error> {
-    store.record_launch(&launch(n, &[10], 5), &[instance(10, n, 5)], vec![entry(1)], terms).await
+    store
+        .record_launch(&launch(n, &[10], 5), &[instance(10, n, 5)], vec![entry(1)], terms)
+        .await
 }
 
 async fn provision(store: &dyn Store, n: u64, term: Term) -> Result<(), Error> {

@@ -85,7 +85,9 @@ pub async fn check(store: &AnyStore) -> Result<Report, Error> {
         return Ok(report);
     }
     if form < newest_form {
-        report.fault(format!("its form {form} is not yet {newest_form}, that of this release; `epumgmt store migrate` changes that"));
+        report.fault(format!(
+            "its form {form} is not yet {newest_form}, that of this release; `epumgmt store migrate` changes that"
+        ));
         return Ok(report);
     }
     if let Err(error) = all.writable().await {

@@ -123,7 +123,10 @@ impl Writing {
             }
             Found::Row(table, row) => {
                 *self.moved.rows.entry(table.name.to_owned()).or_default() += 1;
-                self.line(&Line { table: table.name.to_owned(), row })
+                self.line(&Line {
+                    table: table.name.to_owned(),
+                    row,
+                })
             }
         }
     }
@@ -166,7 +169,10 @@ impl Drop for Writing {
 }
 
 fn failed(file: &Path, error: std::io::Error) -> Error {
-    let above = file.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let above = file
+        .parent()
+        .filter(|above| !above.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     Trouble::of_disk(above, error).while_doing(format!("write {}", file.display()))
 }
 
@@ -184,7 +190,10 @@ pub(crate) struct Rows {
 impl Rows {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(|error| {
-            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let above = path
+                .parent()
+                .filter(|above| !above.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
             Trouble::of_disk(above, error).while_doing(format!("read {}", path.display()))
         })?;
         let mut rows = Self {
@@ -204,7 +213,11 @@ impl Rows {
         let form: serde_json::Value = serde_json::from_slice(&first).unwrap_or_default();
         match form.get("epu-store").and_then(serde_json::Value::as_u64) {
             Some(form) if form == u64::from(FORM) => {}
-            Some(form) => return Err(rows.wrong(format!("it is of form {form}, which another release wrote; this one reads form {FORM}"))),
+            Some(form) => {
+                return Err(rows.wrong(format!(
+                    "it is of form {form}, which another release wrote; this one reads form {FORM}"
+                )));
+            }
             None => return Err(rows.wrong("it was not written by `epumgmt store backup` or `export`")),
         }
         let header: Header = serde_json::from_slice(&first).map_err(|error| rows.wrong(format!("its first line: {error}")))?;
@@ -212,7 +225,8 @@ impl Rows {
         for (table, columns) in &header.tables {
             if known.tables.get(table) != Some(columns) {
                 let release = &header.release;
-                let text = format!("it has a table {table} of a form that this release does not know; use release {release}, which wrote it");
+                let text =
+                    format!("it has a table {table} of a form that this release does not know; use release {release}, which wrote it");
                 return Err(rows.wrong(text));
             }
         }

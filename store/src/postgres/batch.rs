@@ -17,7 +17,8 @@ const LAST: &str = "SELECT \
      greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM journal_sequence_seq), (SELECT max(sequence) FROM journal), 0), \
      greatest((SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM outbox_place_seq), (SELECT max(place) FROM outbox), 0)";
 /// $1 of the journal, $2 of the outbox; 0 when there was none.
-const SET_LAST: &str = "SELECT setval('journal_sequence_seq', greatest($1, 1), $1 > 0), setval('outbox_place_seq', greatest($2, 1), $2 > 0)";
+const SET_LAST: &str =
+    "SELECT setval('journal_sequence_seq', greatest($1, 1), $1 > 0), setval('outbox_place_seq', greatest($2, 1), $2 > 0)";
 
 /// Rows of one statement. Too many: memory on both sides. Too few: round trips.
 const ROWS: usize = 1_000;
@@ -95,7 +96,10 @@ async fn put_some(to: &mut PgConnection, how: Put, instances: &[Arc<Instance>]) 
     let mut sorted: Vec<&Instance> = instances.iter().map(|instance| &**instance).collect();
     sorted.sort_unstable_by_key(|instance| instance.id);
     let column = |of: fn(&Instance) -> String| sorted.iter().map(|instance| of(instance)).collect::<Vec<String>>();
-    let versions: Result<Vec<i64>, _> = sorted.iter().map(|instance| number(instance.version, "an instance's version")).collect();
+    let versions: Result<Vec<i64>, _> = sorted
+        .iter()
+        .map(|instance| number(instance.version, "an instance's version"))
+        .collect();
     let bodies: Result<Vec<String>, _> = sorted.iter().map(|instance| body(*instance, "an instance")).collect();
     let written = query(statement)
         .bind(column(|instance| instance.id.to_string()))
@@ -111,7 +115,10 @@ async fn put_some(to: &mut PgConnection, how: Put, instances: &[Arc<Instance>]) 
     }
     let written: Result<BTreeSet<String>, _> = written.iter().map(|row| row.try_get::<String, _>(0)).collect();
     let written = written?;
-    Ok(sorted.iter().map(|instance| instance.id).find(|id| !written.contains(&id.to_string())))
+    Ok(sorted
+        .iter()
+        .map(|instance| instance.id)
+        .find(|id| !written.contains(&id.to_string())))
 }
 
 /// The highest numbers that were ever given out.

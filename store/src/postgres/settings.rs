@@ -47,7 +47,9 @@ impl PgSettings {
             source: Box::new(error),
         })?;
         // The driver's words are not passed on, since they may repeat a part of the address.
-        let options: PgConnectOptions = url.parse().map_err(|_: sqlx::Error| Trouble::of_address(&self.url).while_doing(doing()))?;
+        let options: PgConnectOptions = url
+            .parse()
+            .map_err(|_: sqlx::Error| Trouble::of_address(&self.url).while_doing(doing()))?;
         Ok(options
             .application_name(&self.application_name)
             .options(LIMITS)
@@ -74,7 +76,11 @@ mod tests {
         let settings = PgSettings::new(SecretUrl::new("postgres://me:hush-hush@db.example:5433/epu?sslmode=require"));
         assert_eq!(shown(&settings.options().unwrap()), "db.example:5433/epu");
         assert!(!format!("{settings:?}").contains("hush"));
-        for wrong in ["postgres://me:hush-hush@db.example:99999/epu", "hush-hush", "postgres://me:hush-hush@[::1/x"] {
+        for wrong in [
+            "postgres://me:hush-hush@db.example:99999/epu",
+            "hush-hush",
+            "postgres://me:hush-hush@[::1/x",
+        ] {
             let error = PgSettings::new(SecretUrl::new(wrong)).options().unwrap_err();
             let said = format!("{} {error:?}", Chain(&error));
             assert!(wrong == "hush-hush" || !said.contains("hush"), "{said}");

@@ -135,8 +135,14 @@ impl fmt::Display for Trouble {
                 out,
                 "no trusted connection to the database {server} could be made; see `sslmode` and `sslrootcert` in its address"
             ),
-            Kind::Denied => write!(out, "the database {server} does not let us in; correct user and password in its address"),
-            Kind::NoDatabase => write!(out, "there is no database {server}; make it with `createdb`, or correct the address"),
+            Kind::Denied => write!(
+                out,
+                "the database {server} does not let us in; correct user and password in its address"
+            ),
+            Kind::NoDatabase => write!(
+                out,
+                "there is no database {server}; make it with `createdb`, or correct the address"
+            ),
             Kind::NotAllowed => write!(
                 out,
                 "our user may not do that in the database {server}; make it the owner of the database and of what is in it"
@@ -158,7 +164,10 @@ impl fmt::Display for Trouble {
                 out,
                 "the database {server} gave up on it, since it took too long or something held a lock; see its load and its log"
             ),
-            Kind::Contended => write!(out, "others changed the same in the database {server} again and again; it is tried again by itself"),
+            Kind::Contended => write!(
+                out,
+                "others changed the same in the database {server} again and again; it is tried again by itself"
+            ),
             Kind::Empty => write!(
                 out,
                 "the database {server} has no tables of ours, or not those of this release; run `epumgmt store migrate`"
@@ -169,7 +178,10 @@ impl fmt::Display for Trouble {
                 "the database {server} was made by another release; use that release or a newer one, or put a backup of this one's there"
             ),
             Kind::Closed => out.write_str("the store was closed; this process is ending"),
-            Kind::Other => write!(out, "the database {server} said what was not expected; see the log, and please report it"),
+            Kind::Other => write!(
+                out,
+                "the database {server} said what was not expected; see the log, and please report it"
+            ),
         }
     }
 }

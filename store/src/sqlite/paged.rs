@@ -58,9 +58,7 @@ impl SqliteStore {
         for state in states {
             let mut after = i64::MIN;
             loop {
-                let read = query(if state.is_some() { PAGE_IN_STATE } else { ANY_PAGE })
-                    .bind(after)
-                    .bind(PAGE);
+                let read = query(if state.is_some() { PAGE_IN_STATE } else { ANY_PAGE }).bind(after).bind(PAGE);
                 let read = match state {
                     Some(state) => read.bind(state.code()),
                     None => read,

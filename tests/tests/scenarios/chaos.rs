@@ -8,7 +8,7 @@ use epu_core::{InstanceId, State};
 use epu_provisioner::iaas::Class;
 use epu_simulator::cloud::{Call, Mishap};
 use epu_simulator::sensors::Mode;
-use epu_simulator::{Service, Setup, World, millis, minutes, seconds};
+use epu_simulator::{Process, Service, Setup, World, millis, minutes, seconds};
 
 /// Chance, by a seed of its own.
 struct Luck(Random);
@@ -28,18 +28,37 @@ impl Luck {
     }
 }
 
-const SERVICES: [Service; 3] = [Service::Provisioner, Service::Controller, Service::Aggregator];
+/// Of each service one process.
+const ONE_OF_EACH: [Process; 3] = [
+    process(Service::Provisioner, 0),
+    process(Service::Controller, 0),
+    process(Service::Aggregator, 0),
+];
+/// Controllers that share the pools, and a provisioner that stands by.
+const SEVERAL: [Process; 6] = [
+    process(Service::Controller, 0),
+    process(Service::Controller, 1),
+    process(Service::Controller, 2),
+    process(Service::Provisioner, 0),
+    process(Service::Provisioner, 1),
+    process(Service::Aggregator, 0),
+];
 const CALLS: [Call; 4] = [Call::Launch, Call::Terminate, Call::List, Call::Describe];
 
+const fn process(service: Service, copy: u8) -> Process {
+    Process { service, copy }
+}
+
 /// One thing goes wrong.
-fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
+fn harm(world: &mut World, luck: &Luck, processes: &[Process], silenced: &mut Vec<InstanceId>) {
     let running: Vec<InstanceId> = world
         .running()
         .into_iter()
         .filter(|id| world.machines().of(*id).is_some())
         .collect();
     let one = luck.of(&running);
-    let service = luck.of(&SERVICES).unwrap();
+    let process = luck.of(processes).unwrap();
+    let service = process.service;
     let call = luck.of(&CALLS).unwrap();
     match (luck.below(24), one) {
         (0, Some(id)) => {
@@ -53,9 +72,9 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
             world.freeze(&id);
             silenced.push(id);
         }
-        (5, _) => drop(world.restart(service)),
+        (5, _) => drop(world.restart(process)),
         (6, _) => {
-            world.crash(service).elapse(luck.some_time()).start(service);
+            world.crash(process).elapse(luck.some_time()).start(process);
         }
         (7, _) => world.cloud().next_call(call, Mishap::AnswerLost),
         (8, _) => world.cloud().next_call(call, Mishap::Refused(Class::Throttled)),
@@ -71,7 +90,7 @@ fn harm(world: &mut World, luck: &Luck, silenced: &mut Vec<InstanceId>) {
             world.cloud().next_are_stuck(1);
         }
         (13, _) => {
-            world.suspend(service, true).elapse(luck.some_time()).suspend(service, false);
+            world.suspend(process, true).elapse(luck.some_time()).suspend(process, false);
         }
         (14, _) => drop(world.lose_store_replies(1)),
         (15, _) => {
@@ -136,7 +155,7 @@ fn a_pool_that_keeps_a_number_comes_back_whatever_happened() {
         world.elapse(minutes(2));
         let mut silenced = Vec::new();
         for _ in 0..15 {
-            harm(&mut world, &luck, &mut silenced);
+            harm(&mut world, &luck, &ONE_OF_EACH, &mut silenced);
             if luck.below(4) == 0 && world.try_reconfigure("engine.keep.n", luck.below(9)).is_err() {
                 world.elapse(seconds(1));
             }
@@ -167,7 +186,7 @@ fn a_pool_that_follows_a_queue_loses_no_job_whatever_happened() {
         let mut silenced = Vec::new();
         for _ in 0..12 {
             world.submit(luck.below(40), seconds(10 + luck.below(60)));
-            harm(&mut world, &luck, &mut silenced);
+            harm(&mut world, &luck, &ONE_OF_EACH, &mut silenced);
             world.elapse(luck.some_time());
         }
         calm(&mut world, &silenced);
@@ -196,6 +215,46 @@ fn a_worker_that_begins_to_work_in_the_moment_it_is_given_up_is_not_interrupted(
             (world.staying(), world.queue().done_count(), world.queue().done_twice()),
             (1, world.queue().done_count(), 0),
             "at {at}"
+        );
+    }
+}
+
+#[test]
+fn several_controllers_and_provisioners_do_everything_once_whatever_happens_to_them() {
+    let pools = ["pool", "alpha", "beta", "gamma", "delta"];
+    for seed in 300..304 {
+        let luck = Luck(Random::seeded(seed));
+        let mut world = Setup::keeping(3)
+            .without_cooldowns()
+            .template("ready-within", "5m")
+            .controllers(3)
+            .provisioners(2)
+            .seed(seed)
+            .world();
+        world.elapse(seconds(5)).add_keeping(&pools[1..], 2).elapse(minutes(2));
+        let mut silenced = Vec::new();
+        for _ in 0..15 {
+            harm(&mut world, &luck, &SEVERAL, &mut silenced);
+            if luck.below(3) == 0 {
+                // Refused while nobody leads it.
+                let asked = world.try_reconfigure("engine.keep.n", luck.below(7));
+                world.elapse(if asked.is_ok() { millis(luck.below(3_000)) } else { seconds(1) });
+            }
+            if luck.below(3) == 0 {
+                let leaving = process(Service::Controller, 0);
+                world.restart(leaving);
+            }
+            world.elapse(luck.some_time());
+        }
+        calm(&mut world, &silenced);
+        world.elapse(minutes(2));
+        world.keep(5).elapse(minutes(90));
+        let staying: Vec<usize> = pools.iter().map(|pool| world.staying_of(pool)).collect();
+        assert_eq!(
+            (staying, world.machines_there()),
+            (vec![5, 2, 2, 2, 2], 13),
+            "seed {seed}: {:?}",
+            world.status().concerns
         );
     }
 }

@@ -90,6 +90,27 @@ fn the_pools_of_a_killed_controller_are_managed_again_within_ten_seconds() {
 }
 
 #[test]
+fn whenever_within_its_rounds_a_controller_is_killed_others_answer_for_its_pools_within_seven_seconds() {
+    let mut world = shared(2);
+    let mut longest = std::time::Duration::ZERO;
+    for n in 0..20 {
+        let lost = world.leader_of("pool").unwrap();
+        let other = controller(1 - lost);
+        world.elapse(millis(n * 137)).crash(controller(lost));
+        let killed_at = world.now();
+        while world.ask_through(other, show("pool")).is_err() {
+            assert!(world.now().since(killed_at) < FAILOVER, "kill {n}");
+            world.elapse(millis(50));
+        }
+        longest = longest.max(world.now().since(killed_at));
+        world.start(controller(lost)).elapse(seconds(10));
+    }
+    // What a lease lasts, and a round of asking.
+    assert!(longest > seconds(3) && longest < seconds(7), "{longest:?}");
+    assert_eq!((all(&world), world.machines_ever()), (vec![2; 9], 18));
+}
+
+#[test]
 fn whenever_a_controller_is_killed_no_launch_is_doubled_or_lost() {
     // The moment of the decision, the command and its answer, and the time until the machine is there.
     for (at, answers_lost) in [(0, 0), (1, 0), (2, 1), (3, 3), (500, 0), (1_001, 2), (5_000, 0)] {

@@ -85,8 +85,12 @@ mod tests {
     #[tokio::test]
     async fn a_repetition_waits_for_the_first_answer_and_gets_it() {
         let answers = Answers::default();
-        let Turn::First(tell) = answers.turn("a") else { panic!("taken before") };
-        let Turn::Again(told) = answers.turn("a") else { panic!("not known") };
+        let Turn::First(tell) = answers.turn("a") else {
+            panic!("taken before")
+        };
+        let Turn::Again(told) = answers.turn("a") else {
+            panic!("not known")
+        };
         let waiting = tokio::spawn(earlier(told));
         answers.keep("a", &tell, &Arc::new(b"answer".to_vec()));
         let body = waiting.await.expect("no panic").expect("an answer");
@@ -97,8 +101,12 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_kept_is_carried_out_again() {
         let answers = Answers::default();
-        let Turn::First(tell) = answers.turn("a") else { panic!("taken before") };
-        let Turn::Again(told) = answers.turn("a") else { panic!("not known") };
+        let Turn::First(tell) = answers.turn("a") else {
+            panic!("taken before")
+        };
+        let Turn::Again(told) = answers.turn("a") else {
+            panic!("not known")
+        };
         answers.keep("a", &tell, &Arc::new(vec![0; BODY_MOST + 1]));
         drop(tell);
         assert_eq!(earlier(told).await, None);

@@ -157,9 +157,9 @@ fn request(properties: &BasicProperties, body: &[u8]) -> Result<(String, Map<Str
     match request.remove("args") {
         None | Some(Value::Null) => Ok((op, Map::new())),
         Some(Value::Object(args)) => Ok((op, args)),
-        Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
-            Err(Problem::type_error(format!("{op}() arguments must be a mapping of names to values")))
-        }
+        Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => Err(Problem::type_error(format!(
+            "{op}() arguments must be a mapping of names to values"
+        ))),
     }
 }
 
@@ -279,7 +279,14 @@ mod tests {
             assert_eq!(problem.exc_type, BAD_REQUEST, "{kind}");
             assert!(problem.value.starts_with("Invalid request: "), "{problem}");
         }
-        for body in ["", "no json", "[1, 2]", "3", r#"{"args": {}}"#, r#"{"op": "x", "args": {"n": NaN}}"#] {
+        for body in [
+            "",
+            "no json",
+            "[1, 2]",
+            "3",
+            r#"{"args": {}}"#,
+            r#"{"op": "x", "args": {"n": NaN}}"#,
+        ] {
             let problem = problem("application/json", body);
             assert!(problem.value.starts_with("Invalid request: "), "{body}: {problem}");
         }
@@ -314,7 +321,10 @@ mod tests {
             exchange: DEFAULT_EXCHANGE.into(),
             sysname: None,
         };
-        assert_eq!((plain.exchange(), plain.prefixed("dtrs")), (DEFAULT_EXCHANGE.to_owned(), "dtrs".to_owned()));
+        assert_eq!(
+            (plain.exchange(), plain.prefixed("dtrs")),
+            (DEFAULT_EXCHANGE.to_owned(), "dtrs".to_owned())
+        );
         let named = Names {
             sysname: Some("s1".into()),
             ..plain

@@ -60,7 +60,10 @@ async fn an_instance_whose_aggregator_died_is_heard_and_ordered_through_the_othe
     sleep(2 * SECOND).await;
     let (ages, listening) = newest([&mut a, &mut b]);
     assert!(ages[&id(1)] <= 3_000 && ages[&id(2)] <= 3_000, "{ages:?}");
-    assert!(listening >= 60_000, "b had listened all the while, so that silence before says what it said: {listening}");
+    assert!(
+        listening >= 60_000,
+        "b had listened all the while, so that silence before says what it said: {listening}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,12 +132,13 @@ async fn members_are_listed_with_their_doors_and_a_store_that_is_away_disturbs_n
     assert_eq!(listed(&a).await, ["http://a"]);
     a.running.abort();
     sleep(6 * SECOND).await;
-    a.store.lease(epu_core::lease::LeaseAsk {
-        member: member("c", a.clock.now()),
-        want: BTreeSet::new(),
-        lasts: Span::secs(5),
-    })
-    .await
-    .unwrap();
+    a.store
+        .lease(epu_core::lease::LeaseAsk {
+            member: member("c", a.clock.now()),
+            want: BTreeSet::new(),
+            lasts: Span::secs(5),
+        })
+        .await
+        .unwrap();
     assert_eq!(listed(&a).await, ["http://c"], "one that died is not listed for long");
 }
