@@ -185,13 +185,10 @@ impl Users {
         let caller = self.caller(name)?;
         match (&caller, claimed) {
             (Caller::Service(_), Some(claimed)) => Ok(claimed.caller()),
-            (Caller::Service(_), None) => Ok(match request {
-                Request::Heartbeat(heartbeat) => Caller::Instance(heartbeat.instance),
-                #[expect(
-                    clippy::wildcard_enum_match_arm,
-                    reason = "heartbeats are the only word of agents that services pass on"
-                )]
-                _ => Caller::Service(service_name(app)),
+            (Caller::Service(_), None) => Ok(if let Request::Heartbeat(heartbeat) = request {
+                Caller::Instance(heartbeat.instance)
+            } else {
+                Caller::Service(service_name(app))
             }),
             (_, None) => Ok(caller),
             (_, Some(_)) => Err(Fault::new(

@@ -10,6 +10,7 @@
 mod broker_rights;
 mod bus_amqp;
 mod closing;
+mod compatibility;
 mod dead_letters;
 mod demo;
 mod draining;

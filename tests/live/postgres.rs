@@ -16,7 +16,7 @@ use epu_store::contract::samples::{entry, events, instance, instance_id, launch,
 use epu_store::portable::{Imported, check, export, import};
 use epu_store::{AnyStore, Error, JournalQuery, PgSettings, PgStore, Place, ProvisionCommit, Store, contract};
 use epu_tests::postgres::{Postgres, Room};
-use epu_tests::wait;
+use epu_tests::{process, wait};
 use sqlx::{Connection as _, Executor as _};
 
 /// What a caller may be kept waiting by a server that does not answer.
@@ -458,6 +458,53 @@ async fn an_installation_moves_from_sqlite_to_postgresql_and_back() {
         newest.push(store.records().journal(asked).await.unwrap()[0].sequence);
     }
     assert_eq!(newest, [newest[0]; 3]);
+}
+
+/// With the program itself, as an operator does it.
+#[tokio::test]
+async fn the_program_moves_an_installation_into_a_database_and_checks_it() {
+    let server = Postgres::shared().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (data, file) = (dir.path().join("data"), dir.path().join("moving"));
+    let (first, _) = AnyStore::open(Place::Directory(&data)).await.unwrap();
+    fill(first.records()).await.unwrap();
+    let there = everything(first.records()).await.unwrap();
+    let database = server.database().await.unwrap();
+    let url = server.url(&database);
+    let run = |words: &[&str]| {
+        let mut all = vec!["store"];
+        all.extend(words);
+        let ended = process::run(&all, |command| {
+            command.env("EPU_TESTS_DATABASE", &url);
+        });
+        let ended = ended.unwrap();
+        let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+        assert!(!said.contains("only-for-tests"), "the password is in it: {said}");
+        (ended.status.code(), said)
+    };
+    let (data, file) = (data.to_str().unwrap(), file.to_str().unwrap());
+    let place = ["--postgres", "env:EPU_TESTS_DATABASE"];
+    let with = |words: &[&str]| run(&[words, &place].concat());
+    let (code, said) = with(&["check"]);
+    assert!(code == Some(1) && said.contains("it has no tables yet"), "{code:?} {said}");
+    // The store is in use meanwhile.
+    let (code, said) = run(&["export", file, "--sqlite", data]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = with(&["migrate"]);
+    assert!(code == Some(0) && said.contains("was made, with form 2"), "{code:?} {said}");
+    let (code, said) = with(&["import", file]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = with(&["import", file]);
+    assert!(code == Some(6) && said.contains("nothing was changed"), "{code:?} {said}");
+    let (code, said) = with(&["check", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &report["faults_total"], &report["writable"]),
+        (Some(0), &0.into(), &true.into()),
+        "{said}"
+    );
+    let moved = store(&server, &database).await;
+    assert!(everything(&moved).await.unwrap() == there, "something did not arrive");
 }
 
 /// Eight processes race for all shards, with stalls longer than a lease. What each writes under a term it writes with its name.

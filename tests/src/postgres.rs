@@ -31,6 +31,8 @@ const STOP: Duration = Duration::from_secs(20);
 const EXCHANGE: Duration = Duration::from_secs(20);
 /// Attempts to start: another program may take a port between finding and using it.
 const ATTEMPTS: usize = 3;
+/// How often a restart is tried while something of the killed server is left.
+const RESTARTS: usize = 50;
 /// Who owns every database of a new server.
 const USER: &str = "epu";
 /// The owner's password, good on loopback only.
@@ -352,7 +354,16 @@ impl Postgres {
             return Err(Trouble::new("restart PostgreSQL", "its data went with its process"));
         }
         self.stop().await;
-        self.run().await
+        let mut started = self.run().await;
+        for _ in 0..RESTARTS {
+            match &started {
+                // Connections' own processes outlive a killed server by a moment, and keep its memory.
+                Err(trouble) if trouble.0.contains("pre-existing shared memory") => tokio::time::sleep(Duration::from_millis(200)).await,
+                Ok(()) | Err(_) => break,
+            }
+            started = self.run().await;
+        }
+        started
     }
 
     /// The end of what it said.

@@ -84,7 +84,7 @@ impl Common {
                     None => return,
                 },
             };
-            let began = tokio::time::Instant::now();
+            let began = self.clock.now();
             let Err(error) = part(session.clone()).await else { return };
             if self.closing.is_cancelled() {
                 return;
@@ -95,7 +95,7 @@ impl Common {
                 session.end();
                 continue;
             }
-            if began.elapsed() > AGAIN_MOST * 2 {
+            if self.clock.now().since(began) > AGAIN_MOST * 2 {
                 wait = AGAIN_FIRST;
             }
             if self.trouble(what, Some(error.clone())) {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use epu_core::code::Chain;
 use epu_core::random::Random;
-use epu_core::time::Span;
+use epu_core::time::{Clock, Span, SystemClock};
 use futures::StreamExt;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
@@ -102,6 +102,7 @@ impl Link {
             settings: settings.clone(),
             metrics,
             random: Random::from_system(),
+            clock: SystemClock::start(),
             closing: closing.clone(),
             state: tell,
         };
@@ -203,6 +204,7 @@ struct Keeper {
     settings: Settings,
     metrics: Metrics,
     random: Random,
+    clock: SystemClock,
     closing: CancellationToken,
     state: watch::Sender<State>,
 }
@@ -225,7 +227,7 @@ impl Keeper {
                     self.metrics.connects.inc();
                     self.metrics.connected.set(1);
                     self.state.send_replace(State::Up(session.clone()));
-                    let began = tokio::time::Instant::now();
+                    let began = self.clock.now();
                     session.watch(&self.closing, &self.metrics).await;
                     self.metrics.connected.set(0);
                     self.metrics.blocked.set(0);
@@ -234,7 +236,7 @@ impl Keeper {
                         break;
                     }
                     session.end();
-                    if began.elapsed() >= LASTING {
+                    if self.clock.now().since(began) >= LASTING {
                         wait = AGAIN_FIRST;
                     }
                     let error = session.lost_error("use the broker");

@@ -262,16 +262,17 @@ pub(super) fn fact(delivery: &Delivery, users: &Users, limits: Limits) -> Result
 }
 
 /// The bytes of a header that is a text.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a text is a text, and nothing else is")]
 pub(super) fn header_text<'a>(properties: &'a BasicProperties, key: &str) -> Option<&'a [u8]> {
     match properties.headers().as_ref()?.inner().get(key)? {
         AMQPValue::LongString(text) => Some(text.as_bytes()),
         AMQPValue::ShortString(text) => Some(text.as_str().as_bytes()),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "a text is a text")]
         _ => None,
     }
 }
 
 /// The value of a header that is a number that is not negative. Brokers and clients choose among several sizes.
+#[expect(clippy::wildcard_enum_match_arm, reason = "a number is a number, and nothing else is")]
 pub(super) fn header_number(properties: &BasicProperties, key: &str) -> Option<u64> {
     match properties.headers().as_ref()?.inner().get(key)? {
         AMQPValue::LongLongInt(number) => u64::try_from(*number).ok(),
@@ -282,7 +283,6 @@ pub(super) fn header_number(properties: &BasicProperties, key: &str) -> Option<u
         AMQPValue::ShortShortInt(number) => u64::try_from(*number).ok(),
         AMQPValue::ShortShortUInt(number) => Some(u64::from(*number)),
         AMQPValue::Timestamp(number) => Some(*number),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "a number is a number")]
         _ => None,
     }
 }

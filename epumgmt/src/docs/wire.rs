@@ -7,7 +7,7 @@ use epu_core::Fault;
 use epu_core::fact::Fact;
 use epu_core::heartbeat::{Heartbeat, Orders};
 use epu_core::journal::Entry;
-use epu_core::request::{Context, InstanceView, PoolView, Reply, Request, Service, SiteStatus, SiteWord, StatusView};
+use epu_core::request::{Context, InstanceView, PoolView, Reply, Reported, Request, Service, SiteStatus, SiteWord, StatusView};
 use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -298,7 +298,8 @@ fn answered(op: &str, answer: Value) -> Result<(), Fault> {
         "look" => drop(read::<Vec<(epu_core::InstanceId, SiteWord)>>(op, answer)?),
         "sites" => drop(read::<Vec<SiteStatus>>(op, answer)?),
         "context" => drop(read::<Context>(op, answer)?),
-        "report" | "heartbeat" => read::<Orders>(op, answer).map(|_| ())?,
+        "report" => read::<Reported>(op, answer).map(|_| ())?,
+        "heartbeat" => read::<Orders>(op, answer).map(|_| ())?,
         "pool_list" => drop(read::<Vec<PoolView>>(op, answer)?),
         "instance_list" => drop(read::<Vec<InstanceView>>(op, answer)?),
         "instance_show" => drop(read::<InstanceView>(op, answer)?),
@@ -344,7 +345,7 @@ fn example(op: &str) -> (Value, Value) {
             });
             (json!({ "launch": LAUNCH, "index": 0, "nonce": "b1946ac92492d234" }), context)
         }
-        "report" => (json!({ "instance": ID, "happened": { "is": "ready" } }), json!({ "stop": false })),
+        "report" => (json!({ "instance": ID, "happened": { "is": "ready" } }), json!({ "stop": false, "doors": ["http://127.0.0.1:8650"] })),
         "heartbeat" => (heartbeat(), json!({ "drain": drain, "stop": false })),
         "heartbeats" => (json!([heartbeat()]), json!([{ "stop": false }])),
         "pool_add" => (json!({ "file": "jobs.yaml", "text": file }), json!(["jobs"])),
