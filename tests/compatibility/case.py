@@ -20,7 +20,7 @@ def fresh(prefix="d"):
     return "%s-%s" % (prefix, uuid.uuid4().hex[:8])
 
 
-def until(look, what, timeout=40):
+def until(look, what, timeout=100):
     """Looks again and again until it is something; the last exception says why not."""
     end, last = time.monotonic() + timeout, None
     while time.monotonic() < end:

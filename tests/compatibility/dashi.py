@@ -139,7 +139,7 @@ class Receiver:
         self.arrived.append((body, message.headers))
         message.ack()
 
-    def until(self, wanted, timeout=40):
+    def until(self, wanted, timeout=100):
         """Waits until a message fits; gives its arguments back. All that arrived stay in `arrived`."""
         until, looked = time.monotonic() + timeout, 0
         while True:

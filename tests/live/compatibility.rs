@@ -13,7 +13,7 @@ use epu_tests::tail_of;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// How long one file of the suite may take on a busy machine; each takes under a minute on an idle one.
-const SUITE: Duration = Duration::from_secs(400);
+const SUITE: Duration = Duration::from_secs(600);
 /// The variable in which the program and the suite find the broker.
 const URL: &str = "EPU_DASHI_URL";
 
@@ -59,20 +59,30 @@ impl Served {
     async fn on(rabbit: &Rabbit, sysname: Option<&str>) -> Self {
         let mut installation = Installation::new(&config(sysname));
         let url = rabbit.url();
-        installation.start_through(&[], |command| drop(command.env(URL, &url))).await;
+        installation
+            .start_through(&[], |command| {
+                command.env(URL, &url);
+            })
+            .await;
         let variables = vec![(URL, url), ("EPU_DASHI_SYSNAME", sysname.unwrap_or_default().to_owned())];
         Self { installation, variables }
     }
 
     async fn start(&mut self) {
         let url = self.variables[0].1.clone();
-        self.installation.start_through(&[], |command| drop(command.env(URL, &url))).await;
+        self.installation
+            .start_through(&[], |command| {
+                command.env(URL, &url);
+            })
+            .await;
     }
 
     fn suite(&self, python: &Path, file: &str) -> Command {
         let mut command = keeper::command(python);
         command.args(["-B", "-u"]).arg(folder().join(file)).arg("-v");
-        command.current_dir(folder()).envs(self.variables.iter().map(|(name, value)| (*name, value)));
+        command
+            .current_dir(folder())
+            .envs(self.variables.iter().map(|(name, value)| (*name, value)));
         command
     }
 
@@ -129,7 +139,10 @@ async fn old_clients_get_over_a_restart_of_the_broker_and_of_the_service() {
     let python = python().await;
     let output = served.installation.path("suite.log");
     let mut command = tokio::process::Command::from(served.suite(&python, "outage.py"));
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&output).unwrap());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(File::create(&output).unwrap());
     let mut suite = command.kill_on_drop(true).spawn().unwrap();
     let mut told = suite.stdin.take().unwrap();
     let mut lines = BufReader::new(suite.stdout.take().unwrap()).lines();

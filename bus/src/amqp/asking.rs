@@ -18,14 +18,13 @@ use std::time::Duration;
 
 use epu_core::Fault;
 use epu_core::request::{Answer, Caller, Request, Service};
-use epu_core::time::Span;
+use epu_core::time::{Span, Timestamp};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::Instant;
 use tracing::debug;
 
 use super::common::Common;
@@ -117,7 +116,7 @@ pub(super) struct Asking {
 struct Waiting {
     last: u64,
     pending: BTreeMap<u64, Pending>,
-    seen: BTreeMap<Service, Instant>,
+    seen: BTreeMap<Service, Timestamp>,
 }
 
 /// Takes an entry out when its asker goes away.
@@ -150,35 +149,38 @@ impl Asking {
 
     /// Asks and waits for the answer.
     pub(super) async fn ask(&self, to: &To, caller: &Caller, request: &Request, within: Duration) -> Result<Answer, Fault> {
-        let began = Instant::now();
-        let answer = self.asked(to, caller, request, within, began + within).await;
+        let timer = self.common.metrics.seconds.start_timer();
+        let asked = tokio::time::timeout(within, self.asked(to, caller, request, within)).await;
+        drop(timer);
+        let answer = asked.unwrap_or_else(|_| {
+            let alarm = self.common.link.now().ok().and_then(|session| session.blocked());
+            let why = alarm.map_or_else(String::new, |alarm| format!(": {alarm}"));
+            let text = format!("ask {}: no answer from the {to} within {}{why}", request.op(), Span(within));
+            Err(Fault::new("timeout", text))
+        });
         let outcome = answer.as_ref().map_or_else(|fault| super::outcome(&fault.code), |_| "ok");
         self.common.metrics.asked.with_label_values(&[outcome]).inc();
-        self.common.metrics.seconds.observe(began.elapsed().as_secs_f64());
         answer
     }
 
-    async fn asked(&self, to: &To, caller: &Caller, request: &Request, within: Duration, until: Instant) -> Result<Answer, Fault> {
+    /// The same, but however long it takes.
+    async fn asked(&self, to: &To, caller: &Caller, request: &Request, within: Duration) -> Result<Answer, Fault> {
         let op = request.op();
-        let late = || Fault::new("timeout", format!("ask {op}: no answer from the {to} within {}", Span(within)));
+        let until = self.common.clock.now() + within;
         let body = serde_json::to_vec(request).map_err(|e| Fault::new("internal", format!("ask {op}: write it as JSON: {e}")))?;
         let most = self.common.limits().bytes;
         if body.len() > most {
-            let text = format!(
-                "ask {op}: the request is {} bytes long, and {most} bytes are the most that is sent; send less",
-                body.len()
-            );
+            let long = body.len();
+            let text = format!("ask {op}: the request is {long} bytes long, and {most} bytes are the most that is sent; send less");
             return Err(Fault::new("too-large", text));
         }
-        let _room = tokio::time::timeout_at(until, self.room.acquire()).await.map_err(|_| late())?;
-        let route = self.route(op, until).await?;
+        let closing = || Fault::new("no-contact", format!("ask {op}: this process is closing its connection"));
+        let _room = self.room.acquire().await.map_err(|_| closing())?;
+        let route = self.route(op).await?;
         if let Some(alarm) = route.session.blocked() {
             return Err(said(op, &alarm));
         }
-        // A broker that does not say in time is asked all the same, and is late then.
-        if let Ok(there) = tokio::time::timeout_at(until, self.somebody_serves(to, op, &route)).await {
-            there?;
-        }
+        self.somebody_serves(to, op, &route).await?;
 
         let (settle, settled) = oneshot::channel();
         let entry = {
@@ -189,47 +191,14 @@ impl Asking {
             Entry(self, id)
         };
         let id = entry.1;
-        // A service that passes on what somebody asks of it says for whom; everybody else asks for himself.
-        let user = route.session.user();
-        let on_behalf = if self.common.users.is_service(user) {
-            OnBehalf::of(caller)
-        } else {
-            None
-        };
-        let app = match caller {
-            Caller::Service(name) => *name,
-            Caller::Operator(_) | Caller::OwnersOperator(..) | Caller::Reader(_) | Caller::Instance(_) | Caller::Launch(_) => {
-                self.common.settings().name.as_str()
-            }
-        };
-        let properties = Asked {
-            user,
-            app,
-            correlation: &format!("{id:x}"),
-            reply_to: &route.reply_to,
-            expires_ms: until
-                .saturating_duration_since(Instant::now())
-                .as_millis()
-                .clamp(1, EXPIRES_MOST_MS),
-            persistent: !request.is_question(),
-            on_behalf,
-        }
-        .properties();
-        let sent = Instant::now();
         let job = Job {
             id,
             route: route.clone(),
             key: names::short(&to.key()),
             body,
-            properties,
+            properties: self.properties(id, &route, caller, request, until),
         };
-        if self.jobs.send(job).await.is_err() {
-            return Err(Fault::new(
-                "no-contact",
-                format!("ask {op}: this process is closing its connection"),
-            ));
-        }
-        let closing = || Fault::new("no-contact", format!("ask {op}: this process is closing its connection"));
+        self.jobs.send(job).await.map_err(|_| closing())?;
         tokio::select! {
             biased;
             settled = settled => match settled {
@@ -240,22 +209,45 @@ impl Asking {
                 Ok(Settled::Failed(fault)) => Err(Fault { text: format!("ask {op}: {}", fault.text), code: fault.code }),
                 Err(_) => Err(closing()),
             },
-            () = tokio::time::sleep_until(until) => Err(route.session.blocked().map_or_else(late, |alarm| {
-                Fault::new("timeout", format!("ask {op}: no answer within {}: {alarm}", Span(within)))
-            })),
-            fault = self.watch(to, op, &route, id, sent) => Err(fault),
+            fault = self.watch(to, op, &route, id) => Err(fault),
         }
     }
 
+    fn properties(&self, id: u64, route: &Route, caller: &Caller, request: &Request, until: Timestamp) -> BasicProperties {
+        // A service that passes on what somebody asks of it says for whom; everybody else asks for himself.
+        let user = route.session.user();
+        let is_service = self.common.users.is_service(user);
+        let on_behalf = if is_service { OnBehalf::of(caller) } else { None };
+        let app = match caller {
+            Caller::Service(name) => *name,
+            Caller::Operator(_) | Caller::OwnersOperator(..) | Caller::Reader(_) | Caller::Instance(_) | Caller::Launch(_) => {
+                self.common.settings().name.as_str()
+            }
+        };
+        let left = until.since(self.common.clock.now());
+        let asked = Asked {
+            user,
+            app,
+            correlation: &format!("{id:x}"),
+            reply_to: &route.reply_to,
+            expires_ms: left.as_millis().clamp(1, EXPIRES_MOST_MS),
+            persistent: !request.is_question(),
+            on_behalf,
+        };
+        asked.properties()
+    }
+
     /// Looks now and then whether waiting for an answer makes sense. Ends with the reason why it does not.
-    async fn watch(&self, to: &To, op: &str, route: &Route, id: u64, sent: Instant) -> Fault {
+    async fn watch(&self, to: &To, op: &str, route: &Route, id: u64) -> Fault {
+        let mut waited = Duration::ZERO;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            waited += LOOK_EVERY;
             if let Some(alarm) = route.session.blocked() {
                 return said(op, &alarm);
             }
             let confirmed = self.waiting().pending.get(&id).is_some_and(|pending| pending.confirmed);
-            if !confirmed && sent.elapsed() >= CONFIRM_WITHIN {
+            if !confirmed && waited >= CONFIRM_WITHIN {
                 self.common.metrics.confirms_late.inc();
                 let text = format!(
                     "ask {op}: broker {} did not confirm within {} that it has the request; see its log; repeating is harmless",
@@ -271,11 +263,10 @@ impl Asking {
     }
 
     /// The route, waited for a moment.
-    async fn route(&self, op: &str, until: Instant) -> Result<Arc<Route>, Fault> {
+    async fn route(&self, op: &str) -> Result<Arc<Route>, Fault> {
         let usable = |route: &Option<Arc<Route>>| route.as_ref().is_some_and(|route| route.session.is_up());
         let mut changes = self.route.subscribe();
-        let until = until.min(Instant::now() + SESSION_WITHIN);
-        let found = tokio::time::timeout_at(until, changes.wait_for(usable)).await;
+        let found = tokio::time::timeout(SESSION_WITHIN, changes.wait_for(usable)).await;
         if let Ok(Ok(route)) = found
             && let Some(route) = route.as_ref()
         {
@@ -288,7 +279,7 @@ impl Asking {
 
     fn saw(&self, to: &To) {
         if let To::Service(service) = to {
-            self.waiting().seen.insert(*service, Instant::now());
+            self.waiting().seen.insert(*service, self.common.clock.now());
         }
     }
 
@@ -296,7 +287,10 @@ impl Asking {
     /// with its one consumer, and needs no such look.
     async fn somebody_serves(&self, to: &To, op: &str, route: &Route) -> Result<(), Fault> {
         let To::Service(service) = to else { return Ok(()) };
-        let lately = || self.waiting().seen.get(service).is_some_and(|seen| seen.elapsed() < SEEN_LASTS);
+        let lately = || {
+            let seen = self.waiting().seen.get(service).copied();
+            seen.is_some_and(|seen| self.common.clock.now().since(seen) < SEEN_LASTS)
+        };
         if lately() || route.blind.load(Ordering::Relaxed) {
             return Ok(());
         }

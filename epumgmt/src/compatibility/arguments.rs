@@ -36,7 +36,10 @@ impl Arguments {
             let value = match given.remove(argument.name) {
                 Some(value) => value,
                 None if argument.required => {
-                    return Err(Problem::type_error(format!("{op}() missing required argument: '{}'", argument.name)));
+                    return Err(Problem::type_error(format!(
+                        "{op}() missing required argument: '{}'",
+                        argument.name
+                    )));
                 }
                 None => Value::Null,
             };
@@ -48,7 +51,9 @@ impl Arguments {
         }
         if let Some(unknown) = given.keys().next() {
             let unknown: String = unknown.chars().take(TEXT_MAX).collect();
-            return Err(Problem::type_error(format!("{op}() got an unexpected keyword argument '{unknown}'")));
+            return Err(Problem::type_error(format!(
+                "{op}() got an unexpected keyword argument '{unknown}'"
+            )));
         }
         Ok(Self { values, caller })
     }
@@ -122,7 +127,11 @@ mod tests {
 
     #[test]
     fn arguments_are_bound_as_python_binds_them() {
-        let bound = bind("add_domain", json!({"domain_id": "web", "definition_id": "d", "config": null, "caller": "alice"})).expect("bound");
+        let bound = bind(
+            "add_domain",
+            json!({"domain_id": "web", "definition_id": "d", "config": null, "caller": "alice"}),
+        )
+        .expect("bound");
         assert_eq!((bound.text("domain_id"), bound.caller.as_deref()), ("web", Some("alice")));
         assert_eq!((bound.some_text("subscriber_name"), bound.mapping("config").len()), (None, 0));
     }
@@ -134,11 +143,17 @@ mod tests {
             (json!({}), "missing required argument: 'domain_id'"),
             (json!({"domain_id": null}), "'domain_id' must be text, not null"),
             (json!({"domain_id": "x".repeat(300)}), "too long"),
-            (json!({"domain_id": "web", "caller": 5}), "'caller' must be text or null, not a number"),
+            (
+                json!({"domain_id": "web", "caller": 5}),
+                "'caller' must be text or null, not a number",
+            ),
         ] {
             let problem = bind("describe_domain", given).expect_err("a type error");
             assert_eq!(problem.exc_type, BAD_REQUEST);
-            assert!(problem.value.starts_with("Type error: describe_domain() ") && problem.value.contains(says), "{problem}");
+            assert!(
+                problem.value.starts_with("Type error: describe_domain() ") && problem.value.contains(says),
+                "{problem}"
+            );
         }
         // Definitions belong to nobody, so that there is no caller to name.
         let problem = bind("list_domain_definitions", json!({"caller": "x"})).expect_err("a type error");

@@ -114,7 +114,11 @@ impl Compatibility {
     pub(crate) fn settings(&self, own: Option<Settings>, name: &str) -> Option<Settings> {
         let name = format!("{name}.dashi");
         match (&self.url, own) {
-            (Some(url), Some(own)) => Some(Settings { url: url.clone(), name, ..own }),
+            (Some(url), Some(own)) => Some(Settings {
+                url: url.clone(),
+                name,
+                ..own
+            }),
             (None, Some(own)) => Some(Settings { name, ..own }),
             (Some(url), None) => Some(Settings::new(url.clone(), "epu", name)),
             (None, None) => None,
@@ -136,8 +140,14 @@ pub(crate) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
         return;
     };
     for key in ["url", "queue-url", "queue-management-url"] {
-        let Some(written) = section.get(key).and_then(Value::as_str) else { continue };
-        let schemes: &[&str] = if key == "queue-management-url" { &["http://", "https://"] } else { &["amqp://", "amqps://"] };
+        let Some(written) = section.get(key).and_then(Value::as_str) else {
+            continue;
+        };
+        let schemes: &[&str] = if key == "queue-management-url" {
+            &["http://", "https://"]
+        } else {
+            &["amqp://", "amqps://"]
+        };
         let (place, url) = (format!("{SECTION}/{key}"), SecretUrl::new(written));
         let is_reference = written.starts_with("env:") || written.starts_with("file:");
         if url.has_open_password() {
@@ -145,7 +155,10 @@ pub(crate) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
             flaws.push(flaw.help("put the address into a variable or file and write env:NAME or file:/path"));
         } else if !is_reference && !schemes.iter().any(|scheme| written.starts_with(scheme)) {
             let flaw = tree.flaw(&place, format!("{} is no such address", url.shown()));
-            flaws.push(flaw.help(format!("it begins with {}, or is written env:NAME or file:/path", schemes.join(" or "))));
+            flaws.push(flaw.help(format!(
+                "it begins with {}, or is written env:NAME or file:/path",
+                schemes.join(" or ")
+            )));
         }
     }
     let given = |value: Option<&Value>| value.is_some_and(|value| !value.is_null());
@@ -155,7 +168,10 @@ pub(crate) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
     }
     let name = |key: &str, default: &str| section.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
     if name("provisioner-name", "provisioner") == name("management-name", "epu_management_service") {
-        flaws.push(tree.flaw(SECTION, "`provisioner-name` and `management-name` are the same: each service has a queue of its own"));
+        flaws.push(tree.flaw(
+            SECTION,
+            "`provisioner-name` and `management-name` are the same: each service has a queue of its own",
+        ));
     }
 }
 
@@ -191,7 +207,10 @@ mod tests {
             callers: BTreeMap::from([("alice".to_owned(), Right::Operate), (ANYBODY.to_owned(), Right::Read)]),
             ..Compatibility::default()
         };
-        assert_eq!((config.right_of("alice"), config.right_of("bob"), config.right_of("*")), (Right::Operate, Right::Read, Right::Read));
+        assert_eq!(
+            (config.right_of("alice"), config.right_of("bob"), config.right_of("*")),
+            (Right::Operate, Right::Read, Right::Read)
+        );
         config.callers.remove(ANYBODY);
         assert_eq!((config.right_of("alice"), config.right_of("bob")), (Right::Operate, Right::None));
     }
@@ -206,10 +225,19 @@ mod tests {
         };
         assert_eq!(flaws("compatibility: {url: env:URL}\n").len(), 0);
         assert_eq!(flaws("compatibility: {}\namqp: {url: env:URL}\n").len(), 0);
-        assert_eq!(flaws("compatibility: {}\n"), ["there is no broker on which old clients could be answered"]);
+        assert_eq!(
+            flaws("compatibility: {}\n"),
+            ["there is no broker on which old clients could be answered"]
+        );
         assert_eq!(flaws("compatibility: {url: 'amqp://a:b@c'}\n"), ["a password stands in the file"]);
-        assert_eq!(flaws("compatibility: {url: 'http://c', queue-management-url: 'amqp://c'}\n").len(), 2);
-        assert_eq!(flaws("compatibility: {url: env:URL, provisioner-name: epu_management_service}\n").len(), 1);
+        assert_eq!(
+            flaws("compatibility: {url: 'http://c', queue-management-url: 'amqp://c'}\n").len(),
+            2
+        );
+        assert_eq!(
+            flaws("compatibility: {url: env:URL, provisioner-name: epu_management_service}\n").len(),
+            1
+        );
     }
 
     #[test]
@@ -217,7 +245,10 @@ mod tests {
         let none = Compatibility::default();
         assert!(none.settings(None, "p1").is_none());
         let own = Settings::new(SecretUrl::new("env:OWN"), "epu", "p1");
-        assert_eq!(none.settings(Some(own.clone()), "p1").map(|s| (s.url, s.name)), Some((own.url.clone(), "p1.dashi".to_owned())));
+        assert_eq!(
+            none.settings(Some(own.clone()), "p1").map(|s| (s.url, s.name)),
+            Some((own.url.clone(), "p1.dashi".to_owned()))
+        );
         let other = Compatibility {
             url: Some(SecretUrl::new("env:OTHER")),
             ..none

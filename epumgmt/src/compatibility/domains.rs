@@ -105,7 +105,10 @@ impl Documents {
 
     /// Forgets a document.
     pub(crate) async fn forget(&self, kind: &str, name: &str) -> Result<(), Failed> {
-        self.store.forget_document(kind, name, Vec::new()).await.map_err(|error| of_store(&error))
+        self.store
+            .forget_document(kind, name, Vec::new())
+            .await
+            .map_err(|error| of_store(&error))
     }
 
     // ---- domains
@@ -176,7 +179,9 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
         return Ok(());
     }
     let shown: String = id.chars().take(80).collect();
-    Err(format!("invalid name {shown:?}: use 1 to {ID_MAX} letters, digits, '_', '.', '@' or '-'"))
+    Err(format!(
+        "invalid name {shown:?}: use 1 to {ID_MAX} letters, digits, '_', '.', '@' or '-'"
+    ))
 }
 
 /// The pool of an owner's domain.
@@ -200,14 +205,20 @@ pub(crate) fn plain(text: &str, most: usize) -> String {
 
 fn letters(text: &str, most: usize) -> String {
     let good = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let kept: String = text.chars().filter(good).skip_while(|c| !c.is_ascii_alphanumeric()).take(most).collect();
+    let kept: String = text
+        .chars()
+        .filter(good)
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(most)
+        .collect();
     if kept.is_empty() { "x".to_owned() } else { kept }
 }
 
 /// FNV-1a, 64 bits: the same on every machine and in every release.
 fn digest(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -232,7 +243,10 @@ mod tests {
         ];
         assert_eq!(BTreeSet::from_iter(&all).len(), all.len(), "{all:?}");
         assert!(all.iter().all(|name| name != UNPOOLED));
-        assert_eq!(pool_name("alice", &"x".repeat(200), None).expect("a name").as_str().len(), 40 + 2 + 16);
+        assert_eq!(
+            pool_name("alice", &"x".repeat(200), None).expect("a name").as_str().len(),
+            40 + 2 + 16
+        );
     }
 
     #[test]

@@ -15,9 +15,9 @@
 use std::collections::BTreeMap;
 
 use epu_bus::amqp::dashi::wire::Problem;
+use epu_core::PoolName;
 use epu_core::id::SlotLabel;
 use epu_core::pool::Template;
-use epu_core::PoolName;
 use serde_json::{Map, Value, json};
 
 use super::config::Compatibility;
@@ -115,7 +115,11 @@ pub(crate) fn wanted(sections: &Sections, config: &Compatibility) -> Result<Want
     let mut settings = match engine {
         Engine::Simplest => {
             conf.only(&["force_site", "epuworker_type", "epuworker_allocation", "preserve_n"])?;
-            kept(conf.count("preserve_n")?.ok_or_else(|| value_error("preserve_n is required"))?, json!({}), config)?
+            kept(
+                conf.count("preserve_n")?.ok_or_else(|| value_error("preserve_n is required"))?,
+                json!({}),
+                config,
+            )?
         }
         Engine::Npreserving => {
             let n = conf.count("preserve_n")?.unwrap_or(0);
@@ -177,7 +181,9 @@ impl Wanted {
 #[must_use]
 pub(crate) fn with_variables(template: &Template, variables: &BTreeMap<String, String>) -> Template {
     let mut template = template.clone();
-    template.variables.extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
+    template
+        .variables
+        .extend(variables.iter().map(|(name, value)| (name.clone(), value.clone())));
     template
 }
 
@@ -199,7 +205,10 @@ fn text_of(value: &Value) -> String {
 
 fn kept(n: u32, unique: Value, config: &Compatibility) -> Result<Map<String, Value>, Problem> {
     if n > config.most {
-        return Err(value_error(format!("preserve_n {n} is more than {}, the most allowed here (`most`)", config.most)));
+        return Err(value_error(format!(
+            "preserve_n {n} is more than {}, the most allowed here (`most`)",
+            config.most
+        )));
     }
     let mut keep = json!({ "n": n });
     if unique.as_object().is_some_and(|unique| !unique.is_empty()) {
@@ -257,7 +266,10 @@ fn health(section: &Map<String, Value>) -> Result<Value, Problem> {
     ] {
         let millis = match section.get(theirs) {
             None | Some(Value::Null) => continue,
-            Some(seconds) => seconds.as_f64().filter(|s| (0.0..=SECONDS_MOST).contains(s)).map(|s| (s * 1_000.0).round()),
+            Some(seconds) => seconds
+                .as_f64()
+                .filter(|s| (0.0..=SECONDS_MOST).contains(s))
+                .map(|s| (s * 1_000.0).round()),
         };
         let millis = millis.ok_or_else(|| value_error(format!("health.{theirs} must be seconds, at most {SECONDS_MOST}")))?;
         limits.insert(ours.to_owned(), json!(format!("{millis:.0}ms")));
@@ -274,7 +286,10 @@ impl<'a> Conf<'a> {
             None => Ok(()),
             Some(unknown) => {
                 let shown: String = unknown.chars().take(SHOWN).collect();
-                Err(value_error(format!("{shown} is not a setting of this engine; it has {}", keys.join(", "))))
+                Err(value_error(format!(
+                    "{shown} is not a setting of this engine; it has {}",
+                    keys.join(", ")
+                )))
             }
         }
     }
@@ -304,7 +319,9 @@ impl<'a> Conf<'a> {
             Some(Value::String(text)) => text.trim().parse().ok(),
             Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => None,
         };
-        number.map(Some).ok_or_else(|| value_error(format!("{key} must be a whole number of at least 0")))
+        number
+            .map(Some)
+            .ok_or_else(|| value_error(format!("{key} must be a whole number of at least 0")))
     }
 
     /// `unique_instances`: variables by label.
@@ -323,7 +340,9 @@ impl<'a> Conf<'a> {
             slots.insert(slot_label(label), json!(vars));
         }
         if slots.len() != unique.len() {
-            return Err(value_error("unique_instances: two labels are the same to us; use letters, digits, '.', '_' and '-'"));
+            return Err(value_error(
+                "unique_instances: two labels are the same to us; use letters, digits, '.', '_' and '-'",
+            ));
         }
         Ok(Value::Object(slots))
     }
@@ -336,7 +355,11 @@ impl<'a> Conf<'a> {
         };
         let values: Vec<String> = match self.0.get("unique_values") {
             None | Some(Value::Null) => Vec::new(),
-            Some(Value::String(list)) => list.split(',').map(|value| value.trim().to_owned()).filter(|value| !value.is_empty()).collect(),
+            Some(Value::String(list)) => list
+                .split(',')
+                .map(|value| value.trim().to_owned())
+                .filter(|value| !value.is_empty())
+                .collect(),
             Some(Value::Array(list)) => list.iter().map(text_of).collect(),
             Some(_) => return Err(value_error("engine_conf.unique_values must be a list or a text with commas")),
         };

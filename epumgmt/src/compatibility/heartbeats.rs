@@ -39,7 +39,9 @@ impl Office {
             return Ok(Value::Null);
         };
         let heartbeat = heartbeat(instance, condition, said, self.clock.now());
-        let answer = self.ask::<Value>(Caller::Service(OURSELVES), Request::Heartbeats(vec![heartbeat])).await;
+        let answer = self
+            .ask::<Value>(Caller::Service(OURSELVES), Request::Heartbeats(vec![heartbeat]))
+            .await;
         match answer {
             Err(failed) if failed.passing => Err(failed),
             // What the aggregator says of it (an unknown instance, old news) is nothing that its sender could act on.
@@ -51,7 +53,11 @@ impl Office {
 fn heartbeat(instance: InstanceId, condition: Condition, said: &Value, now: Timestamp) -> Heartbeat {
     let millis = |seconds: f64| Some(seconds * 1_000.0).filter(|ms| (0.0..4e12).contains(ms));
     #[expect(clippy::cast_possible_truncation, reason = "it is between 0 and 4e12")]
-    let sent_at_ms = said.get("timestamp").and_then(Value::as_f64).and_then(millis).map_or(now.0, |ms| ms as i64);
+    let sent_at_ms = said
+        .get("timestamp")
+        .and_then(Value::as_f64)
+        .and_then(millis)
+        .map_or(now.0, |ms| ms as i64);
     Heartbeat {
         instance,
         sequence: u64::try_from(now.0).unwrap_or(0),
@@ -88,7 +94,11 @@ fn what_failed(said: &Value) -> String {
         let stderr = part("stderr").map_or(String::new(), |stderr| format!(": {stderr}"));
         format!("{name} failed{code}{stderr}")
     }));
-    let mut all = if words.is_empty() { "its agent says no more".to_owned() } else { words.join("; ") };
+    let mut all = if words.is_empty() {
+        "its agent says no more".to_owned()
+    } else {
+        words.join("; ")
+    };
     let mut end = all.len().min(FAULT_MAX);
     while !all.is_char_boundary(end) {
         end -= 1;

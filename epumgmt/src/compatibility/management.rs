@@ -89,7 +89,10 @@ impl Office {
         for _ in 0..TRIES {
             let mut kept = self.found(caller, id).await?;
             let merged = kept.is.config.merged(&over);
-            let (old, new) = (engines::wanted(&kept.is.config, &self.config)?, engines::wanted(&merged, &self.config)?);
+            let (old, new) = (
+                engines::wanted(&kept.is.config, &self.config)?,
+                engines::wanted(&merged, &self.config)?,
+            );
             if (&old.template, &old.variables) != (&new.template, &new.variables) {
                 let text = format!(
                     "domain {id}: its deployable type and its provisioner_vars stay as they were when it was added; remove it and add it anew to change \
@@ -197,7 +200,8 @@ impl Office {
 
     pub(super) async fn unsubscribe(&self, caller: &str, arguments: &Arguments) -> Result<Value, Failed> {
         let name = arguments.text("subscriber_name").to_owned();
-        self.change_subscribers(caller, arguments, move |all| all.retain(|(other, _)| *other != name)).await
+        self.change_subscribers(caller, arguments, move |all| all.retain(|(other, _)| *other != name))
+            .await
     }
 
     async fn change_subscribers(
@@ -247,7 +251,11 @@ impl Office {
                 return Ok(Value::Null);
             }
         }
-        Err(write_conflict(format!("Domain definition {} is being changed by others", arguments.text("definition_id"))).into())
+        Err(write_conflict(format!(
+            "Domain definition {} is being changed by others",
+            arguments.text("definition_id")
+        ))
+        .into())
     }
 
     pub(super) async fn remove_definition(&self, arguments: &Arguments) -> Result<Value, Failed> {

@@ -100,7 +100,11 @@ impl Office {
         };
         let asked = self
             .bus
-            .ask(Caller::Service(OURSELVES), Request::Launch(Box::new(request.clone())), super::WITHIN)
+            .ask(
+                Caller::Service(OURSELVES),
+                Request::Launch(Box::new(request.clone())),
+                super::WITHIN,
+            )
             .await;
         match asked {
             Ok(_) => {
@@ -222,7 +226,8 @@ impl Office {
                 why: Cause::Operator,
                 epoch: 0,
             };
-            self.ask::<Value>(Caller::Operator(caller.to_owned()), Request::Terminate(order)).await?;
+            self.ask::<Value>(Caller::Operator(caller.to_owned()), Request::Terminate(order))
+                .await?;
         }
         let index = Index::load(self).await?;
         let recorded = self.recorded(&instances).await?;
@@ -263,16 +268,16 @@ impl Office {
     }
 
     pub(super) async fn terminate_all(&self) -> Result<Value, Failed> {
-        let teardown = Teardown {
-            force: true,
-            within: None,
-        };
-        let live: u64 = self.ask(Caller::Operator(OURSELVES.to_owned()), Request::Teardown(teardown)).await?;
+        let teardown = Teardown { force: true, within: None };
+        let live: u64 = self
+            .ask(Caller::Operator(OURSELVES.to_owned()), Request::Teardown(teardown))
+            .await?;
         Ok(Value::Bool(live == 0))
     }
 
     pub(super) async fn enable(&self) -> Result<Value, Failed> {
-        self.ask::<Value>(Caller::Operator(OURSELVES.to_owned()), Request::Open(Nothing {})).await?;
+        self.ask::<Value>(Caller::Operator(OURSELVES.to_owned()), Request::Open(Nothing {}))
+            .await?;
         Ok(Value::Null)
     }
 

@@ -77,7 +77,14 @@ pub(crate) fn with_version(mut record: Map<String, Value>, version: u64) -> Valu
 }
 
 /// The record of a node that never came to be.
-pub(crate) fn stub(node_id: &str, launch_id: &str, state: State, desc: Option<&str>, creator: Option<&str>, at: Timestamp) -> Map<String, Value> {
+pub(crate) fn stub(
+    node_id: &str,
+    launch_id: &str,
+    state: State,
+    desc: Option<&str>,
+    creator: Option<&str>,
+    at: Timestamp,
+) -> Map<String, Value> {
     let record = json!({
         "launch_id": launch_id,
         "node_id": node_id,
@@ -214,7 +221,11 @@ mod tests {
         });
         let record = node(&gone, &about());
         assert_eq!(record["state_desc"], "NODE_DISAPPEARED");
-        let changes = json!([["200-REQUESTED", 1_763_840_230.5], ["600-RUNNING", 1_763_840_231.0], ["800-TERMINATED", 1_763_840_240.0]]);
+        let changes = json!([
+            ["200-REQUESTED", 1_763_840_230.5],
+            ["600-RUNNING", 1_763_840_231.0],
+            ["800-TERMINATED", 1_763_840_240.0]
+        ]);
         assert_eq!(record["state_changes"], changes);
         assert_eq!(fault_description(&Fault::new("closed", "x")), "PROVISIONER_DISABLED");
         assert_eq!(fault_description(&Fault::new("site-capacity", "no room")), "IAAS_FULL: no room");
@@ -223,7 +234,12 @@ mod tests {
     #[test]
     fn only_what_we_would_write_ourselves_is_our_own_id() {
         assert!(own_id("018f3c5e-0000-7000-8000-000000000001").is_some());
-        for other in ["018F3C5E-0000-7000-8000-000000000001", "018f3c5e000070008000000000000001", "node-1", ""] {
+        for other in [
+            "018F3C5E-0000-7000-8000-000000000001",
+            "018f3c5e000070008000000000000001",
+            "node-1",
+            "",
+        ] {
             assert!(own_id(other).is_none(), "{other}");
         }
     }

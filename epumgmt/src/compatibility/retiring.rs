@@ -54,7 +54,9 @@ impl Office {
         if retired.is_empty() {
             return Ok(None);
         }
-        let others = staying.iter().filter(|view| !view.instance.protected && !retired.contains(&view.instance.id));
+        let others = staying
+            .iter()
+            .filter(|view| !view.instance.protected && !retired.contains(&view.instance.id));
         Ok(Some(Shield {
             protected: others.map(|view| view.instance.id).collect(),
             retired,
@@ -71,7 +73,8 @@ impl Office {
             instances: shield.protected.clone(),
             on: true,
         };
-        self.ask::<Value>(Caller::Operator(domain.owner.clone()), Request::Protect(protect)).await?;
+        self.ask::<Value>(Caller::Operator(domain.owner.clone()), Request::Protect(protect))
+            .await?;
         Ok(())
     }
 
@@ -84,7 +87,10 @@ impl Office {
                 instances: vec![id],
                 on: false,
             };
-            match self.ask::<Value>(Caller::Operator(kept.is.owner.clone()), Request::Protect(protect)).await {
+            match self
+                .ask::<Value>(Caller::Operator(kept.is.owner.clone()), Request::Protect(protect))
+                .await
+            {
                 Ok(_) => {}
                 Err(failed) if failed.passing => return Err(failed),
                 Err(failed) => debug!(instance = %id, problem = %failed.problem, "it needs no release"),
@@ -117,7 +123,9 @@ impl Office {
             pool: Some(pool.clone()),
             all: false,
         };
-        let mut all: Vec<InstanceView> = self.ask(Caller::Reader(OURSELVES.to_owned()), Request::InstanceList(filter)).await?;
+        let mut all: Vec<InstanceView> = self
+            .ask(Caller::Reader(OURSELVES.to_owned()), Request::InstanceList(filter))
+            .await?;
         all.retain(|view| view.instance.is_live() && !view.instance.is_leaving());
         Ok(all)
     }

@@ -24,7 +24,9 @@ impl Sections {
         let section = |name: &str| match config.get(name) {
             None | Some(Value::Null) => Ok(Map::new()),
             Some(Value::Object(section)) => Ok(section.clone()),
-            Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => Err(format!("section {name} must be a mapping")),
+            Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+                Err(format!("section {name} must be a mapping"))
+            }
         };
         Ok(Self {
             general: section("general")?,
@@ -68,7 +70,10 @@ mod tests {
         let below = sections(json!({"general": {"a": 1}, "engine_conf": {"vars": {"x": 1}, "n": 1}, "other": {"b": 1}}));
         let over = sections(json!({"engine_conf": {"vars": {"y": 2}}, "health": null}));
         let merged = below.merged(&over);
-        assert_eq!(merged.json(), json!({"general": {"a": 1}, "health": {}, "engine_conf": {"vars": {"y": 2}, "n": 1}}));
+        assert_eq!(
+            merged.json(),
+            json!({"general": {"a": 1}, "health": {}, "engine_conf": {"vars": {"y": 2}, "n": 1}})
+        );
         let wrong = json!({"health": [1]});
         assert!(Sections::of(wrong.as_object().expect("a mapping")).is_err());
     }

@@ -281,11 +281,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
     Operation {
         name: "subscribe_domain",
         op: Op::SubscribeDomain,
-        arguments: &[
-            DOMAIN,
-            wanted("subscriber_name", Kind::Text),
-            wanted("subscriber_op", Kind::Text),
-        ],
+        arguments: &[DOMAIN, wanted("subscriber_name", Kind::Text), wanted("subscriber_op", Kind::Text)],
         caller: true,
         right: Right::Operate,
         sent_as: "fire",
@@ -406,11 +402,22 @@ mod tests {
             let names: BTreeSet<_> = of(role).iter().map(|operation| operation.name).collect();
             assert_eq!(names.len(), of(role).len());
             for operation in of(role) {
-                assert!(operation.arguments.iter().is_sorted_by_key(|argument| !argument.required), "{}", operation.name);
-                assert!(operation.arguments.iter().all(|argument| argument.name != "caller"), "{}", operation.name);
+                assert!(
+                    operation.arguments.iter().is_sorted_by_key(|argument| !argument.required),
+                    "{}",
+                    operation.name
+                );
+                assert!(
+                    operation.arguments.iter().all(|argument| argument.name != "caller"),
+                    "{}",
+                    operation.name
+                );
             }
         }
         assert!(find(Role::Provisioner, "list_domains").is_none());
-        assert_eq!(find(Role::EpuManagement, "list_domains").map(|operation| operation.op), Some(Op::ListDomains));
+        assert_eq!(
+            find(Role::EpuManagement, "list_domains").map(|operation| operation.op),
+            Some(Op::ListDomains)
+        );
     }
 }

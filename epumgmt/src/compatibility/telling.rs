@@ -163,7 +163,11 @@ impl Office {
     async fn tell_of(&self, domain: &Domain, instances: &[&Instance]) -> Result<(), Failed> {
         for _ in 0..TRIES {
             let mut kept = self.ledger(domain).await?;
-            let news: Vec<&Instance> = instances.iter().copied().filter(|instance| is_news(&mut kept.is, instance)).collect();
+            let news: Vec<&Instance> = instances
+                .iter()
+                .copied()
+                .filter(|instance| is_news(&mut kept.is, instance))
+                .collect();
             if news.is_empty() {
                 return Ok(());
             }
@@ -180,7 +184,11 @@ impl Office {
     }
 
     fn notify(&self, domain: &Domain, instance: &Instance) {
-        let state = if instance.state == State::Running { State::Running } else { State::Failed };
+        let state = if instance.state == State::Running {
+            State::Running
+        } else {
+            State::Failed
+        };
         let args = json!({
             "node_id": instance.id,
             "state": state.code(),
@@ -204,7 +212,9 @@ impl Office {
             pool: Some(domain.pool.clone()),
             all: true,
         };
-        let views: Vec<InstanceView> = self.ask(Caller::Reader(OURSELVES.to_owned()), Request::InstanceList(filter)).await?;
+        let views: Vec<InstanceView> = self
+            .ask(Caller::Reader(OURSELVES.to_owned()), Request::InstanceList(filter))
+            .await?;
         for _ in 0..TRIES {
             let mut kept = self.ledger(domain).await?;
             for view in views.iter().filter(|view| view.instance.state >= State::Running) {
@@ -237,11 +247,18 @@ impl Office {
         }
         for kept in self.documents.domains().await? {
             let domain = kept.is;
-            let Some(ledger) = ledgers.iter().find(|ledger| ledger.name == domain.pool.as_str()) else { continue };
+            let Some(ledger) = ledgers.iter().find(|ledger| ledger.name == domain.pool.as_str()) else {
+                continue;
+            };
             if domain.subscribers.is_empty() {
                 continue;
             }
-            let open: Vec<InstanceId> = ledger.is.iter().filter(|(_, told)| !told.state.is_end()).map(|(id, _)| *id).collect();
+            let open: Vec<InstanceId> = ledger
+                .is
+                .iter()
+                .filter(|(_, told)| !told.state.is_end())
+                .map(|(id, _)| *id)
+                .collect();
             let recorded = self.recorded(&open).await?;
             let instances: Vec<&Instance> = recorded.values().filter(|instance| instance.state >= State::Running).collect();
             self.tell_of(&domain, &instances).await?;
@@ -279,7 +296,9 @@ fn is_news(ledger: &mut Ledger, instance: &Instance) -> bool {
     };
     let news = match ledger.get(&instance.id) {
         None => true,
-        Some(told) => now.state > told.state || (now.state == State::Running && told.state == State::Running && now.address != told.address),
+        Some(told) => {
+            now.state > told.state || (now.state == State::Running && told.state == State::Running && now.address != told.address)
+        }
     };
     if news {
         ledger.insert(instance.id, now);
@@ -332,7 +351,13 @@ mod tests {
                 ..Instances::default()
             }))
         };
-        assert_eq!(seen.news(vec![fact(3), fact(2), fact(4)]).values().map(|i| i.version).collect::<Vec<_>>(), [4]);
+        assert_eq!(
+            seen.news(vec![fact(3), fact(2), fact(4)])
+                .values()
+                .map(|i| i.version)
+                .collect::<Vec<_>>(),
+            [4]
+        );
         assert!(seen.news(vec![fact(4), fact(3)]).is_empty());
         let again = seen.news(vec![fact(5)]);
         seen.forget(&again);

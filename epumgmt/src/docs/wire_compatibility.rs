@@ -70,7 +70,10 @@ pub(super) fn document() -> Result<String, Fault> {
         }
         for operation in table::of(role) {
             line(&mut text, &format!("\n### `{}`\n\n{}\n", operation.name, operation.about));
-            line(&mut text, &format!("- Answer: {}.\n- Errors: {}.", operation.reply, operation.errors));
+            line(
+                &mut text,
+                &format!("- Answer: {}.\n- Errors: {}.", operation.reply, operation.errors),
+            );
         }
     }
     text.push_str(RECORDS);

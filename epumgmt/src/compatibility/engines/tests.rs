@@ -24,7 +24,8 @@ fn class(name: &str) -> Value {
 
 #[test]
 fn the_default_engine_keeps_a_number() {
-    let pool = made(json!({"engine_conf": {"preserve_n": 3, "epuworker_type": "worker", "force_site": "local", "epuworker_allocation": "small"}}));
+    let pool =
+        made(json!({"engine_conf": {"preserve_n": 3, "epuworker_type": "worker", "force_site": "local", "epuworker_allocation": "small"}}));
     assert_eq!(pool.settings["engine"], json!({"keep": {"n": 3}}));
     assert_eq!(pool.settings["placements"], json!([{"site": "local"}]));
     assert_eq!((pool.template.as_str(), pool.allocation.as_deref()), ("worker", Some("small")));
@@ -40,7 +41,10 @@ fn the_default_engine_is_as_strict_as_it_was() {
         (json!({"preserve_n": -1}), "preserve_n must be a whole number"),
         (json!({"preserve_n": "asd"}), "preserve_n must be a whole number"),
         (json!({"preserve_n": 1.5}), "preserve_n must be a whole number"),
-        (json!({"preserve_n": 1, "provisioner_vars": {}}), "provisioner_vars is not a setting"),
+        (
+            json!({"preserve_n": 1, "provisioner_vars": {}}),
+            "provisioner_vars is not a setting",
+        ),
         (json!({"preserve_n": 51}), "more than 50"),
         (json!({"preserve_n": 1, "force_site": 5}), "force_site must be text"),
     ] {
@@ -61,7 +65,10 @@ fn unique_instances_are_slots() {
     let unique = &pool.settings["engine"]["keep"]["unique"];
     assert_eq!(unique["left"], json!({"PORT": "1", "S": "a$b"}));
     assert_eq!(unique.as_object().map(Map::len), Some(2));
-    assert_eq!((pool.variables["list"].as_str(), pool.variables["dollar"].as_str()), ("[1,2]", "$$x"));
+    assert_eq!(
+        (pool.variables["list"].as_str(), pool.variables["dollar"].as_str()),
+        ("[1,2]", "$$x")
+    );
     let many = json!({"preserve_n": 1, "unique_instances": {"a": {}, "b": {}}});
     let problem = refused(json!({"general": class("x.npreserving.NpreservingEngine"), "engine_conf": many}));
     assert!(problem.value.contains("2 unique_instances are more than preserve_n"), "{problem}");
@@ -77,7 +84,10 @@ fn a_needy_pool_gives_each_instance_a_value_and_stops_where_they_end() {
     };
     let of = |conf| made(json!({"general": class("epu.decisionengine.impls.needy.NeedyEngine"), "engine_conf": conf}));
     let pool = of(conf(2, json!("a, b, c")));
-    assert_eq!(pool.settings["engine"]["keep"], json!({"n": 2, "unique": {"a": {"host": "a"}, "b": {"host": "b"}}}));
+    assert_eq!(
+        pool.settings["engine"]["keep"],
+        json!({"n": 2, "unique": {"a": {"host": "a"}, "b": {"host": "b"}}})
+    );
     assert_eq!((pool.template.as_str(), pool.allocation.as_deref()), ("worker", Some("small")));
     assert_eq!(of(conf(5, json!(["a", "b"]))).settings["engine"]["keep"]["n"], json!(2));
     assert_eq!(of(conf(5, json!(" "))).settings["engine"]["keep"], json!({"n": 5}));
@@ -88,7 +98,10 @@ fn a_bounded_queue_is_followed() {
     let engine = class("epu.decisionengine.impls.queuelen_bounded.QueueLengthBoundedEngine");
     let conf = json!({"queuelen_high_water": "50", "queuelen_low_water": 10, "min_instances": 1, "queue_name_work": "work"});
     let pool = made(json!({"general": engine, "engine_conf": conf}));
-    assert_eq!(pool.settings["engine"]["queue-length"], json!({"sensor": "queue-length", "high-water": 50, "low-water": 10}));
+    assert_eq!(
+        pool.settings["engine"]["queue-length"],
+        json!({"sensor": "queue-length", "high-water": 50, "low-water": 10})
+    );
     assert_eq!((&pool.settings["min"], &pool.settings["max"]), (&json!(1), &json!(50)));
     assert_eq!(pool.settings["sensors"]["queue-length"]["rabbitmq"]["queue"], json!("work"));
     for missing in ["queuelen_high_water", "queuelen_low_water", "queue_name_work"] {
@@ -114,7 +127,10 @@ fn health_is_watched_only_where_it_was_asked_for() {
     assert_eq!(health(json!({})), json!({"boot": "30d", "missing": "30d"}));
     assert_eq!(health(json!({"monitor_health": true})), json!({}));
     let all = json!({"monitor_health": true, "boot_timeout": 1.5, "missing_timeout": 10, "really_missing_timeout": 3, "zombie_seconds": 4});
-    assert_eq!(health(all), json!({"boot": "1500ms", "missing": "10000ms", "really-missing": "3000ms", "zombie": "4000ms"}));
+    assert_eq!(
+        health(all),
+        json!({"boot": "1500ms", "missing": "10000ms", "really-missing": "3000ms", "zombie": "4000ms"})
+    );
     let problem = refused(json!({"health": {"monitor_health": true, "boot_timeout": "x"}, "engine_conf": {"preserve_n": 1}}));
     assert!(problem.value.contains("health.boot_timeout"), "{problem}");
 }
