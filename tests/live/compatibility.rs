@@ -4,13 +4,22 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use epu_bus::amqp::dashi::wire::{Asked, Names, Problem};
+use epu_bus::amqp::dashi::{Dashi, Failed, Fire, Handler, Served as Service};
+use epu_bus::amqp::{Link, Metrics, Settings};
+use epu_core::secret::SecretUrl;
 use epu_tests::installation::Installation;
 use epu_tests::keeper::{self, Kept};
 use epu_tests::rabbit::Rabbit;
 use epu_tests::tail_of;
+use epu_tests::wait::eventually;
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio_util::sync::CancellationToken;
 
 /// How long one file of the suite may take on a busy machine; each takes under a minute on an idle one.
 const SUITE: Duration = Duration::from_secs(600);
@@ -167,4 +176,81 @@ async fn old_clients_get_over_a_restart_of_the_broker_and_of_the_service() {
     let passed = ended.as_ref().is_ok_and(|status| status.success());
     assert!(passed, "{ended:?}\n{}\n{}", tail_of(&output, 200), served.log());
     assert_eq!(done, 5);
+}
+
+/// A service whose own services do not answer at first.
+struct Stubborn {
+    refuses: Mutex<u32>,
+    did: Arc<Mutex<Vec<Value>>>,
+}
+
+#[async_trait]
+impl Handler for Stubborn {
+    async fn handle(&self, asked: Asked) -> Result<Value, Failed> {
+        let mut refuses = self.refuses.lock().unwrap();
+        if *refuses > 0 {
+            *refuses -= 1;
+            return Err(Failed {
+                problem: Problem::new("Exception", "nobody answers"),
+                passing: true,
+            });
+        }
+        self.did.lock().unwrap().push(asked.args["n"].clone());
+        Ok(Value::Null)
+    }
+
+    fn in_order(&self, _: &str) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_fire_outlives_a_broker_that_is_away_and_a_service_that_cannot_do_it_yet() {
+    let mut rabbit = Rabbit::start().await.unwrap();
+    let settings = Settings::new(SecretUrl::new(rabbit.url()), "epu", "stubborn");
+    let names = Names {
+        exchange: "fires".to_owned(),
+        sysname: Some("live".to_owned()),
+    };
+    let dashi = Dashi::new(Link::start(settings, Metrics::new().unwrap()), names);
+    let (did, cancel) = (Arc::new(Mutex::new(Vec::new())), CancellationToken::new());
+    let service = Service {
+        topic: "stubborn".to_owned(),
+        handler: Arc::new(Stubborn {
+            refuses: Mutex::new(2),
+            did: did.clone(),
+        }),
+    };
+    let (serving, stop) = (dashi.clone(), cancel.clone());
+    let serving = tokio::spawn(async move { serving.run(vec![service], stop).await });
+    let fire = |n: u32| {
+        let fire = Fire {
+            from: "test".to_owned(),
+            to: "stubborn".to_owned(),
+            op: "work".to_owned(),
+            args: Map::from_iter([("n".to_owned(), json!(n))]),
+        };
+        assert!(dashi.fire(fire));
+    };
+    let done = |wanted: u32| {
+        let did = did.clone();
+        eventually(Duration::from_secs(60), "all of it is done", async move || {
+            let did = did.lock().unwrap();
+            (1..=wanted).all(|n| did.contains(&json!(n)))
+        })
+    };
+    // The queue is there once a client's message could be routed to it.
+    eventually(Duration::from_secs(30), "the service being there", async || {
+        rabbit.ready("live.stubborn").await.is_ok()
+    })
+    .await;
+    fire(1);
+    done(1).await;
+
+    rabbit.kill9();
+    fire(2);
+    rabbit.restart().await.unwrap();
+    done(2).await;
+    cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
 }

@@ -1,22 +1,20 @@
 //! The store in a real PostgreSQL: the one contract, and what happens when the server, the way to it, or its room goes.
 
+mod moving;
+mod racing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use epu_core::code::Chain;
-use epu_core::journal::{Entry, Event};
-use epu_core::lease::{Domain, LeaseAsk, Member, Term};
 use epu_core::life::State;
-use epu_core::request::Service;
 use epu_core::secret::SecretUrl;
-use epu_core::time::{Span, Timestamp};
-use epu_store::contract::filled::{everything, fill};
+use epu_core::time::{Clock as _, SystemClock};
 use epu_store::contract::samples::{entry, events, instance, instance_id, launch, launch_id, moved};
-use epu_store::portable::{Imported, check, export, import};
-use epu_store::{AnyStore, Error, JournalQuery, PgSettings, PgStore, Place, ProvisionCommit, Store, contract};
+use epu_store::{Error, PgSettings, PgStore, ProvisionCommit, Store, contract};
 use epu_tests::postgres::{Postgres, Room};
-use epu_tests::{process, wait};
+use epu_tests::wait;
 use sqlx::{Connection as _, Executor as _};
 
 /// What a caller may be kept waiting by a server that does not answer.
@@ -77,9 +75,12 @@ async fn several_that_start_at_once_migrate_one_after_the_other() {
     let server = Postgres::shared().await.unwrap();
     let database = server.database().await.unwrap();
     let settings = settings(&server, &database);
-    let all = [(); 6].map(|()| PgStore::connect(&settings));
-    for done in futures_of(all).await {
-        done.unwrap();
+    let connect = || {
+        let settings = settings.clone();
+        tokio::spawn(async move { PgStore::connect(&settings).await })
+    };
+    for done in [(); 6].map(|()| connect()) {
+        done.await.unwrap().unwrap();
     }
     let added = "CREATE TABLE of_a_later_release (x TEXT); ALTER TABLE instances ADD COLUMN later TEXT NOT NULL DEFAULT ''; \
          INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (999, 'added', TRUE, 'x', 0)";
@@ -96,28 +97,6 @@ async fn several_that_start_at_once_migrate_one_after_the_other() {
         said.contains("was made by another release; use that release or a newer one"),
         "{said}"
     );
-}
-
-/// All at once, on one task.
-async fn futures_of<T, const N: usize>(all: [impl Future<Output = T>; N]) -> Vec<T> {
-    let mut all: Vec<_> = all.into_iter().map(Box::pin).collect();
-    let mut done: Vec<Option<T>> = (0..N).map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (future, done) in all.iter_mut().zip(&mut done) {
-            if done.is_none()
-                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
-            {
-                *done = Some(value);
-            }
-        }
-        if done.iter().all(Option::is_some) {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    done.into_iter().flatten().collect()
 }
 
 #[tokio::test]
@@ -137,12 +116,13 @@ async fn what_cannot_be_reached_is_said_without_the_password() {
         ),
     ];
     for (url, why) in cases {
-        let begun = Instant::now();
+        let clock = SystemClock::start();
+        let begun = clock.now();
         let error = PgStore::connect(&PgSettings::new(SecretUrl::new(url))).await.unwrap_err();
         let said = format!("{}\n{error:?}", Chain(&error));
         assert!(said.contains(why), "{said}");
         assert!(!said.contains("wrong-word") && !said.contains("only-for-tests"), "{said}");
-        assert!(begun.elapsed() < ANSWERED, "{:?}", begun.elapsed());
+        assert!(clock.now().since(begun) < ANSWERED, "{:?}", clock.now().since(begun));
     }
 }
 
@@ -208,14 +188,15 @@ async fn a_server_that_is_killed_pauses_work_and_loses_nothing() {
             acknowledged.insert(n);
         }
         n += 1;
-        let begun = Instant::now();
+        let clock = SystemClock::start();
+        let begun = clock.now();
         let error = store.append(vec![entry(-1)]).await.expect_err("nobody is there");
         let said = Chain(&error).to_string();
         assert!(
             said.contains("connected to again by itself") || said.contains("tried again by itself"),
             "{said}"
         );
-        assert!(begun.elapsed() < ANSWERED, "{:?}", begun.elapsed());
+        assert!(clock.now().since(begun) < ANSWERED, "{:?}", clock.now().since(begun));
         server.restart().await.unwrap();
         let again = wait::until(AGAIN, "the store works again", async || store.check().await).await;
         again.unwrap();
@@ -248,9 +229,10 @@ async fn a_server_that_hangs_becomes_an_error_and_then_work_goes_on() {
     };
     assert!(all().await.iter().all(Option::is_none));
     server.freeze();
-    let begun = Instant::now();
+    let clock = SystemClock::start();
+    let begun = clock.now();
     let (read, written) = tokio::join!(store.pools(), store.append(vec![entry(2)]));
-    let took = begun.elapsed();
+    let took = clock.now().since(begun);
     let said = Chain(&written.expect_err("it was written")).to_string();
     assert!(said.contains("by itself"), "{said}");
     read.expect_err("it was read");
@@ -319,74 +301,44 @@ async fn what_somebody_keeps_locked_is_given_up_and_others_go_on() {
     round(&store, 1).await.unwrap();
     let mut other = server.connect(&database).await.unwrap();
     other.execute("BEGIN; LOCK TABLE instances IN EXCLUSIVE MODE").await.unwrap();
-    let begun = Instant::now();
+    let clock = SystemClock::start();
+    let begun = clock.now();
     let error = round(&store, 2).await.expect_err("it is locked");
-    assert!(begun.elapsed() < ANSWERED, "{:?}", begun.elapsed());
+    assert!(clock.now().since(begun) < ANSWERED, "{:?}", clock.now().since(begun));
     assert!(Chain(&error).to_string().contains("something held a lock"), "{}", Chain(&error));
     store.append(vec![entry(50)]).await.expect("what is not locked is written");
     other.execute("ROLLBACK").await.unwrap();
     round(&store, 2).await.expect("then it is written");
 }
 
-/// Readers page with the last number they saw: nothing may come below it later.
-#[tokio::test]
-async fn the_journal_becomes_visible_in_the_order_of_its_numbers() {
-    let server = Postgres::shared().await.unwrap();
-    let (store, database) = new_store(&server).await;
-    let store = Arc::new(store);
-    // Two processes, since one's connections could take turns by themselves.
-    let beside = Arc::new(self::store(&server, &database).await);
-    let writers: Vec<_> = (0..8)
-        .map(|writer: i64| {
-            let store = Arc::clone(if writer % 2 == 0 { &store } else { &beside });
-            tokio::spawn(async move {
-                for n in 0..50 {
-                    let some = (0..=n % 3).map(|_| entry(writer * 1_000 + n)).collect();
-                    store.append(some).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    let mut seen = Vec::new();
-    let mut after = 0;
-    loop {
-        let ended = writers.iter().all(tokio::task::JoinHandle::is_finished);
-        let query = JournalQuery {
-            after: Some(after),
-            limit: 7,
-            ..JournalQuery::default()
-        };
-        let page = store.journal(query).await.unwrap();
-        if page.is_empty() && ended {
-            break;
-        }
-        after = page.last().map_or(after, |entry| entry.sequence);
-        seen.extend(page.iter().map(|entry| entry.at.0));
-    }
-    let all = events(&*store).await;
-    assert_eq!(seen, all, "paging missed something");
-    let expected: i64 = (0..50).map(|n| n % 3 + 1).sum::<i64>() * 8;
-    assert_eq!(i64::try_from(all.len()).unwrap(), expected);
-}
-
+/// A file system of few megabytes where that can be made, which takes root; and everywhere the most that the server may write into
+/// one file, which to the server is the same: it could write a part, and the rest found no room.
 #[tokio::test]
 async fn no_room_is_named_loses_nothing_and_passes() {
-    // Another way to run out of room needs no rights: the most that the server may write into one file.
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "making a file system of a few megabytes takes root, as in tests/run on CI"
-    );
-    let server = Postgres::start_with(Room::Megabytes(90)).await.unwrap();
+    full(Room::EachFile(6 << 20), "", "DELETE FROM journal WHERE at = -7").await;
+    if rustix::process::geteuid().is_root() {
+        let filler = "CREATE TABLE filler (x TEXT); ALTER TABLE filler ALTER COLUMN x SET STORAGE PLAIN";
+        full(Room::Megabytes(90), filler, "DROP TABLE filler").await;
+    }
+}
+
+async fn full(room: Room, filler: &str, empty: &str) {
+    let server = Postgres::start_with(room).await.unwrap();
     let (store, database) = new_store(&server).await;
     for n in 0..5 {
         round(&store, n).await.unwrap();
     }
-    let filler = "CREATE TABLE filler AS SELECT 1 AS x; ALTER TABLE filler ALTER COLUMN x TYPE TEXT; ALTER TABLE filler ALTER COLUMN x SET STORAGE PLAIN";
-    server.execute(&database, filler).await.unwrap();
-    for chunk in [1_000, 100, 10, 1] {
-        // Each fails at last, and leaves less room than one of it.
-        let more = format!("INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, {chunk})");
-        while server.execute(&database, &more).await.is_ok() {}
+    if filler.is_empty() {
+        for entries in [500, 50, 5, 1] {
+            // Each fails at last, and leaves less room than one of it.
+            while store.append((0..entries).map(|_| entry(-7)).collect()).await.is_ok() {}
+        }
+    } else {
+        server.execute(&database, filler).await.unwrap();
+        for rows in [1_000, 100, 10, 1] {
+            let more = format!("INSERT INTO filler SELECT repeat('x', 7000) FROM generate_series(1, {rows})");
+            while server.execute(&database, &more).await.is_ok() {}
+        }
     }
     let mut n = 5;
     let error = loop {
@@ -397,223 +349,15 @@ async fn no_room_is_named_loses_nothing_and_passes() {
         assert!(n < 20_000, "there is room for ever");
     };
     let said = Chain(&error).to_string();
-    assert!(
-        said.contains("no room is left on the server") && said.contains("it goes on by itself"),
-        "{said}"
-    );
+    assert!(said.contains("no room is left on the server"), "{room:?}: {said}");
+    assert!(said.contains("it goes on by itself"), "{room:?}: {said}");
     store.pools().await.expect("reading goes on");
     let journal: BTreeSet<i64> = events(&store).await.into_iter().collect();
     for round in 0..=n {
         let steps = came(&store, round, &journal).await;
-        assert!(round == n || steps == 2, "round {round} was acknowledged and is lost");
+        assert!(round == n || steps == 2, "{room:?}: round {round} was acknowledged and is lost");
     }
-    server.execute(&database, "DROP TABLE filler").await.unwrap();
+    server.execute(&database, empty).await.unwrap();
+    server.execute(&database, "VACUUM").await.unwrap();
     round(&store, n + 1).await.expect("there is room again");
-}
-
-#[tokio::test]
-async fn an_installation_moves_from_sqlite_to_postgresql_and_back() {
-    let server = Postgres::shared().await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let now = Timestamp(1_700_000_000_000);
-    let (first, _) = AnyStore::open(Place::Directory(&dir.path().join("first"))).await.unwrap();
-    fill(first.records()).await.unwrap();
-    let there = everything(first.records()).await.unwrap();
-    let file = dir.path().join("moving");
-    let written = export(&first, &file, now, false).await.unwrap();
-
-    let database = server.database().await.unwrap();
-    let settings = settings(&server, &database);
-    let (second, migrated) = AnyStore::open(Place::Database(&settings)).await.unwrap();
-    assert_eq!((migrated.from, migrated.to), (0, 2));
-    assert_eq!(import(&second, &file).await.unwrap(), Imported::Done(written.clone()));
-    assert!(everything(second.records()).await.unwrap() == there, "something did not arrive");
-    assert!(matches!(import(&second, &file).await.unwrap(), Imported::NotEmpty(_)), "twice");
-    let report = check(&second).await.unwrap();
-    assert!(
-        report.is_sound() && report.rows == written.rows && report.installation == "the one",
-        "{report:?}"
-    );
-
-    let back = dir.path().join("back");
-    export(&second, &back, now, false).await.unwrap();
-    let lines = |path| -> Vec<String> {
-        let text = std::fs::read_to_string(path).unwrap();
-        let mut lines: Vec<String> = text.lines().skip(1).map(str::to_owned).collect();
-        lines.pop();
-        lines
-    };
-    assert!(lines(&back) == lines(&file), "what comes back is not what went");
-    let (third, _) = AnyStore::open(Place::Directory(&dir.path().join("third"))).await.unwrap();
-    assert!(matches!(import(&third, &back).await.unwrap(), Imported::Done(_)));
-    assert!(everything(third.records()).await.unwrap() == there, "something did not come back");
-    // Numbers go on where they were, in both alike.
-    let mut newest = Vec::new();
-    for store in [&first, &second, &third] {
-        store.records().append(vec![entry(1)]).await.unwrap();
-        let asked = JournalQuery {
-            limit: 1,
-            ..JournalQuery::default()
-        };
-        newest.push(store.records().journal(asked).await.unwrap()[0].sequence);
-    }
-    assert_eq!(newest, [newest[0]; 3]);
-}
-
-/// With the program itself, as an operator does it.
-#[tokio::test]
-async fn the_program_moves_an_installation_into_a_database_and_checks_it() {
-    let server = Postgres::shared().await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let (data, file) = (dir.path().join("data"), dir.path().join("moving"));
-    let (first, _) = AnyStore::open(Place::Directory(&data)).await.unwrap();
-    fill(first.records()).await.unwrap();
-    let there = everything(first.records()).await.unwrap();
-    let database = server.database().await.unwrap();
-    let url = server.url(&database);
-    let run = |words: &[&str]| {
-        let mut all = vec!["store"];
-        all.extend(words);
-        let ended = process::run(&all, |command| {
-            command.env("EPU_TESTS_DATABASE", &url);
-        });
-        let ended = ended.unwrap();
-        let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
-        assert!(!said.contains("only-for-tests"), "the password is in it: {said}");
-        (ended.status.code(), said)
-    };
-    let (data, file) = (data.to_str().unwrap(), file.to_str().unwrap());
-    let place = ["--postgres", "env:EPU_TESTS_DATABASE"];
-    let with = |words: &[&str]| run(&[words, &place].concat());
-    let (code, said) = with(&["check"]);
-    assert!(code == Some(1) && said.contains("it has no tables yet"), "{code:?} {said}");
-    // The store is in use meanwhile.
-    let (code, said) = run(&["export", file, "--sqlite", data]);
-    assert_eq!(code, Some(0), "{said}");
-    let (code, said) = with(&["migrate"]);
-    assert!(code == Some(0) && said.contains("was made, with form 2"), "{code:?} {said}");
-    let (code, said) = with(&["import", file]);
-    assert_eq!(code, Some(0), "{said}");
-    let (code, said) = with(&["import", file]);
-    assert!(code == Some(6) && said.contains("nothing was changed"), "{code:?} {said}");
-    let (code, said) = with(&["check", "-o", "json"]);
-    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(
-        (code, &report["faults_total"], &report["writable"]),
-        (Some(0), &0.into(), &true.into()),
-        "{said}"
-    );
-    let moved = store(&server, &database).await;
-    assert!(everything(&moved).await.unwrap() == there, "something did not arrive");
-}
-
-/// Eight processes race for all shards, with stalls longer than a lease. What each writes under a term it writes with its name.
-#[tokio::test]
-async fn of_eight_that_race_no_two_ever_have_one_epoch_and_nobody_writes_after_its_term() {
-    let server = Postgres::shared().await.unwrap();
-    let (store, database) = new_store(&server).await;
-    let held: Arc<Mutex<BTreeMap<(String, u64), String>>> = Arc::default();
-    let mut racers = Vec::new();
-    for racer in 0..8 {
-        let mut settings = settings(&server, &database);
-        settings.connections = 2;
-        let mine = PgStore::connect(&settings).await.unwrap();
-        let held = Arc::clone(&held);
-        racers.push(tokio::spawn(async move {
-            let me = format!("racer-{racer}");
-            let mut written = 0;
-            for turn in 0..25_u64 {
-                let ask = LeaseAsk {
-                    member: Member {
-                        name: me.clone(),
-                        service: Service::Controller,
-                        url: None,
-                        since: Timestamp(0),
-                    },
-                    want: Domain::all(Service::Controller)
-                        .into_iter()
-                        .filter(|_| fastrand::u8(0..4) > 0)
-                        .collect(),
-                    lasts: Span::millis(250),
-                };
-                let standing = mine.lease(ask).await.unwrap();
-                let mut terms = Vec::new();
-                for lease in standing.leases.iter().filter(|lease| lease.holder.as_deref() == Some(&me)) {
-                    let key = (lease.name.clone(), lease.epoch);
-                    let before = held.lock().unwrap().insert(key, me.clone());
-                    assert!(
-                        before.as_ref().is_none_or(|before| *before == me),
-                        "{} at epoch {}: {before:?} and {me}",
-                        lease.name,
-                        lease.epoch
-                    );
-                    terms.push(Term {
-                        domain: Domain::named(&lease.name).unwrap(),
-                        epoch: lease.epoch,
-                    });
-                }
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..400))).await;
-                for term in terms.into_iter().take(5) {
-                    let says = Entry::new(Timestamp(i64::try_from(turn).unwrap()), format!("{me} {term}"), Event::Opened);
-                    let commit = ProvisionCommit {
-                        term: Some(term),
-                        journal: vec![says],
-                        ..ProvisionCommit::default()
-                    };
-                    match mine.commit_provision(commit).await {
-                        Ok(()) => written += 1,
-                        Err(Error::Deposed(over)) => assert_eq!(over, term),
-                        Err(error) => panic!("{}", Chain(&error)),
-                    }
-                }
-            }
-            written
-        }));
-    }
-    let mut written = 0;
-    for racer in racers {
-        written += racer.await.unwrap();
-    }
-    let asked = JournalQuery {
-        after: Some(0),
-        limit: 100_000,
-        ..JournalQuery::default()
-    };
-    let journal = store.journal(asked).await.unwrap();
-    assert!(
-        written > 50 && journal.len() == written,
-        "{written} were written, {} are there",
-        journal.len()
-    );
-    let mut newest: BTreeMap<String, (u64, String)> = BTreeMap::new();
-    for entry in journal {
-        let (me, term) = entry.who.split_once(' ').unwrap();
-        let (domain, epoch) = term.split_once(" at epoch ").unwrap();
-        let (epoch, before) = (epoch.parse::<u64>().unwrap(), newest.get(domain));
-        if let Some((newest, holder)) = before {
-            assert!(
-                epoch > *newest || (epoch == *newest && holder == me),
-                "{} came after epoch {newest} of {holder}",
-                entry.who
-            );
-        }
-        newest.insert(domain.to_owned(), (epoch, me.to_owned()));
-    }
-    assert!(newest.values().any(|(epoch, _)| *epoch > 1), "no lease ever moved");
-}
-
-#[tokio::test]
-async fn a_thousand_instances_are_one_launch_in_well_under_a_second() {
-    let server = Postgres::shared().await.unwrap();
-    let (store, _) = new_store(&server).await;
-    let ids: Vec<u64> = (0..1_000).collect();
-    let new: Vec<_> = ids.iter().map(|n| instance(*n, 1, 5)).collect();
-    let journal = new.iter().map(|one| entry(1).on(one.id)).collect();
-    let begun = Instant::now();
-    store.record_launch(&launch(1, &ids, 5), &new, journal, &[]).await.unwrap();
-    let took = begun.elapsed();
-    assert!(
-        took < Duration::from_secs(2),
-        "{took:?}, also on a busy machine and without optimisation"
-    );
 }

@@ -47,6 +47,8 @@ pub enum Room {
     Disk,
     /// So many megabytes: a file system of its own, which only root can make, and which goes with the server.
     Megabytes(u32),
+    /// As much as the disk, but no file may be longer than so many bytes; its log's files have 4 MiB. Anybody can limit that.
+    EachFile(u32),
 }
 
 /// A server with its data. Ends with everything it started, and forgets its data, when dropped.
@@ -166,7 +168,7 @@ impl Postgres {
             room,
             databases: AtomicU32::new(0),
         };
-        if room == Room::Disk {
+        if !matches!(room, Room::Megabytes(_)) {
             let mut make = Command::new("setpriv");
             make.args(as_a_user()).arg(programs.join("initdb")).args(server.initdb_words());
             let made = make.stdin(Stdio::null()).output().map_err(|e| Trouble::new("run initdb", e))?;
@@ -215,6 +217,14 @@ impl Postgres {
             Room::Disk => {
                 let mut command = keeper::command("setpriv");
                 command.args(as_a_user()).arg(programs.join("postgres")).args(self.server_words());
+                command
+            }
+            Room::EachFile(bytes) => {
+                let mut command = keeper::command("setpriv");
+                // Half a block more, so that the last block is written by half: that is what a server takes for a full disk.
+                let limit = format!("--fsize={}", u64::from(bytes) + 4_096);
+                command.args(as_a_user()).arg("prlimit").arg(limit).arg("--");
+                command.arg(programs.join("postgres")).args(self.server_words());
                 command
             }
             // Mounted where only this process and its children see it: whatever ends them, nothing stays mounted.
@@ -350,7 +360,7 @@ impl Postgres {
     /// # Errors
     /// When it does not start, or its data went with its process.
     pub async fn restart(&mut self) -> Result<()> {
-        if self.room != Room::Disk {
+        if matches!(self.room, Room::Megabytes(_)) {
             return Err(Trouble::new("restart PostgreSQL", "its data went with its process"));
         }
         self.stop().await;

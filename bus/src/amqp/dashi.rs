@@ -21,7 +21,9 @@
 //!
 //! **What is fired** ([`Dashi::fire`]) waits in a bounded queue in memory while there is no broker, and is published with confirms.
 
+mod answering;
 mod answers;
+mod former;
 mod lane;
 pub mod wire;
 
@@ -35,21 +37,23 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::error::{Error, Why};
 use super::{Link, Metrics, Session};
-use answers::{Answers, Turn};
+use answering::{Reply, acknowledge, answer, carry_out, digest};
+use answers::Answers;
+use former::Former;
 use lane::Lane;
 use wire::{Asked, Names, Problem};
 
@@ -61,10 +65,6 @@ pub const PREFETCH: u16 = 64;
 pub const DECLARE_EVERY: Duration = Duration::from_secs(5);
 /// The wait after a failure before all is declared and consumed anew.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a former service's queue lives without a consumer, and some more.
-const FORMER_LIVES: Duration = Duration::from_secs(75);
-/// How often a queue that does not go away is complained of.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// The wait before a fire that failed for a passing reason is given back to the queue. Too low: it goes round and round.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 /// How long answers may take that are being worked out when we stop.
@@ -470,93 +470,6 @@ impl Dashi {
     }
 }
 
-/// Where answers go.
-struct Reply {
-    exchange: String,
-    channel: Channel,
-}
-
-impl Reply {
-    async fn send(&self, to: &str, body: &[u8]) -> lapin::Result<()> {
-        let properties = wire::properties(FieldTable::default());
-        let options = BasicPublishOptions::default();
-        let publishing = self
-            .channel
-            .basic_publish(self.exchange.as_str().into(), to.into(), options, body, properties);
-        publishing.await.map(drop)
-    }
-}
-
-/// Answers a call: carried out, or with the answer it got before.
-async fn answer(
-    served: &Served,
-    asked: Result<Asked, Problem>,
-    to: &str,
-    key: &str,
-    answers: &Answers,
-    reply: &Reply,
-    delivery: &Delivery,
-) {
-    let body = match (delivery.redelivered, answers.turn(key)) {
-        (true, Turn::Again(told)) => match answers::earlier(told).await {
-            Some(body) => body,
-            None => Arc::new(wire::reply(&handled(served, asked).await)),
-        },
-        (_, Turn::First(tell)) => {
-            let body = Arc::new(wire::reply(&handled(served, asked).await));
-            answers.keep(key, &tell, &body);
-            body
-        }
-        // The same reply queue and the same words, and no repetition: a client that uses a queue for several calls.
-        (false, Turn::Again(_)) => Arc::new(wire::reply(&handled(served, asked).await)),
-    };
-    match reply.send(to, &body).await {
-        Ok(()) => acknowledge(delivery).await,
-        // The message comes again on the next connection, and is answered then.
-        Err(error) => debug!(topic = served.topic, %error, "an answer could not be sent"),
-    }
-}
-
-/// Carries out a fire.
-async fn carry_out(served: &Served, asked: Asked, delivery: &Delivery) {
-    let (op, sender) = (asked.op.clone(), asked.sender.clone().unwrap_or_default());
-    match served.handler.handle(asked).await {
-        Ok(_) => acknowledge(delivery).await,
-        Err(Failed { problem, passing: false }) => {
-            warn!(topic = served.topic, op, sender, %problem, "what was fired was not done");
-            acknowledge(delivery).await;
-        }
-        Err(Failed { problem, passing: true }) => {
-            debug!(topic = served.topic, op, sender, %problem, "what was fired is tried again");
-            sleep(GIVE_BACK_AFTER).await;
-            let options = BasicNackOptions {
-                requeue: true,
-                ..BasicNackOptions::default()
-            };
-            if let Err(error) = delivery.acker.nack(options).await {
-                debug!(%error, "a message could not be given back; it comes again by itself");
-            }
-        }
-    }
-}
-
-async fn handled(served: &Served, asked: Result<Asked, Problem>) -> Result<Value, Problem> {
-    served.handler.handle(asked?).await.map_err(|failed| failed.problem)
-}
-
-async fn acknowledge(delivery: &Delivery) {
-    if let Err(error) = delivery.acker.ack(BasicAckOptions::default()).await {
-        debug!(%error, "a message could not be acknowledged; it comes again");
-    }
-}
-
-/// FNV-1a, 64 bits: tells bodies apart, not more.
-fn digest(body: &[u8]) -> u64 {
-    body.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 /// Why serving a queue ended.
 enum Broken {
     /// The queue is there with other settings.
@@ -568,39 +481,5 @@ enum Broken {
 impl From<Error> for Broken {
     fn from(error: Error) -> Self {
         Self::Other(error)
-    }
-}
-
-/// A queue in our place, and since when.
-#[derive(Debug, Default)]
-struct Former {
-    since: Option<Instant>,
-    said: Option<Instant>,
-}
-
-impl Former {
-    fn met(&mut self, topic: &str, error: &Error) {
-        let now = Instant::now();
-        let since = *self.since.get_or_insert(now);
-        let lasting = now.duration_since(since) > FORMER_LIVES;
-        match self.said {
-            None => warn!(
-                topic, %error,
-                "a queue of a former service is in the way; the broker deletes it 60 s after its last consumer left: waiting"
-            ),
-            Some(said) if lasting && now.duration_since(said) >= COMPLAIN_EVERY => error!(
-                topic, %error,
-                "the queue is still in the way: end the former Python service that consumes it, or delete the queue"
-            ),
-            Some(_) => return,
-        }
-        self.said = Some(now);
-    }
-
-    fn gone(&mut self, topic: &str) {
-        if self.since.take().is_some() {
-            info!(topic, "the former service's queue is gone");
-        }
-        self.said = None;
     }
 }

@@ -249,8 +249,14 @@ pub(super) async fn keep_declared(session: &Session, names: &Names, queues: &[De
     loop {
         tokio::time::sleep(DECLARE_EVERY).await;
         for queue in queues {
-            if let Err(error) = declare(session, names, queue).await {
-                return error;
+            // While the broker takes nothing, nothing is asked of it: it goes on from where it is.
+            if session.blocked().is_some() {
+                break;
+            }
+            match declare(session, names, queue).await {
+                Ok(()) => {}
+                Err(error) if error.why() == Why::Blocked => break,
+                Err(error) => return error,
             }
         }
     }

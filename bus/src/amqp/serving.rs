@@ -42,6 +42,9 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 /// How long answers may take once nothing more is taken.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
+/// Requests that are taken before anything else is looked at. Too low: throughput. Too high: answers wait.
+const TOGETHER: usize = 32;
+
 type Door = mpsc::Sender<Call>;
 
 /// What one queue's calls go through.
@@ -102,6 +105,10 @@ async fn run(common: Arc<Common>, of: Of, doors: watch::Receiver<Door>, step: St
         let mut doors = doors.clone();
         async move {
             loop {
+                if doors.borrow().is_closed() {
+                    // Not wanted any more: nobody is to wait for it.
+                    drop(step.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+                }
                 // Nobody takes calls: nothing is consumed, so that the broker tells askers, until somebody does again.
                 let open = doors.wait_for(|door| !door.is_closed());
                 tokio::select! {
@@ -202,14 +209,14 @@ impl<'a> Consuming<'a> {
                     door = doors.borrow_and_update().clone();
                 }
                 () = door.closed(), if !doors.has_changed().unwrap_or(false) => return self.finish().await,
-                delivery = self.consumer.next() => match delivery {
-                    Some(Ok(delivery)) => self.take(delivery, &door).await?,
-                    Some(Err(error)) => return Err(Error::asking("take requests", &error, session.shown())),
-                    None => {
-                        let text = format!("take requests: queue {} was deleted; it is declared again", self.queue.name);
-                        return Err(Error::new(Why::Missing, text));
+                delivery = self.consumer.next() => {
+                    self.came(delivery, &door).await?;
+                    // Those that are here already are taken together: looking at everything else costs more than a request does.
+                    for _ in 0..TOGETHER {
+                        let Some(delivery) = self.consumer.next().now_or_never() else { break };
+                        self.came(delivery, &door).await?;
                     }
-                },
+                }
                 error = &mut kept => return Err(error),
             }
         }
@@ -255,6 +262,17 @@ impl<'a> Consuming<'a> {
             }
         }
         Ok(())
+    }
+
+    async fn came(&mut self, delivery: Option<lapin::Result<Delivery>>, door: &Door) -> Result<(), Error> {
+        match delivery {
+            Some(Ok(delivery)) => self.take(delivery, door).await,
+            Some(Err(error)) => Err(Error::asking("take requests", &error, self.session.shown())),
+            None => {
+                let text = format!("take requests: queue {} was deleted; it is declared again", self.queue.name);
+                Err(Error::new(Why::Missing, text))
+            }
+        }
     }
 
     async fn take(&mut self, delivery: Delivery, door: &Door) -> Result<(), Error> {

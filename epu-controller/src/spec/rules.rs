@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use epu_core::health::HealthLimits;
+use epu_core::id::UNPOOLED;
 use epu_core::input::{Flaw, Tree, pointer};
 use epu_core::pool::Limits;
 use epu_core::secret::SecretUrl;
@@ -31,7 +32,12 @@ impl<'a> Rules<'a> {
             self.template(name, &mut found);
         }
         for name in self.keys("/pools").filter(|name| PoolName::new(name).is_ok()) {
-            self.pool(&Spot::new(self, pointer(["pools", name])), flaws, &mut found);
+            let at = pointer(["pools", name]);
+            if name == UNPOOLED {
+                let flaw = self.tree.flaw_at_key(&at, "this name stands for having no pool");
+                flaws.push(flaw.help("choose another name"));
+            }
+            self.pool(&Spot::new(self, at), flaws, &mut found);
         }
         flaws.append(&mut found);
     }

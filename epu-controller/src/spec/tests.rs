@@ -214,6 +214,12 @@ fn another_content_is_another_version_and_the_same_is_the_same_for_ever() {
     insta::assert_snapshot!(pools[0].template_version);
 }
 
+#[test]
+fn a_pool_is_not_called_what_stands_for_having_none() {
+    let flaws = read("/epu.yaml", &GOOD.replace("web:", "unpooled:"), &known()).unwrap_err().to_string();
+    assert!(flaws.contains("stands for having no pool"), "{flaws}");
+}
+
 fn pool() -> Pool {
     let resolved = read("/etc/epu/epu.yaml", GOOD, &known()).unwrap().remove(0);
     Pool {

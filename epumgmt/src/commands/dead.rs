@@ -44,7 +44,10 @@ async fn run(dead: &DeadLetters, screen: &mut Screen, confirm: Option<Confirm>, 
         }
         Dead::Show { id } => {
             let letters = dead.list(usize::MAX).await.map_err(|error| broken("list dead letters", &error))?;
-            let letter = letters.iter().find(|letter| letter.id == *id).ok_or_else(|| missing(&[id.clone()].into()))?;
+            let letter = letters
+                .iter()
+                .find(|letter| letter.id == *id)
+                .ok_or_else(|| missing(&[id.clone()].into()))?;
             screen.answer(letter, |_| whole(letter))?;
         }
         Dead::Replay(letters) => settle(dead, screen, Fate::Replay, letters).await?,
@@ -159,9 +162,15 @@ mod tests {
     #[test]
     fn a_letter_is_a_line_or_all_that_is_known_and_never_writes_to_the_terminal_itself() {
         let line = list(&[letter()]);
-        assert!(line.contains("0a1b2c3d4e5f") && line.contains("controller") && line.contains("dance"), "{line}");
+        assert!(
+            line.contains("0a1b2c3d4e5f") && line.contains("controller") && line.contains("dance"),
+            "{line}"
+        );
         let shown = whole(&letter());
-        assert!(shown.contains("\"op\": \"dance\"") && shown.contains("epu.epu.controller"), "{shown}");
+        assert!(
+            shown.contains("\"op\": \"dance\"") && shown.contains("epu.epu.controller"),
+            "{shown}"
+        );
         for text in [line, shown] {
             assert!(!text.contains('\u{1b}'), "{text:?}");
         }

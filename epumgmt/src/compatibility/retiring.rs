@@ -27,6 +27,11 @@ use super::{OURSELVES, Office};
 /// instances do not go is held up.
 const SHIELD_MOST: Duration = Duration::from_secs(120);
 
+/// How often to look whether the controller knows whom to spare.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How many times. Too low: others are chosen when facts are slow. Too high: the client's call times out.
+const LOOKS: usize = 60;
+
 /// Instances that are protected so that others are chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shield {
@@ -75,6 +80,15 @@ impl Office {
         };
         self.ask::<Value>(Caller::Operator(domain.owner.clone()), Request::Protect(protect))
             .await?;
+        // The controller hears of it by a fact; what it is asked next could be there before that.
+        for _ in 0..LOOKS {
+            let staying = self.staying(&domain.pool).await?;
+            let open = |view: &InstanceView| shield.protected.contains(&view.instance.id) && !view.instance.protected;
+            if !staying.iter().any(open) {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         Ok(())
     }
 

@@ -297,6 +297,7 @@ fn answered(op: &str, answer: Value) -> Result<(), Fault> {
     match op {
         "look" => drop(read::<Vec<(epu_core::InstanceId, SiteWord)>>(op, answer)?),
         "sites" => drop(read::<Vec<SiteStatus>>(op, answer)?),
+        "records" => drop(read::<Vec<epu_core::Instance>>(op, answer)?),
         "context" => drop(read::<Context>(op, answer)?),
         "report" => read::<Reported>(op, answer).map(|_| ())?,
         "heartbeat" => read::<Orders>(op, answer).map(|_| ())?,
@@ -331,6 +332,7 @@ fn example(op: &str) -> (Value, Value) {
         "withdraw_drain" => (json!({ "instances": [ID] }), json!([ID])),
         "look" => (json!({ "instances": [ID] }), json!([[ID, "running"]])),
         "protect" => (json!({ "instances": [ID], "on": true }), Value::Null),
+        "records" => (json!({ "instances": [ID] }), json!([instance_view()])),
         "logs" => (json!({ "instance": ID, "lines": 100 }), json!("working on job 7\n")),
         "teardown" => (json!({ "force": false, "within": "10m" }), json!(3)),
         "sites" => (

@@ -7,6 +7,7 @@
 //! them; where waiting is the point (from a queue to a launch, the first command) it is the wall clock. A goal that is a ratio has
 //! both its sides measured here, one after the other.
 
+mod amqp;
 mod clock;
 mod failover;
 mod first;
@@ -134,6 +135,11 @@ const ALL: &[Measurement] = &[
         names: &["failover-p99"],
         long: true,
         run: failover::measure,
+    },
+    Measurement {
+        names: &["amqp-calls", "amqp-calls-to-bare", "amqp-heartbeats-to-bare"],
+        long: false,
+        run: amqp::measure,
     },
     Measurement {
         names: &["first-command"],
