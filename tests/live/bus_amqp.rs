@@ -513,6 +513,37 @@ async fn a_service_that_vanishes_is_noticed_long_before_the_time_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_vanishes_is_noticed_and_one_that_is_slow_is_waited_for() {
+    let rabbit = Rabbit::shared().await.unwrap();
+    let (member, asker) = (bus(&rabbit, "gone", "member").await, bus(&rabbit, "gone", "asker").await);
+    let mut calls = member.serve_member("m");
+    member.settled(SOON).await.unwrap();
+    let answer = asker.ask_member("nobody", CONTROLLER, status(), SOON).await;
+    assert_eq!(code(&answer), "no-contact", "{answer:?}");
+    let asking = |asker: Arc<AmqpBus>| async move { asker.ask_member("m", CONTROLLER, status(), Duration::from_secs(60)).await };
+
+    let slow = tokio::spawn(asking(asker.clone()));
+    let call = tokio::time::timeout(SOON, calls.recv()).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    assert!(calls.try_recv().is_err(), "it is asked once");
+    call.answer(Ok(Answer::Json(json!("at last"))));
+    assert_eq!(slow.await.unwrap().map(Answer::into_json), Ok(json!("at last")));
+
+    let clock = SystemClock::start();
+    let began = clock.now();
+    let vain = tokio::spawn(asking(asker.clone()));
+    let call = tokio::time::timeout(SOON, calls.recv()).await.unwrap().unwrap();
+    let session = member.link().now().unwrap();
+    drop((member, calls));
+    session.end();
+    let answer = vain.await.unwrap();
+    assert_eq!(code(&answer), "no-contact", "{answer:?}");
+    let took = clock.now().since(began);
+    assert!(took < Duration::from_secs(10), "it took {took:?}");
+    drop(call);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_too_long_is_refused_on_both_sides() {
     let rabbit = Rabbit::shared().await.unwrap();
     let small = Settings {

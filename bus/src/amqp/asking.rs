@@ -238,7 +238,7 @@ impl Asking {
     }
 
     /// Looks now and then whether waiting for an answer makes sense. Ends with the reason why it does not.
-    async fn watch(&self, to: &To, op: &str, route: &Route, id: u64) -> Fault {
+    async fn watch(&self, to: &To, op: &str, route: &Arc<Route>, id: u64) -> Fault {
         let mut waited = Duration::ZERO;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -259,7 +259,25 @@ impl Asking {
             if let Err(fault) = self.somebody_serves(to, op, route).await {
                 return fault;
             }
+            if let To::Member(_) = to {
+                self.probe(to, route, id);
+            }
         }
+    }
+
+    /// Sends a member something that comes back if it is gone, which fails the request with this id. Its queue went with it, and what was
+    /// in there: nothing else would tell.
+    fn probe(&self, to: &To, route: &Arc<Route>, id: u64) {
+        let name = &self.common.settings().name;
+        let probe = Job {
+            id,
+            route: route.clone(),
+            key: names::short(&to.key()),
+            body: Vec::new(),
+            properties: wire::probing(route.session.user(), name, &format!("{id:x}"), LOOK_EVERY.as_millis()),
+        };
+        // When there is no room, the next look comes soon enough.
+        self.jobs.try_send(probe).ok();
     }
 
     /// The route, waited for a moment.

@@ -34,6 +34,8 @@ const JSON: &str = "application/json";
 const ECHO_MAX: usize = 600;
 /// The longest word on whose behalf is asked, in bytes.
 const ON_BEHALF_MAX: usize = 16 * 1024;
+/// The type of a probe.
+const PROBE: &str = "probe";
 /// Survives a restart of the broker.
 pub(super) const PERSISTENT: u8 = 2;
 /// Does not.
@@ -151,6 +153,18 @@ fn common(sort: &str, user: &str, app: &str) -> BasicProperties {
         .with_user_id(short(user))
         .with_app_id(short(app))
         .with_delivery_mode(TRANSIENT)
+}
+
+/// What stands beside a probe: a message that says nothing, and comes back when nobody is there to take it.
+pub(super) fn probing(user: &str, app: &str, correlation: &str, expires_ms: u128) -> BasicProperties {
+    common(PROBE, user, app)
+        .with_correlation_id(correlation.into())
+        .with_expiration(expires_ms.to_string().as_str().into())
+}
+
+/// Whether it is a probe.
+pub(super) fn is_probe(properties: &BasicProperties) -> bool {
+    properties.kind().as_ref().is_some_and(|kind| kind.as_str() == PROBE)
 }
 
 /// What stands beside a reply.

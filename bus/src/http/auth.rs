@@ -148,6 +148,7 @@ mod tests {
             ("teardown", json!({}), OPERATORS),
             ("open", json!({}), OPERATORS),
             ("sites", json!({}), OPERATORS),
+            ("records", json!({"instances": [INSTANCE]}), OPERATORS),
             ("context", json!({"launch": LAUNCH, "index": 0, "nonce": "n"}), THE_LAUNCH),
             ("report", json!({"instance": INSTANCE, "happened": {"is": "ready"}}), THE_INSTANCE),
             ("heartbeat", heartbeat.clone(), THE_INSTANCE),

@@ -92,6 +92,11 @@ async fn watch() -> Result<Report> {
         report.note(format!("{name}: {used:.3} of a core, {:.0} MB", rss[i]));
     }
     let sent = sent.load(Ordering::Relaxed) - sent_before;
+    let status = cluster.status().await.map_err(|e| Trouble::new("ask for the status", e))?;
+    let well: u32 = status.pools.iter().map(|pool| pool.counts.busy).sum();
+    if well != POOLS * OF_EACH {
+        return Err(Trouble::new("keep steady", format!("{well} instances are heard to be busy; {:?}", status.concerns.first())));
+    }
     beating.abort();
     drop(bus);
 
