@@ -91,7 +91,16 @@ impl Deref for Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(out)
+        // Months and years have no fixed length and are not read back; days are.
+        let days = self.0.as_secs() / 86_400;
+        let rest = self.0.saturating_sub(Duration::from_secs(days * 86_400));
+        match (days, rest.is_zero()) {
+            (0, _) => humantime::format_duration(rest).fmt(out),
+            (1, true) => out.write_str("1day"),
+            (_, true) => write!(out, "{days}days"),
+            (1, false) => write!(out, "1day {}", humantime::format_duration(rest)),
+            (_, false) => write!(out, "{days}days {}", humantime::format_duration(rest)),
+        }
     }
 }
 
@@ -209,6 +218,19 @@ mod tests {
         }
         for wrong in ["30", "", "-5s", "5 parsecs", "400d"] {
             assert!(wrong.parse::<Span>().is_err(), "{wrong} was taken");
+        }
+    }
+
+    /// Settings are stored as they are written, and read again by a check that knows no months.
+    #[test]
+    fn what_is_written_is_always_read_back() {
+        let pattern = ["day", "days", "h", "m", "s", "ms", "us", "ns"];
+        for seconds in [0, 59, 86_400, 86_401, 2 * 86_400, 31 * 86_400 + 61, 364 * 86_400] {
+            let span = Span::secs(seconds);
+            let text = span.to_string();
+            assert_eq!(text.parse::<Span>().expect(&text), span);
+            let mut units = text.split(' ').map(|word| word.trim_start_matches(|c: char| c.is_ascii_digit()));
+            assert!(units.all(|unit| pattern.contains(&unit)), "{text}");
         }
     }
 

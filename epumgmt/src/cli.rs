@@ -39,7 +39,14 @@ pub(crate) struct Reach {
     pub token_file: Option<PathBuf>,
     /// The broker, to reach the services over AMQP instead of HTTP: `amqp://user:password@host:5672/vhost`, or where it is written,
     /// `env:NAME` or `file:/path`. Wins over --url. Certificates and `sysname` are taken from the config file's `amqp`.
-    #[arg(long, global = true, env = "EPU_AMQP_URL", hide_env_values = true, value_name = "URL", help_heading = "Service")]
+    #[arg(
+        long,
+        global = true,
+        env = "EPU_AMQP_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Service"
+    )]
     pub amqp_url: Option<String>,
     /// How long to wait for an answer.
     #[arg(long, global = true, default_value = "30s", value_name = "TIME", help_heading = "Service")]

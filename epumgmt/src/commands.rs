@@ -17,9 +17,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use epu_core::Fault;
 use epu_core::request::Request;
 use epu_core::time::Clock;
-use epu_core::Fault;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -242,7 +242,9 @@ impl Config {
         let file = self.file.display();
         if let Some(listen) = listen {
             if !listen.ip().is_loopback() || listen.port() == 0 {
-                return refused(format!("--listen {listen}: it must be a loopback address with a port, such as {DEFAULT_LISTEN}"));
+                return refused(format!(
+                    "--listen {listen}: it must be a loopback address with a port, such as {DEFAULT_LISTEN}"
+                ));
             }
             self.listen = listen;
         }
@@ -259,7 +261,9 @@ impl Config {
             ));
         }
         if role != Role::All && self.amqp.is_none() {
-            return refused(format!("{file}: a service of its own needs a broker: write `amqp: {{url: env:EPU_AMQP_URL}}`, or run `serve all`"));
+            return refused(format!(
+                "{file}: a service of its own needs a broker: write `amqp: {{url: env:EPU_AMQP_URL}}`, or run `serve all`"
+            ));
         }
         if role != Role::All && self.store.postgres.is_none() {
             return refused(format!(

@@ -28,9 +28,9 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use self::parts::{Records, Shared};
-use crate::{cli, compatibility};
 use crate::config::{Config, LogFormat, text_of};
 use crate::exit::{Exit, Failure};
+use crate::{cli, compatibility};
 
 pub(crate) use self::metrics::AllMetrics;
 
@@ -158,7 +158,11 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
         stay_where_agents_look(&shared).await?;
     }
     let (config, clock, store) = (shared.config.clone(), shared.clock.clone(), shared.store.clone());
-    let who = if role == cli::Role::All { "serve" } else { services_of(role)[0].name() };
+    let who = if role == cli::Role::All {
+        "serve"
+    } else {
+        services_of(role)[0].name()
+    };
     let started = Event::Started {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };

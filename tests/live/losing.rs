@@ -47,7 +47,7 @@ async fn nothing_acknowledged_is_lost_whatever_is_killed() {
     let seed = std::env::var("EPU_TESTS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| fastrand::u64(..));
     let losses: usize = std::env::var("EPU_TESTS_LOSSES").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
-    println!("EPU_TESTS_SEED={seed} EPU_TESTS_LOSSES={losses}");
+    eprintln!("EPU_TESTS_SEED={seed} EPU_TESTS_LOSSES={losses}");
     let mut random = fastrand::Rng::with_seed(seed);
 
     let mut cluster = Cluster::of(2, 2, 2, "").await;
@@ -69,7 +69,7 @@ async fn nothing_acknowledged_is_lost_whatever_is_killed() {
     for loss in 0..losses {
         let part = PARTS[random.usize(..PARTS.len())];
         load(&cluster, &mut random, &mut wishes, loss).await;
-        println!("loss {loss}: {part}");
+        eprintln!("loss {loss}: {part}");
         match part {
             "broker" => cluster.rabbit.kill9(),
             "database" => cluster.postgres.kill9(),

@@ -216,7 +216,9 @@ fn another_content_is_another_version_and_the_same_is_the_same_for_ever() {
 
 #[test]
 fn a_pool_is_not_called_what_stands_for_having_none() {
-    let flaws = read("/epu.yaml", &GOOD.replace("web:", "unpooled:"), &known()).unwrap_err().to_string();
+    let flaws = read("/epu.yaml", &GOOD.replace("web:", "unpooled:"), &known())
+        .unwrap_err()
+        .to_string();
     assert!(flaws.contains("stands for having no pool"), "{flaws}");
 }
 

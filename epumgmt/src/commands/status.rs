@@ -12,7 +12,9 @@ pub(super) async fn run(session: &mut Session) -> Result<Exit, Failure> {
     let sites: Vec<SiteStatus> = match session.ask("show the sites", Request::Sites(Nothing {})).await {
         // Half of an answer is what somebody needs who asks why nothing works.
         Err(Failure::Fault { fault, .. }) if fault.code == "no-contact" || fault.code == "timeout" => {
-            status.concerns.push(format!("no provisioner answers, so sites are not shown: {}", fault.text));
+            status
+                .concerns
+                .push(format!("no provisioner answers, so sites are not shown: {}", fault.text));
             Vec::new()
         }
         answer => answer?,

@@ -154,7 +154,10 @@ pub(super) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
             flaws.push(flaw.help(format!("put the address into a variable or file and write {example} or file:/path")));
         } else if !is_reference && !schemes.iter().any(|scheme| written.starts_with(scheme)) {
             let flaw = tree.flaw(place, format!("{} is no such address", url.shown()));
-            flaws.push(flaw.help(format!("it begins with {}, or is written {example} or file:/path", schemes.join(" or "))));
+            flaws.push(flaw.help(format!(
+                "it begins with {}, or is written {example} or file:/path",
+                schemes.join(" or ")
+            )));
         }
     }
     if let Some(key) = text("/installation-key")
@@ -170,7 +173,10 @@ pub(super) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
         let flaw = tree.flaw(place, "a certificate and its key are wanted together");
         flaws.push(flaw.help("give both `certificate` and `key`, or neither"));
     }
-    let users = tree.value().get("users").and_then(|users| serde_json::from_value::<Users>(users.clone()).ok());
+    let users = tree
+        .value()
+        .get("users")
+        .and_then(|users| serde_json::from_value::<Users>(users.clone()).ok());
     for (name, wrong) in users.iter().flat_map(Users::faults) {
         flaws.push(tree.flaw(&pointer(["users", name]), wrong));
     }

@@ -347,7 +347,10 @@ fn example(op: &str) -> (Value, Value) {
             });
             (json!({ "launch": LAUNCH, "index": 0, "nonce": "b1946ac92492d234" }), context)
         }
-        "report" => (json!({ "instance": ID, "happened": { "is": "ready" } }), json!({ "stop": false, "doors": ["http://127.0.0.1:8650"] })),
+        "report" => (
+            json!({ "instance": ID, "happened": { "is": "ready" } }),
+            json!({ "stop": false, "doors": ["http://127.0.0.1:8650"] }),
+        ),
         "heartbeat" => (heartbeat(), json!({ "drain": drain, "stop": false })),
         "heartbeats" => (json!([heartbeat()]), json!([{ "stop": false }])),
         "pool_add" => (json!({ "file": "jobs.yaml", "text": file }), json!(["jobs"])),

@@ -63,7 +63,9 @@ pub(super) fn secret_in(path: &Path) -> Result<String, Error> {
 
 /// Writes beside `path`, whole and on the disk, what is to be there.
 fn draft(path: &Path, content: &str) -> std::io::Result<std::path::PathBuf> {
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    // A name of its own: others may write theirs at the same time.
+    let name = fresh_secret().map_err(std::io::Error::other)?;
+    let draft = path.with_extension(format!("{}.new", &name[..16]));
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -101,6 +103,10 @@ mod tests {
         assert_eq!(other_address(home.path(), old).unwrap(), None);
         assert_eq!(other_address(home.path(), new).unwrap().as_deref(), Some(old));
         keep_address(home.path(), new).unwrap();
-        assert_eq!(other_address(home.path(), old).unwrap().as_deref(), Some(new), "the new one is kept");
+        assert_eq!(
+            other_address(home.path(), old).unwrap().as_deref(),
+            Some(new),
+            "the new one is kept"
+        );
     }
 }

@@ -66,4 +66,3 @@ pub(super) fn render(registry: &prometheus::Registry) -> Result<String, Fault> {
         .map_err(|e| failed(e.to_string()))?;
     String::from_utf8(text).map_err(|e| failed(e.to_string()))
 }
-

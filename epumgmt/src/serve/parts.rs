@@ -234,7 +234,9 @@ impl Shared {
 
     /// Answers for old clients, when the config wants them. Its broker is waited for: nothing else depends on it.
     pub(super) fn compatibility(&self) -> Result<Option<compatibility::Parts>, Error> {
-        let Some(config) = &self.config.compatibility else { return Ok(None) };
+        let Some(config) = &self.config.compatibility else {
+            return Ok(None);
+        };
         let own = self.config.amqp.as_ref().map(|amqp| amqp.settings(&self.name));
         let settings = config.settings(own, &self.name).ok_or(Error::NoBroker)?;
         let link = Link::start(settings, self.metrics.amqp.clone());
@@ -269,7 +271,11 @@ impl Shared {
 fn host() -> String {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy();
-    let plain = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(30).collect::<String>();
+    let plain = name
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
+        .take(30)
+        .collect::<String>();
     if plain.is_empty() { "host".to_owned() } else { plain }
 }
 

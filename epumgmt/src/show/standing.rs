@@ -11,7 +11,11 @@ use crate::commands::Style;
 
 /// Whether there is more to say than that one process does everything. A member is named by its service and its process.
 pub(super) fn is_of_several(standing: &Standing) -> bool {
-    let processes: BTreeSet<&str> = standing.members.iter().filter_map(|member| Some(member.name.split_once('.')?.1)).collect();
+    let processes: BTreeSet<&str> = standing
+        .members
+        .iter()
+        .filter_map(|member| Some(member.name.split_once('.')?.1))
+        .collect();
     processes.len() > 1
 }
 
@@ -115,9 +119,21 @@ mod tests {
 
     #[test]
     fn one_process_needs_no_table() {
-        let one = vec![member("controller.a-1-ff", Service::Controller), member("provisioner.a-1-ff", Service::Provisioner)];
-        assert!(!is_of_several(&Standing { members: one, leases: Vec::new() }));
-        let two = vec![member("controller.a-1-ff", Service::Controller), member("provisioner.a-2-ee", Service::Provisioner)];
-        assert!(is_of_several(&Standing { members: two, leases: Vec::new() }));
+        let one = vec![
+            member("controller.a-1-ff", Service::Controller),
+            member("provisioner.a-1-ff", Service::Provisioner),
+        ];
+        assert!(!is_of_several(&Standing {
+            members: one,
+            leases: Vec::new()
+        }));
+        let two = vec![
+            member("controller.a-1-ff", Service::Controller),
+            member("provisioner.a-2-ee", Service::Provisioner),
+        ];
+        assert!(is_of_several(&Standing {
+            members: two,
+            leases: Vec::new()
+        }));
     }
 }

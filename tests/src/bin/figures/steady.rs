@@ -95,7 +95,10 @@ async fn watch() -> Result<Report> {
     let status = cluster.status().await.map_err(|e| Trouble::new("ask for the status", e))?;
     let well: u32 = status.pools.iter().map(|pool| pool.counts.busy).sum();
     if well != POOLS * OF_EACH {
-        return Err(Trouble::new("keep steady", format!("{well} instances are heard to be busy; {:?}", status.concerns.first())));
+        return Err(Trouble::new(
+            "keep steady",
+            format!("{well} instances are heard to be busy; {:?}", status.concerns.first()),
+        ));
     }
     beating.abort();
     drop(bus);
@@ -183,10 +186,10 @@ async fn stand_in(cluster: &Cluster, live: Arc<Vec<Arc<Instance>>>) -> Result<Ar
     let mut calls = bus.serve(Service::Provisioner);
     tokio::spawn(async move {
         while let Some(call) = calls.recv().await {
-            let answer = match &call.request {
-                Request::Look(ids) => Answer::of(&ids.instances.iter().map(|id| (*id, SiteWord::Running)).collect::<Vec<_>>()),
-                Request::Sites(_) => Ok(Answer::Json(json!([]))),
-                _ => Ok(Answer::Json(Value::Null)),
+            let answer = if let Request::Look(ids) = &call.request {
+                Answer::of(&ids.instances.iter().map(|id| (*id, SiteWord::Running)).collect::<Vec<_>>())
+            } else {
+                Ok(Answer::Json(Value::Null))
             };
             call.answer(answer);
         }
