@@ -9,8 +9,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::{Add, Deref, Sub};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use rustix::time::{ClockId, clock_gettime};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -157,11 +158,12 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn now(&self) -> Timestamp;
 }
 
-/// The real clock: the wall clock as it was at start, plus what the monotonic clock measured since.
+/// The real clock: the wall clock as it was at start, plus what passed since. Time that a machine slept counts: whoever held a lease
+/// when it fell asleep must not believe to have it still when it wakes.
 #[derive(Debug)]
 pub struct SystemClock {
     wall_at_start: Timestamp,
-    started: Instant,
+    started: Duration,
 }
 
 impl SystemClock {
@@ -172,16 +174,23 @@ impl SystemClock {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self {
             wall_at_start: Timestamp(millis(wall)),
-            started: Instant::now(),
+            started: since_boot(),
         }
     }
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock that the rest is told to ask")]
     fn now(&self) -> Timestamp {
-        self.wall_at_start + Instant::now().duration_since(self.started)
+        self.wall_at_start + since_boot().saturating_sub(self.started)
     }
+}
+
+/// Since the machine was started, sleep included; nobody sets this clock.
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    let nanos = u32::try_from(time.tv_nsec).unwrap_or_default();
+    Duration::new(seconds, nanos)
 }
 
 /// A clock that stands still until told; for tests of code that does not wait.
