@@ -184,7 +184,7 @@ pub async fn every_service_gets_its_own_calls(ends: Ends) {
             (status(), "controller"),
             (Request::Heartbeats(Vec::new()), "aggregator"),
         ] {
-            let answer = in_time("an answer", ends.far.ask(operator(), request, PATIENCE)).await;
+            let answer = in_time("an answer", ends.far.ask(Caller::Service("controller"), request, PATIENCE)).await;
             assert_eq!(answer.map(Answer::into_json), Ok(json!(expected)));
         }
     };

@@ -52,6 +52,15 @@ pub trait Bus: Send + Sync {
 
     /// Answers what is asked of this member alone, see [`Bus::ask_member`].
     fn serve_member(&self, member: &str) -> Calls;
+
+    /// Whether what is told now reaches other processes. Who hears something and cannot pass it on must not be the one that is told: a
+    /// bus that is not in touch refuses heartbeats, so that agents go to another door.
+    ///
+    /// # Errors
+    /// `no-contact`, saying what is wrong. A bus within one process is always in touch.
+    fn in_touch(&self) -> Result<(), Fault> {
+        Ok(())
+    }
 }
 
 /// A request that waits for its answer. Dropping it unanswered gives its asker `no-contact`.

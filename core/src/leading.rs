@@ -29,6 +29,8 @@ pub struct Leading {
     until: Timestamp,
     ask_at: Timestamp,
     asking: bool,
+    /// When the newest question was asked: answers to older ones say nothing any more.
+    asked_at: Timestamp,
 }
 
 /// What is led from now on, and what no more.
@@ -52,6 +54,7 @@ impl Leading {
             until: now,
             ask_at: now,
             asking: false,
+            asked_at: now,
         }
     }
 
@@ -75,6 +78,7 @@ impl Leading {
             return None;
         }
         self.asking = true;
+        self.asked_at = now;
         let service = self.member.service;
         let known = self.standing.members.iter().any(|member| member.name == self.member.name);
         let want = if !known {
@@ -96,8 +100,11 @@ impl Leading {
         Some((ask, lost))
     }
 
-    /// Takes the store's answer to what was asked at `asked_at`.
+    /// Takes the store's answer to what was asked at `asked_at`. One to an older question than the newest changes nothing.
     pub fn took(&mut self, asked_at: Timestamp, standing: Standing, now: Timestamp) -> Moved {
+        if asked_at < self.asked_at {
+            return Moved::default();
+        }
         self.asking = false;
         let mut moved = Moved::default();
         let mut held = BTreeMap::new();
@@ -261,6 +268,28 @@ mod tests {
         assert!(before < last);
         assert_eq!(leading.lapse(before).len(), 1);
         assert!(leading.lapse(before).is_empty(), "once");
+    }
+
+    #[test]
+    fn the_answer_to_an_older_question_changes_nothing() {
+        let mut leading = Leading::new(member("p", Service::Provisioner), Timestamp(0));
+        for at in [0, 1] {
+            let (ask, _) = leading.ask(Timestamp(at)).unwrap();
+            leading.took(Timestamp(at), answer(&ask, &["p"], 7), Timestamp(at + 1));
+        }
+        let (old, _) = leading.ask(Timestamp(2_000)).unwrap();
+        // Whoever waited for it gave up.
+        leading.failed(Timestamp(2_500));
+        let (new, _) = leading.ask(Timestamp(3_100)).unwrap();
+        let old = Standing {
+            leases: vec![lease(Domain::Provisioner, "q", 6)],
+            ..answer(&old, &["p", "q"], 6)
+        };
+        assert_eq!(leading.took(Timestamp(2_000), old.clone(), Timestamp(3_200)), Moved::default());
+        assert!(leading.ask(Timestamp(3_200)).is_none(), "the newer one is still to be answered");
+        leading.took(Timestamp(3_100), answer(&new, &["p"], 7), Timestamp(3_300));
+        assert_eq!(leading.took(Timestamp(2_000), old, Timestamp(3_400)), Moved::default());
+        assert_eq!(leading.term(Domain::Provisioner, Timestamp(3_400)).map(|term| term.epoch), Some(7));
     }
 
     #[test]

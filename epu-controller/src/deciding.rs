@@ -10,6 +10,7 @@ use epu_core::instance::{Cause, Drain};
 use epu_core::invariant::{self, Violation};
 use epu_core::journal::{Action, Decided, Entry, Event};
 use epu_core::launch::{INSTANCES_MAX, LaunchRequest, Wanted};
+use epu_core::lease::Domain;
 use epu_core::random::Random;
 use epu_core::request::{DrainOrder, Ids, Request, Terminate};
 use epu_core::time::Timestamp;
@@ -198,6 +199,11 @@ impl Controller {
     async fn make_sure(&mut self, name: &PoolName, now: Timestamp) -> bool {
         if self.pools.get(name).is_none_or(|managed| managed.unsure.is_none()) {
             return true;
+        }
+        if let Err(error) = self.parts.store.settle(Domain::of(name)).await {
+            self.noted(Err(Chain(&error).to_string()), "wait for a decision that is being recorded");
+            self.wake(name, now + *self.parts.config.tick);
+            return false;
         }
         let outbox = match self.parts.store.outbox().await {
             Ok(outbox) => outbox,

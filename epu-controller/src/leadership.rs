@@ -4,8 +4,12 @@
 //! loaded first and decided on afterwards; what is over is dropped at once, with everything that was known, wanted or under way:
 //! whoever leads next finds in the store all that counts. A pool is managed exactly while its shard is in [`Leads::led`], and even
 //! then every look and every command asks for the term anew, since time passes while others are waited for.
+//!
+//! Nothing may keep renewals from being sent and their answers from being read: whatever costs the store's time pool by pool is done
+//! in bites, or calls [`Controller::lead`] in between. Otherwise whoever takes over much would lose it at once, and so would the next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use epu_core::code::Chain;
 use epu_core::fact::{Fact, Listener};
@@ -13,17 +17,20 @@ use epu_core::id::PoolName;
 use epu_core::leading::{LASTS, Leading};
 use epu_core::lease::{Domain, Standing, Term};
 use epu_core::time::Timestamp;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
 use crate::error::Error;
 use crate::loading::{self, Loaded};
 use crate::orders;
-use crate::service::{Back, Controller};
+use crate::service::{Back, Controller, JOURNAL_MOST};
 
 /// What renewing is called when it fails.
 const RENEWING: &str = "renew leases";
 /// Rounds of asking after which a member knows its share: in the first it hears of the others.
 const ROUNDS_TO_KNOW: u8 = 2;
+/// How long what is given away may take to be written before leases are renewed. Too high: the others lapse meanwhile.
+const WRITE_FOR: Duration = Duration::from_secs(1);
 
 /// What this controller leads, and what it is about to.
 pub(crate) struct Leads {
@@ -39,6 +46,17 @@ pub(crate) struct Leads {
     rounds: u8,
     since: Timestamp,
     settled: bool,
+    /// Questions to the store under way. Apart from all other tasks: many of those may be waiting to be taken back.
+    pub(crate) renewals: JoinSet<Renewed>,
+    /// The newest question's number.
+    asked: u64,
+}
+
+/// The answer to the question of this number, which was asked then.
+pub(crate) struct Renewed {
+    number: u64,
+    asked_at: Timestamp,
+    answer: Result<Standing, String>,
 }
 
 impl Leads {
@@ -52,6 +70,8 @@ impl Leads {
             rounds: 0,
             since: now,
             settled: false,
+            renewals: JoinSet::new(),
+            asked: 0,
         }
     }
 
@@ -77,27 +97,49 @@ impl Controller {
         self.leads.leading.term(domain, self.parts.clock.now()).filter(|_| led)
     }
 
-    /// Drops what is over and asks for leases when it is time to: before anything else in each turn.
+    /// Takes the store's answer, drops what is over and asks for leases when it is time to: before anything else in each turn, and
+    /// between the parts of whatever takes long.
     pub(crate) async fn lead(&mut self) {
+        while let Some(renewed) = self.leads.renewals.try_join_next() {
+            self.take_renewed(renewed);
+        }
         let now = self.parts.clock.now();
         let over = self.leads.leading.lapse(now);
         self.lose(&over, "lapsed");
         let Some((ask, given)) = self.leads.leading.ask(now) else { return };
         // Until the store has read the question these terms stand, and what is not written yet would be missed by the next leader.
-        self.write_what_is_unwritten(&given).await;
+        self.write_what_is_unwritten(&given, WRITE_FOR).await;
         self.lose(&given, "given");
         let store = self.parts.store.clone();
-        self.tasks.spawn(async move {
+        self.leads.asked += 1;
+        let number = self.leads.asked;
+        self.leads.renewals.spawn(async move {
             let answer = match tokio::time::timeout(*LASTS, store.lease(ask)).await {
                 Ok(answer) => answer.map_err(|error| Chain(&error).to_string()),
                 Err(_) => Err(format!("no answer within {LASTS}")),
             };
-            Back::Leased(now, answer)
+            Renewed {
+                number,
+                asked_at: now,
+                answer,
+            }
         });
     }
 
+    /// Takes what a question came to. Only the newest one counts: what an older one says was so before.
+    pub(crate) fn take_renewed(&mut self, renewed: Result<Renewed, JoinError>) {
+        match renewed {
+            Ok(renewed) if renewed.number == self.leads.asked => self.take_leased(renewed.asked_at, renewed.answer),
+            Ok(_) => {}
+            Err(error) => {
+                warn!(%error, "a question for leases was lost");
+                self.leads.leading.failed(self.parts.clock.now());
+            }
+        }
+    }
+
     /// Takes the store's answer to what was asked at `asked_at`.
-    pub(crate) fn take_leased(&mut self, asked_at: Timestamp, answer: Result<Standing, String>) {
+    fn take_leased(&mut self, asked_at: Timestamp, answer: Result<Standing, String>) {
         let now = self.parts.clock.now();
         match answer {
             Ok(standing) => {
@@ -121,7 +163,6 @@ impl Controller {
 
     /// A task ended without a word, and it may have been one of these.
     pub(crate) fn lost_a_task(&mut self) {
-        self.leads.leading.failed(self.parts.clock.now());
         if let Some(terms) = self.leads.loading.take() {
             self.leads.to_load.extend(terms);
         }
@@ -231,7 +272,13 @@ impl Controller {
                 continue;
             }
             begun += 1;
-            self.manage(pool, memory, now).await;
+            // Many pools take long, and what is led is to stay so; what is not any more is left out above.
+            self.lead().await;
+            self.write_noted(JOURNAL_MOST).await;
+            if !self.leads.led.contains(&Domain::of(&name)) {
+                continue;
+            }
+            self.manage(pool, memory, now);
             let Some(managed) = self.pools.get_mut(&name) else { continue };
             let changed = managed.view.load(instances.remove(&name).unwrap_or_default(), now);
             for command in outbox.remove(&name).unwrap_or_default() {
@@ -239,7 +286,7 @@ impl Controller {
                 self.to_send.insert(name.clone());
                 managed.outbox.push([command]);
             }
-            self.take_changed(&name, changed, now).await;
+            self.take_changed(&name, changed, now);
         }
         self.show_shards();
         info!(shards, pools = begun, "led from now on");
@@ -252,6 +299,7 @@ impl Controller {
     /// Goes: what is not written yet is written, then others may take over.
     pub(crate) async fn leave(&mut self) {
         // A renewal that came after the farewell would keep others waiting.
+        self.leads.renewals.shutdown().await;
         self.tasks.shutdown().await;
         let now = self.parts.clock.now();
         let led = self.leads.led.iter().filter_map(|domain| self.leads.leading.term(*domain, now));
@@ -259,7 +307,8 @@ impl Controller {
         let store = self.parts.store.clone();
         let name = self.leads.leading.member().name.clone();
         let going = async {
-            self.write_what_is_unwritten(&led).await;
+            self.write_noted(1).await;
+            self.write_what_is_unwritten(&led, *LASTS).await;
             if let Err(error) = store.leave(&name).await {
                 warn!(error = %Chain(&error), "could not say that it goes; others take over a few seconds later");
             }
@@ -269,12 +318,18 @@ impl Controller {
         }
     }
 
-    async fn write_what_is_unwritten(&mut self, terms: &[Term]) {
+    /// Writes what is remembered of pools that are given away, for as long as there is time: what is led beside them must not lapse
+    /// over it. What is left out is as old for the next leader as it would be had this one been lost.
+    async fn write_what_is_unwritten(&mut self, terms: &[Term], within: Duration) {
         let now = self.parts.clock.now();
         for term in terms {
             let of_it = self.pools.iter().filter(|(name, m)| m.unwritten && Domain::of(name) == term.domain);
             let names: Vec<PoolName> = of_it.map(|(name, _)| name.clone()).collect();
             for name in names {
+                if self.parts.clock.now().since(now) >= within {
+                    warn!("there is no time to write all that is remembered of pools that are given away");
+                    return;
+                }
                 if !self.remember_one(&name, *term, now).await {
                     return;
                 }

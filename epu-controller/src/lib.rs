@@ -16,6 +16,7 @@ pub mod error;
 mod gathering;
 pub mod guards;
 pub mod health;
+mod hearing;
 mod leadership;
 pub mod listening;
 mod loading;

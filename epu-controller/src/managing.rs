@@ -1,6 +1,6 @@
 //! Pools as they are managed: how one begins to be, what is kept about it, what of that is written, and how it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use epu_core::Fault;
@@ -18,8 +18,13 @@ use tracing::{info, warn};
 use crate::deciding::Attempt;
 use crate::guards::Guards;
 use crate::outbox::Outbox;
-use crate::service::Controller;
+use crate::service::{BITE, Controller};
 use crate::view::View;
+
+/// Pools in one fact, and what they come to when they are written out. Too high: a bus refuses to carry it. One pool that is larger
+/// goes by itself.
+const PAGE_POOLS: usize = 100;
+const PAGE_BYTES: usize = 256 * 1_024;
 
 /// A pool with everything that is kept about it.
 pub(crate) struct Managed {
@@ -31,6 +36,8 @@ pub(crate) struct Managed {
     pub(crate) last: Option<Decided>,
     pub(crate) trouble: Option<Fault>,
     pub(crate) outbox: Outbox,
+    /// Aggregators that told all they have since it is managed, or since facts were lost.
+    pub(crate) heard_from: BTreeSet<String>,
     pub(crate) remembered_at: Timestamp,
     pub(crate) unwritten: bool,
     /// What was loaded when it began to be managed, see `Leads`.
@@ -44,7 +51,11 @@ pub(crate) struct Managed {
 impl Controller {
     pub(crate) async fn forget(&mut self, name: &PoolName, now: Timestamp) {
         let journal = vec![Entry::new(now, "controller", Event::PoolForgotten).of(name)];
-        let result = self.parts.store.forget_pool(name, journal).await;
+        let revision = self.pools.get(name).map(|managed| managed.view.pool.revision);
+        let (Some(revision), Some(term)) = (revision, self.term_of(name)) else {
+            return;
+        };
+        let result = self.parts.store.forget_pool(name, revision, Some(term), journal).await;
         if !self.noted(result.map_err(|e| Chain(&e).to_string()), "forget a removed pool") {
             self.wake(name, now + *self.parts.config.tick);
             return;
@@ -77,6 +88,10 @@ impl Controller {
             .map(|(name, _)| name.clone())
             .collect();
         for name in due {
+            // The rest at the next tick.
+            if self.parts.clock.now().since(now) >= BITE {
+                return;
+            }
             if let Some(term) = self.term_of(&name) {
                 self.remember_one(&name, term, now).await;
             }
@@ -113,11 +128,18 @@ impl Controller {
     pub(crate) fn tell_pools(&mut self) {
         self.told_at = self.parts.clock.now();
         let pools: Vec<Pool> = self.pools.values().map(|m| m.view.pool.as_ref().clone()).collect();
-        self.parts.bus.tell(Fact::Pools(Arc::new(pools)));
+        self.tell_of(pools);
+    }
+
+    /// Tells how pools are, in pages that every bus carries: who hears them takes each pool for itself.
+    pub(crate) fn tell_of(&self, pools: Vec<Pool>) {
+        for page in pages(pools) {
+            self.parts.bus.tell(Fact::Pools(Arc::new(page)));
+        }
     }
 
     /// Begins to manage a pool, or takes its new settings.
-    pub(crate) async fn manage(&mut self, pool: Arc<Pool>, memory: Option<PoolMemory>, now: Timestamp) {
+    pub(crate) fn manage(&mut self, pool: Arc<Pool>, memory: Option<PoolMemory>, now: Timestamp) {
         let name = pool.name.clone();
         let (engine, trouble) = match make_engine(&self.parts.engines, &pool) {
             Ok(engine) => (Some(engine), None),
@@ -139,7 +161,7 @@ impl Controller {
             managed.engine = engine;
             managed.trouble = trouble;
             let changed = managed.view.set_pool(pool, now);
-            self.take_changed(&name, changed, now).await;
+            self.take_changed(&name, changed, now);
             return;
         }
         let mut managed = Managed {
@@ -151,6 +173,7 @@ impl Controller {
             last: None,
             trouble,
             outbox: Outbox::default(),
+            heard_from: BTreeSet::new(),
             remembered_at: now,
             unwritten: false,
             stint: self.leads.stint,
@@ -176,11 +199,10 @@ impl Controller {
             }
         }
         self.pools.insert(name.clone(), managed);
-        let journal = dropped
+        let entries = dropped
             .into_iter()
-            .map(|why| Entry::new(now, "controller", Event::MemoryDropped { why }).of(&name))
-            .collect();
-        self.write_journal(journal).await;
+            .map(|why| Entry::new(now, "controller", Event::MemoryDropped { why }).of(&name));
+        self.noted_entries.extend(entries);
     }
 }
 
@@ -192,4 +214,49 @@ fn make_engine(engines: &Registry, pool: &Pool) -> Result<Box<dyn Engine>, Fault
         let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Fault::new("bad-config", format!("pool {}: engine {name}: {}", pool.name, all.join("; ")))
     })
+}
+
+/// Pools in pages of a size that can be told; one empty page when there are none.
+fn pages(pools: Vec<Pool>) -> Vec<Vec<Pool>> {
+    let mut pages = vec![Vec::new()];
+    let mut bytes = 0;
+    for pool in pools {
+        let size = serde_json::to_vec(&pool).map_or(0, |text| text.len());
+        bytes += size;
+        match pages.last_mut() {
+            Some(page) if page.is_empty() || (page.len() < PAGE_POOLS && bytes <= PAGE_BYTES) => page.push(pool),
+            _ => {
+                bytes = size;
+                pages.push(vec![pool]);
+            }
+        }
+    }
+    pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    fn pool(name: &str, why: usize) -> Pool {
+        serde_json::from_value(serde_json::json!({
+            "name": name, "template_version": "t@1", "origin": {"is": "operator"}, "revision": 1, "added_at": 0,
+            "template": {"run": ["sleep", "1"]},
+            "spec": {"template": "t", "max": 10, "engine": {"keep": {"n": 3}}, "placements": [{"site": "here"}]},
+            "paused": {"grow": true, "shrink": false, "replace": false, "why": "x".repeat(why)},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn pools_are_told_in_pages_that_are_neither_long_nor_large() {
+        assert_eq!(pages(vec![]), vec![Vec::<Pool>::new()], "that there are none is told, too");
+        let many: Vec<Pool> = (0..250).map(|n| pool(&format!("p{n}"), 0)).collect();
+        let told = pages(many.clone());
+        assert_eq!(told.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 50]);
+        assert_eq!(told.concat(), many);
+        let large: Vec<Pool> = (0..3).map(|n| pool(&format!("p{n}"), 100 * 1_024)).collect();
+        assert_eq!(pages(large).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
+        let huge = vec![pool("small", 0), pool("huge", PAGE_BYTES + 1), pool("other", 0)];
+        assert_eq!(pages(huge).iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+    }
 }

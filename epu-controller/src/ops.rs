@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use epu_core::code::Chain;
-use epu_core::fact::Fact;
 use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Cause, Work};
 use epu_core::journal::{Entry, Event};
@@ -124,13 +123,13 @@ impl Controller {
         for pool in pools {
             info!(pool = %pool.name, revision = pool.revision, "pool settings");
             if self.leads.led.contains(&Domain::of(&pool.name)) {
-                self.manage(Arc::new(pool), None, now).await;
+                self.manage(Arc::new(pool), None, now);
             } else {
                 elsewhere.push(pool);
             }
         }
         if !elsewhere.is_empty() {
-            self.parts.bus.tell(Fact::Pools(Arc::new(elsewhere)));
+            self.tell_of(elsewhere);
         }
         self.tell_pools();
         Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use epu_core::Fault;
 use epu_core::request::Answer;
+use epu_core::time::Timestamp;
 use epu_store::Outgoing;
 use uuid::Uuid;
 
@@ -13,6 +14,11 @@ use uuid::Uuid;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// The longest wait. Too high: slow to go on after the provisioner was away. Too low: load while it is.
 const RETRY_MOST: Duration = Duration::from_secs(5);
+/// Refusals that may have nothing to do with the command, after which it is given up all the same. Too low: what the receiver's
+/// settings do not allow just now is dropped. Too high: one command that nobody can carry out holds up its pool.
+const REFUSALS_MOST: u32 = 20;
+/// And for how long at least it was refused by then.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// One pool's commands, the first of which may be under way.
 #[derive(Debug, Default)]
@@ -20,6 +26,8 @@ pub struct Outbox {
     waiting: VecDeque<Outgoing>,
     under_way: bool,
     tries: u32,
+    /// Of the first one: how often it was refused in a way that may pass, and since when.
+    refusals: Option<(u32, Timestamp)>,
 }
 
 /// What became of a command.
@@ -52,14 +60,14 @@ impl Outbox {
     }
 
     /// Takes in what came of the command that was under way.
-    pub fn done(&mut self, id: Uuid, result: Result<Answer, Fault>) -> Option<Sent> {
+    pub fn done(&mut self, id: Uuid, result: Result<Answer, Fault>, now: Timestamp) -> Option<Sent> {
         if self.waiting.front().is_none_or(|front| front.id != id) {
             return None;
         }
         match result {
             Ok(answer) => Some(Sent::Accepted(self.pop()?, answer)),
             Err(fault) if fault.code == "stale-epoch" => Some(Sent::Stale),
-            Err(fault) if is_final(&fault) => Some(Sent::Refused(self.pop()?, fault)),
+            Err(fault) if is_final(&fault) || self.is_enough(&fault, now) => Some(Sent::Refused(self.pop()?, fault)),
             Err(fault) => {
                 let wait = (RETRY_FIRST * 2u32.pow(self.tries.min(8))).min(RETRY_MOST);
                 self.tries = self.tries.saturating_add(1);
@@ -94,16 +102,33 @@ impl Outbox {
     fn pop(&mut self) -> Option<Outgoing> {
         self.under_way = false;
         self.tries = 0;
+        self.refusals = None;
         self.waiting.pop_front()
+    }
+
+    /// Whether the first one was refused often and long enough to be given up.
+    fn is_enough(&mut self, fault: &Fault, now: Timestamp) -> bool {
+        if !may_pass(fault) {
+            return false;
+        }
+        let (refusals, since) = self.refusals.get_or_insert((0, now));
+        *refusals = refusals.saturating_add(1);
+        *refusals >= REFUSALS_MOST && now.since(*since) >= REFUSED_FOR
     }
 }
 
-/// Whether sending the same command again would be refused again.
+/// Whether sending the same command again would be refused again, whoever receives it.
 fn is_final(fault: &Fault) -> bool {
     matches!(
         fault.code.as_ref(),
-        "closed" | "no-such-site" | "bad-request" | "conflict" | "forbidden" | "no-such-instance"
+        "closed" | "no-such-site" | "conflict" | "no-such-instance" | "too-large"
     )
+}
+
+/// Whether a refusal may be about who sent or received the command and not about the command itself: users that are set up wrongly,
+/// or a receiver of another version. Such a command is kept, and its pool says so.
+pub(crate) fn may_pass(fault: &Fault) -> bool {
+    matches!(fault.code.as_ref(), "bad-request" | "forbidden")
 }
 
 #[cfg(test)]
@@ -111,7 +136,8 @@ mod tests {
     use super::*;
     use epu_core::id::PoolName;
     use epu_core::request::{Ids, Request};
-    use epu_core::time::Timestamp;
+
+    const NOW: Timestamp = Timestamp(0);
 
     fn command(n: u128) -> Outgoing {
         let request = Request::WithdrawDrain(Ids {
@@ -133,19 +159,19 @@ mod tests {
         assert_eq!(outbox.take_next().map(|c| c.id), Some(Uuid::from_u128(1)));
         assert!(outbox.take_next().is_none(), "one is under way");
         let lost = Err(Fault::new("timeout", ""));
-        assert!(matches!(outbox.done(Uuid::from_u128(1), lost.clone()), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST));
+        assert!(matches!(outbox.done(Uuid::from_u128(1), lost.clone(), NOW), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST));
         outbox.ready();
         assert_eq!(outbox.take_next().map(|c| c.id), Some(Uuid::from_u128(1)), "the same again");
-        assert!(matches!(outbox.done(Uuid::from_u128(1), lost), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST * 2));
+        assert!(matches!(outbox.done(Uuid::from_u128(1), lost, NOW), Some(Sent::Again(wait, _)) if wait == RETRY_FIRST * 2));
         outbox.ready();
         outbox.take_next();
         assert!(matches!(
-            outbox.done(Uuid::from_u128(1), Ok(Answer::Json(serde_json::Value::Null))),
+            outbox.done(Uuid::from_u128(1), Ok(Answer::Json(serde_json::Value::Null)), NOW),
             Some(Sent::Accepted(..))
         ));
         assert_eq!(outbox.take_next().map(|c| c.id), Some(Uuid::from_u128(2)));
         assert!(matches!(
-            outbox.done(Uuid::from_u128(2), Err(Fault::new("closed", ""))),
+            outbox.done(Uuid::from_u128(2), Err(Fault::new("closed", "")), NOW),
             Some(Sent::Refused(..))
         ));
         assert!(outbox.is_empty());
@@ -157,8 +183,50 @@ mod tests {
         outbox.push([command(1)]);
         outbox.take_next();
         let stale = Err(Fault::new("stale-epoch", ""));
-        assert!(matches!(outbox.done(Uuid::from_u128(1), stale), Some(Sent::Stale)));
+        assert!(matches!(outbox.done(Uuid::from_u128(1), stale, NOW), Some(Sent::Stale)));
         assert_eq!(outbox.len(), 1);
         assert!(outbox.take_next().is_none(), "and is not sent again from here");
+    }
+
+    #[test]
+    fn what_is_too_large_is_given_up_at_once() {
+        let mut outbox = Outbox::default();
+        outbox.push([command(1), command(2)]);
+        outbox.take_next();
+        let large = Err(Fault::new("too-large", ""));
+        assert!(matches!(outbox.done(Uuid::from_u128(1), large, NOW), Some(Sent::Refused(..))));
+        assert_eq!(
+            outbox.take_next().map(|c| c.id),
+            Some(Uuid::from_u128(2)),
+            "the next one is not held up"
+        );
+    }
+
+    #[test]
+    fn a_refusal_that_may_pass_is_final_only_after_many_tries_and_a_while() {
+        let mut outbox = Outbox::default();
+        outbox.push([command(1), command(2)]);
+        let refuse = |outbox: &mut Outbox, code: &'static str, at: i64| {
+            outbox.ready();
+            let id = outbox.take_next().unwrap().id;
+            outbox.done(id, Err(Fault::new(code, "")), Timestamp(at)).unwrap()
+        };
+        for n in 0..100 {
+            assert!(matches!(refuse(&mut outbox, "forbidden", n), Sent::Again(..)), "too soon");
+        }
+        assert!(
+            matches!(refuse(&mut outbox, "timeout", 70_000), Sent::Again(..)),
+            "that is no refusal"
+        );
+        assert!(matches!(refuse(&mut outbox, "bad-request", 70_000), Sent::Refused(..)));
+        for n in 0..i64::from(REFUSALS_MOST) - 1 {
+            let at = 100_000 + n * 60_000;
+            assert!(
+                matches!(refuse(&mut outbox, "bad-request", at), Sent::Again(..)),
+                "another one, counted anew"
+            );
+        }
+        assert!(matches!(refuse(&mut outbox, "bad-request", 9_000_000), Sent::Refused(..)));
+        assert!(outbox.is_empty());
     }
 }

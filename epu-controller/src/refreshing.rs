@@ -114,7 +114,7 @@ impl Controller {
         }
     }
 
-    pub(crate) async fn take_pools(&mut self, pools: Result<Vec<Pool>, String>) {
+    pub(crate) fn take_pools(&mut self, pools: Result<Vec<Pool>, String>) {
         self.refresh.under_way = false;
         let again = std::mem::take(&mut self.refresh.again);
         match pools {
@@ -125,11 +125,11 @@ impl Controller {
                     if self.is_news(&pool.name, pool.revision) && !self.refresh.forgotten.contains(&pool.name) {
                         info!(pool = %pool.name, revision = pool.revision, "pool settings, changed elsewhere");
                         new.push(pool.clone());
-                        self.manage(Arc::new(pool), None, now).await;
+                        self.manage(Arc::new(pool), None, now);
                     }
                 }
                 if !new.is_empty() {
-                    self.parts.bus.tell(epu_core::fact::Fact::Pools(Arc::new(new)));
+                    self.tell_of(new);
                 }
             }
             Ok(_) => return self.refresh(),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::managing::Managed;
 use crate::orders;
-use crate::outbox::Sent;
+use crate::outbox::{Sent, may_pass};
 use crate::service::{Back, Controller};
 
 /// When and under which term something was sent: what comes back later than that says nothing any more.
@@ -73,11 +73,10 @@ impl Controller {
                     self.to_send.insert(name);
                 }
             }
-            Back::Sent(name, under, id, result) => self.take_sent(&name, under, id, result).await,
-            Back::Looked(name, under, ids, answer) => self.take_looked(name, under, ids, answer).await,
-            Back::Leased(asked_at, answer) => self.take_leased(asked_at, answer),
+            Back::Sent(name, under, id, result) => self.take_sent(&name, under, id, result),
+            Back::Looked(name, under, ids, answer) => self.take_looked(&name, under, ids, answer),
             Back::Loaded(loaded) => self.take_loaded(*loaded).await?,
-            Back::Pools(pools) => self.take_pools(pools).await,
+            Back::Pools(pools) => self.take_pools(pools),
             Back::Revisions(revisions) => self.take_revisions(revisions),
             Back::Routed => self.routes.done(),
             Back::Done => {}
@@ -90,14 +89,14 @@ impl Controller {
         self.pools.get_mut(name).filter(|managed| managed.stint == stint)
     }
 
-    async fn take_sent(&mut self, name: &PoolName, under: Under, id: Uuid, result: Result<Answer, Fault>) {
+    fn take_sent(&mut self, name: &PoolName, under: Under, id: Uuid, result: Result<Answer, Fault>) {
         let now = self.parts.clock.now();
         // What an earlier stint sent is sent again by this one.
         let Some(managed) = self.managed_since(name, under.stint) else {
             return;
         };
         let op = managed.outbox.first_op();
-        let sent = managed.outbox.done(id, result);
+        let sent = managed.outbox.done(id, result, now);
         self.to_send.insert(name.clone());
         let Some(managed) = self.pools.get_mut(name) else { return };
         match sent {
@@ -107,7 +106,12 @@ impl Controller {
                 if managed.trouble.as_ref().map(|t| &t.code) != Some(&fault.code) {
                     warn!(pool = %name, %fault, "a command was not accepted; it is sent again");
                 }
-                managed.trouble = Some(fault);
+                managed.trouble = Some(if may_pass(&fault) {
+                    let text = format!("{op} is refused, and sent again for a while: {}", fault.text);
+                    Fault { text, ..fault }
+                } else {
+                    fault
+                });
                 self.parts.metrics.retries.with_label_values(&[op]).inc();
                 let name = name.clone();
                 self.tasks.spawn(async move {
@@ -124,21 +128,21 @@ impl Controller {
                         managed.view.not_ordered(*id);
                     }
                 }
-                self.forget_command(name, command.id).await;
+                self.forget_command(name, command.id);
             }
             Some(Sent::Refused(command, fault)) => {
                 warn!(pool = %name, op = command.request.op(), %fault, "a command was refused");
                 orders::undo(&mut managed.view, &command);
                 managed.trouble = (fault.code != "closed").then_some(fault);
-                self.forget_command(name, command.id).await;
+                self.forget_command(name, command.id);
                 self.wake(name, now + *self.parts.config.tick);
             }
         }
     }
 
-    async fn take_looked(&mut self, name: PoolName, under: Under, ids: Vec<InstanceId>, answer: Result<Answer, Fault>) {
+    fn take_looked(&mut self, name: &PoolName, under: Under, ids: Vec<InstanceId>, answer: Result<Answer, Fault>) {
         let now = self.parts.clock.now();
-        if self.managed_since(&name, under.stint).is_none() {
+        if self.managed_since(name, under.stint).is_none() {
             return;
         }
         if answer.as_ref().is_err_and(|fault| fault.code == "stale-epoch") {
@@ -147,11 +151,11 @@ impl Controller {
         let words: BTreeMap<InstanceId, SiteWord> = answer.and_then(Answer::read::<Vec<_>>).unwrap_or_default().into_iter().collect();
         for id in ids {
             let word = words.get(&id).copied().unwrap_or(SiteWord::NoAnswer);
-            let Some(managed) = self.pools.get_mut(&name) else { return };
+            let Some(managed) = self.pools.get_mut(name) else { return };
             let changed = managed.view.site_said(id, word, now);
-            self.take_changed(&name, changed, now).await;
+            self.take_changed(name, changed, now);
         }
-        self.mark(&name);
+        self.mark(name);
     }
 
     /// Asks the site about instances of a pool.
@@ -176,16 +180,16 @@ impl Controller {
         });
     }
 
-    /// Forgets a command that was accepted. Should that fail it is tried again: one that stayed would be sent again after the next
-    /// start, perhaps days later, when nobody wants it any more.
-    async fn forget_command(&mut self, name: &PoolName, id: Uuid) {
+    /// A command that was accepted is to be forgotten, together with those that come back with it.
+    fn forget_command(&mut self, name: &PoolName, id: Uuid) {
         self.accepted.push(id);
-        self.forget_accepted().await;
         if self.pools.get(name).is_some_and(|m| m.view.pool.removed) {
             self.mark(name);
         }
     }
 
+    /// Forgets commands that were accepted. Should that fail it is tried again: one that stayed would be sent again after the next
+    /// start, perhaps days later, when nobody wants it any more.
     pub(crate) async fn forget_accepted(&mut self) {
         if self.accepted.is_empty() {
             return;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use epu_bus::{Bus, Calls, Facts};
 use epu_core::code::Chain;
-use epu_core::fact::{Fact, Kind, Listener, Snapshot};
+use epu_core::fact::{Fact, Kind, Listener};
 use epu_core::health::Health;
 use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Instance, Work};
 use epu_core::invariant::{self, Violation};
 use epu_core::journal::{Entry, Event};
 use epu_core::leading::Leading;
-use epu_core::lease::{Member, Standing};
+use epu_core::lease::Member;
 use epu_core::pool::Pool;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Service};
@@ -26,7 +26,7 @@ use epu_core::{Fault, Reason};
 use epu_decision_engines::Registry;
 use epu_store::Store;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -46,6 +46,13 @@ use crate::view::Changed;
 
 /// Facts taken in before pools are looked at: all that can be waiting, or a reading would be taken for newer than it is.
 const FACTS_AT_ONCE: usize = 65_536;
+/// What tasks brought back that is taken in before pools are looked at.
+const BACKS_AT_ONCE: usize = 1_024;
+/// How long pools are looked at, and memory is written, before something else has its turn. Too high: after many pools were taken over
+/// a slow store keeps leases from being renewed. Too low: the rest of each turn is done too often.
+pub(crate) const BITE: Duration = Duration::from_millis(300);
+/// Journal entries that may wait to be written together.
+pub(crate) const JOURNAL_MOST: usize = 1_000;
 /// How long acting on a deadline may take before it counts as missed. Too low: a busy store looks like a fault of ours.
 const DEADLINE_GRACE: Duration = Duration::from_secs(60);
 /// The shortest wait before leases are looked at again, so that a clock that stands still is no loop.
@@ -100,8 +107,6 @@ pub(crate) enum Back {
     Waited(PoolName, u64),
     /// The site was asked about these.
     Looked(PoolName, Under, Vec<InstanceId>, Result<Answer, Fault>),
-    /// Leases were asked for, at that time.
-    Leased(Timestamp, Result<Standing, String>),
     /// What was gained is loaded.
     Loaded(Box<Result<Loaded, Error>>),
     /// Every pool in the store.
@@ -128,8 +133,12 @@ pub(crate) struct Controller {
     pub(crate) leads: Leads,
     pub(crate) routes: Routes,
     pub(crate) refresh: Refresh,
-    ears: Ears,
+    pub(crate) ears: Ears,
     pub(crate) dirty: BTreeSet<PoolName>,
+    /// Marked before those, and not looked at yet because others took long.
+    rest: BTreeSet<PoolName>,
+    /// To be written to the journal before pools are looked at.
+    pub(crate) noted_entries: Vec<Entry>,
     pub(crate) wakes: BTreeSet<(Timestamp, PoolName)>,
     pub(crate) told_at: Timestamp,
     passed_at: Timestamp,
@@ -186,6 +195,8 @@ impl Controller {
             file_failed: false,
             ears: Ears::default(),
             dirty: BTreeSet::new(),
+            rest: BTreeSet::new(),
+            noted_entries: Vec::new(),
             wakes: BTreeSet::new(),
             told_at: now,
             passed_at: now,
@@ -205,36 +216,42 @@ impl Controller {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
-                Some(back) = self.tasks.join_next(), if !self.tasks.is_empty() => match back {
-                    Ok(back) => self.take_back(back).await?,
-                    Err(error) => {
-                        warn!(%error, "a task of the controller was lost");
-                        // Whichever it was: leases are asked for again, and what was gained is loaded.
-                        self.lost_a_task();
+                Some(renewed) = self.leads.renewals.join_next(), if !self.leads.renewals.is_empty() => self.take_renewed(renewed),
+                Some(back) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.take_joined(back).await?;
+                    for _ in 0..BACKS_AT_ONCE {
+                        let Some(back) = self.tasks.try_join_next() else { break };
+                        self.take_joined(back).await?;
                     }
-                },
+                }
                 // After what tasks bring back, of which there is only so much: a flood of calls must not keep leases from being renewed.
                 Some(call) = doors.any.recv(), if answers => self.take_call(call, As::Any).await,
                 Some(call) = doors.leader.recv(), if answers => self.take_call(call, As::Leader).await,
                 Some(fact) = facts.next() => {
-                    self.take_fact(fact).await;
+                    self.take_fact(fact);
                     for _ in 0..FACTS_AT_ONCE {
                         let Some(fact) = facts.next_now() else { break };
-                        self.take_fact(fact).await;
+                        self.lead().await;
+                        self.write_noted(JOURNAL_MOST).await;
+                        self.take_fact(fact);
                     }
                     if facts.lost() > 0 {
                         warn!("facts were lost; asking for everything again");
-                        self.parts.bus.tell(Fact::Listening(Listener::Controller));
+                        self.hear_anew();
                     }
                 }
                 Ok(()) = self.parts.file.changed() => self.apply_file().await,
                 _ = tick.tick() => {}
+                // What is left of the last look; others have their turn before it.
+                () = tokio::task::yield_now(), if !self.rest.is_empty() => {}
                 () = tokio::time::sleep(lead_in) => continue,
             }
             // Also when there is always something else to do.
             if self.parts.clock.now().since(self.passed_at) >= *self.parts.config.tick {
                 self.pass_time().await;
             }
+            self.forget_accepted().await;
+            self.write_noted(1).await;
             self.look().await;
         }
     }
@@ -249,7 +266,6 @@ impl Controller {
         if self.file_failed {
             self.apply_file().await;
         }
-        self.forget_accepted().await;
         if now.since(self.checked_at) >= *self.parts.config.look_every {
             self.checked_at = now;
             self.check_deadlines(now);
@@ -262,7 +278,7 @@ impl Controller {
             if let Some(managed) = self.pools.get_mut(&name) {
                 managed.wake = None;
                 let changed = managed.view.look(now);
-                self.take_changed(&name, changed, now).await;
+                self.take_changed(&name, changed, now);
                 self.dirty.insert(name);
             }
         }
@@ -274,7 +290,19 @@ impl Controller {
         self.remember(now).await;
     }
 
-    async fn take_fact(&mut self, fact: Fact) {
+    async fn take_joined(&mut self, back: Result<Back, JoinError>) -> Result<(), Error> {
+        match back {
+            Ok(back) => self.take_back(back).await,
+            Err(error) => {
+                warn!(%error, "a task of the controller was lost");
+                // Whichever it was: what was gained is loaded.
+                self.lost_a_task();
+                Ok(())
+            }
+        }
+    }
+
+    fn take_fact(&mut self, fact: Fact) {
         let now = self.parts.clock.now();
         match fact {
             Fact::Instances(told) => {
@@ -290,10 +318,10 @@ impl Controller {
                 }
                 for instance in &told.changed {
                     let changed = self.take_instance(instance.clone(), now);
-                    self.take_changed(&instance.pool, changed, now).await;
+                    self.take_changed(&instance.pool, changed, now);
                 }
             }
-            Fact::Snapshot(snapshot) => self.take_snapshot(&snapshot, now).await,
+            Fact::Snapshot(snapshot) => self.take_snapshot(&snapshot, now),
             Fact::Listening(Listener::Aggregator) => self.tell_pools(),
             Fact::Pools(told) => self.hear_of_pools(&told),
             Fact::Listening(Listener::Controller) => {}
@@ -333,36 +361,6 @@ impl Controller {
         managed.view.instance(instance, now)
     }
 
-    async fn take_snapshot(&mut self, snapshot: &Snapshot, now: Timestamp) {
-        let mut changes: BTreeMap<PoolName, Changed> = BTreeMap::new();
-        for heard in &snapshot.instances {
-            if let Some(managed) = self.pools.get_mut(&heard.pool) {
-                let changed = managed.view.heard(heard, now);
-                if changed != Changed::default() {
-                    changes.entry(heard.pool.clone()).or_default().absorb(changed);
-                }
-            }
-        }
-        // Who was heard comes before who was silent all the time.
-        let listening = self.ears.take(snapshot, now);
-        for (name, managed) in &mut self.pools {
-            let changed = managed.view.listened(listening, snapshot.complete, now);
-            if changed != Changed::default() {
-                changes.entry(name.clone()).or_default().absorb(changed);
-            }
-        }
-        for report in &snapshot.sensors {
-            if let Some(managed) = self.pools.get_mut(&report.pool)
-                && managed.view.sensor(report, now)
-            {
-                changes.entry(report.pool.clone()).or_default().decision = true;
-            }
-        }
-        for (name, changed) in changes {
-            self.take_changed(&name, changed, now).await;
-        }
-    }
-
     /// Looks for deadlines that passed without anybody acting on them.
     fn check_deadlines(&self, now: Timestamp) {
         let members = self.pools.values().flat_map(|m| m.view.members());
@@ -371,7 +369,7 @@ impl Controller {
         }
     }
 
-    pub(crate) async fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
+    pub(crate) fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
         // Whoever leads instead writes it down.
         if self.term_of(name).is_none() {
             return;
@@ -414,7 +412,15 @@ impl Controller {
         if !changed.ask_site.is_empty() {
             self.ask_site(name, changed.ask_site);
         }
-        self.write_journal(journal).await;
+        self.noted_entries.append(&mut journal);
+    }
+
+    /// Writes what is to be in the journal, if there are so many entries.
+    pub(crate) async fn write_noted(&mut self, least: usize) {
+        if self.noted_entries.len() >= least {
+            let journal = std::mem::take(&mut self.noted_entries);
+            self.write_journal(journal).await;
+        }
     }
 
     pub(crate) async fn write_journal(&mut self, journal: Vec<Entry>) {
@@ -445,14 +451,26 @@ impl Controller {
         }
     }
 
-    /// Looks at every pool that changed.
+    /// Looks at pools that changed, for a while; those that are left come first at the next turn.
     async fn look(&mut self) {
-        if !self.dirty.is_empty() {
+        let is_fresh = self.rest.is_empty();
+        if is_fresh {
+            self.rest = std::mem::take(&mut self.dirty);
+        }
+        if !self.rest.is_empty() {
             let timer = self.parts.metrics.look_seconds.start_timer();
-            for name in std::mem::take(&mut self.dirty) {
+            let began = self.parts.clock.now();
+            while let Some(name) = self.rest.pop_first() {
+                self.dirty.remove(&name);
                 self.look_at(&name).await;
+                if self.parts.clock.now().since(began) >= BITE {
+                    break;
+                }
             }
             drop(timer);
+        }
+        if !is_fresh && self.rest.is_empty() {
+            self.rest = std::mem::take(&mut self.dirty);
         }
         self.send();
     }

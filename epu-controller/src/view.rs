@@ -420,6 +420,11 @@ impl View {
         changed
     }
 
+    /// Some of what was told was lost: nothing shrinks until all of it is told again.
+    pub fn hear_anew(&mut self) {
+        self.heard_all = false;
+    }
+
     /// Takes in what was heard from one instance.
     pub fn heard(&mut self, heard: &Heard, now: Timestamp) -> Changed {
         let id = heard.instance;
@@ -651,7 +656,7 @@ impl View {
         self.settings
     }
 
-    /// Whether a complete snapshot has arrived since this view began: before that nothing may shrink.
+    /// Whether all that is known was told since this view began, or since some of it was lost: before that nothing may shrink.
     #[must_use]
     pub fn has_heard_all(&self) -> bool {
         self.heard_all

@@ -347,6 +347,21 @@ fn nothing_shrinks_before_everything_was_heard() {
 }
 
 #[test]
+fn nothing_shrinks_after_some_of_what_was_told_was_lost_until_all_is_told_again() {
+    let mut world = World::calm();
+    world.running(3);
+    world.target = Some(3);
+    world.view.hear_anew();
+    let listening = world.view.listening().unwrap();
+    world.view.listened(listening, false, at(world.now));
+    let planned = world.decide(1);
+    assert!(!planned.acts());
+    assert_eq!(held_by(&planned), ["not-heard-all"]);
+    world.hear_all();
+    assert_eq!(drained(&world.decide(1)).len(), 2);
+}
+
+#[test]
 fn nothing_shrinks_on_a_sensor_that_cannot_be_read_whatever_the_engine_says() {
     let mut world = World::calm();
     world.running(3);

@@ -25,7 +25,7 @@ use crate::iaas::{Class, IaasError, IaasLaunch, LaunchToken, Machine, MachineSta
 use crate::lifecycle::{Happening, instance_at};
 use crate::service::Service;
 use crate::site::Done;
-use crate::turn::{After, store_failed};
+use crate::turn::{After, stale, store_failed};
 
 /// Most instances of one launch.
 const INSTANCES_MAX: usize = 1_000;
@@ -95,7 +95,7 @@ impl Service {
             }
             Err(epu_store::Error::Deposed(term)) if term != self.right.term => {
                 self.metrics.stale_epochs.inc();
-                Err(Fault::new("stale-epoch", format!("the term of {term} is over")))
+                Err(stale(term))
             }
             Err(epu_store::Error::Exists(what)) => Err(Fault::new("conflict", format!("record the launch: {what} exists already"))),
             Err(error) => {

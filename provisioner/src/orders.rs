@@ -9,7 +9,7 @@ use epu_core::Fault;
 use epu_core::id::{InstanceId, PoolName, SiteName};
 use epu_core::instance::{Cause, Drain, Instance, Work};
 use epu_core::journal::{Entry, Event as Remembered};
-use epu_core::lease::Domain;
+use epu_core::lease::{Domain, Term};
 use epu_core::life::State;
 use epu_core::request::{Answer, Caller, DrainOrder, Ids, Logs, Protect, SiteStatus, SiteWord, Teardown, Terminate};
 use serde_json::Value;
@@ -35,14 +35,17 @@ const NOTHING: Answer = Answer::Json(Value::Null);
 impl Service {
     /// Refuses what a service says under a leadership term that is over: each of these pools belongs to a shard, and a newer term of
     /// its shard is known. Others than services have no terms, and nobody leads what has no pool.
+    ///
+    /// Terms are known from the store alone: one that is newer than any of them is asked about and refused for now, or one order with
+    /// a number too high would lock out whoever leads. Answers the terms that must still stand when what follows is written.
     pub(crate) fn check_epoch<'a>(
         &mut self,
         caller: &Caller,
         pools: impl IntoIterator<Item = &'a PoolName>,
         epoch: u64,
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<Term>, Fault> {
         if !matches!(caller, Caller::Service(_)) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let domains: BTreeSet<Domain> = pools
             .into_iter()
@@ -58,16 +61,20 @@ impl Service {
                     format!("epoch {epoch} of {domain} is over: it is {newest} now"),
                 ));
             }
+            if epoch > newest {
+                self.ask_standing = true;
+                return Err(Fault::new(
+                    "no-contact",
+                    format!("epoch {epoch} of {domain} is not known here yet, only {newest}; repeat"),
+                ));
+            }
         }
-        // An epoch is of one shard. With several nobody knows of which.
-        if let [domain] = Vec::from_iter(domains)[..] {
-            self.know_epoch(domain, epoch);
-        }
-        Ok(())
+        let terms = domains.into_iter().filter(|_| epoch != 0);
+        Ok(terms.map(|domain| Term { domain, epoch }).collect())
     }
 
     /// The same for a command about instances: by the pool of each that is known here.
-    fn check_epoch_of(&mut self, caller: &Caller, ids: impl IntoIterator<Item = InstanceId>, epoch: u64) -> Result<(), Fault> {
+    fn check_epoch_of(&mut self, caller: &Caller, ids: impl IntoIterator<Item = InstanceId>, epoch: u64) -> Result<Vec<Term>, Fault> {
         let pools: BTreeSet<PoolName> = ids
             .into_iter()
             .filter_map(|id| self.instance(id).map(|instance| instance.pool.clone()))
@@ -125,7 +132,7 @@ impl Service {
     }
 
     pub(crate) async fn terminate(&mut self, caller: &Caller, order: Terminate) -> Result<Answer, Fault> {
-        self.check_epoch_of(caller, order.instances.iter().map(|(id, _)| *id), order.epoch)?;
+        self.turn.asking = self.check_epoch_of(caller, order.instances.iter().map(|(id, _)| *id), order.epoch)?;
         let why = order.why;
         let what = order
             .instances
@@ -135,13 +142,13 @@ impl Service {
     }
 
     pub(crate) async fn drain(&mut self, caller: &Caller, order: DrainOrder) -> Result<Answer, Fault> {
-        self.check_epoch_of(caller, order.instances.iter().copied(), order.epoch)?;
+        self.turn.asking = self.check_epoch_of(caller, order.instances.iter().copied(), order.epoch)?;
         let what = order.instances.into_iter().map(|id| (id, Happening::Drain(order.drain.clone())));
         self.happen_to(caller, what.collect()).await
     }
 
     pub(crate) fn withdraw_drain(&mut self, caller: &Caller, ids: &Ids) -> Result<Answer, Fault> {
-        self.check_epoch_of(caller, ids.instances.iter().copied(), ids.epoch)?;
+        self.turn.asking = self.check_epoch_of(caller, ids.instances.iter().copied(), ids.epoch)?;
         let mut withdrawn = Vec::new();
         for id in &ids.instances {
             let draining = |instance: &Arc<Instance>| instance.drain.is_some() && instance.state < State::Terminating;
@@ -167,11 +174,18 @@ impl Service {
 
     // ---- the installation
 
+    async fn set_closed(&mut self, closed: bool, journal: Vec<Entry>) -> Result<(), Fault> {
+        let done = self.store.set_closed(closed, Some(self.right.term), journal).await;
+        // Asked of whoever leads then.
+        self.deposed |= matches!(done, Err(epu_store::Error::Deposed(_)));
+        done.map_err(|error| store_failed(&error))
+    }
+
     pub(crate) async fn tear_down(&mut self, caller: &Caller, teardown: Teardown) -> Result<Answer, Fault> {
         let now = self.clock.now();
         let journal = vec![Entry::new(now, caller.name(), Remembered::Closed { force: teardown.force })];
         if !self.closed {
-            self.store.set_closed(true, journal).await.map_err(|error| store_failed(&error))?;
+            self.set_closed(true, journal).await?;
             self.closed = true;
         }
         let deadline = now + *teardown.within.unwrap_or(self.config.teardown_drain);
@@ -211,7 +225,7 @@ impl Service {
     pub(crate) async fn open(&mut self, caller: &Caller) -> Result<Answer, Fault> {
         let journal = vec![Entry::new(self.clock.now(), caller.name(), Remembered::Opened)];
         if self.closed {
-            self.store.set_closed(false, journal).await.map_err(|error| store_failed(&error))?;
+            self.set_closed(false, journal).await?;
             self.closed = false;
             self.telling.all_at_once();
         }
@@ -280,7 +294,7 @@ impl Service {
 
     pub(crate) async fn look(&mut self, caller: &Caller, ids: &Ids, answering: Answering) {
         let current = self.check_epoch_of(caller, ids.instances.iter().copied(), ids.epoch);
-        if let Err(fault) = current.and_then(|()| self.may_wait()) {
+        if let Err(fault) = current.and_then(|_| self.may_wait()) {
             return answering.answer(Err(fault));
         }
         let mut words: BTreeMap<InstanceId, SiteWord> = BTreeMap::new();

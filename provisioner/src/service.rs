@@ -43,7 +43,7 @@ use crate::lifecycle::Happening;
 use crate::metrics::Metrics;
 use crate::site::{Done, Driver, Site};
 use crate::telling::Telling;
-use crate::turn::{STORE_RETRY, Turn};
+use crate::turn::{Reply, STORE_RETRY, Turn};
 
 /// Requests and results that one turn takes at the most. Too low: a write for each. Too high: the first waits for the last.
 const TURN_MOST: usize = 256;
@@ -215,6 +215,8 @@ pub(crate) struct Service {
     pub(crate) deposed: bool,
     /// The newest leadership term known of each shard of the pools.
     pub(crate) epochs: BTreeMap<Domain, u64>,
+    /// Somebody knows more of leadership terms than this: the store is asked before anything else.
+    pub(crate) ask_standing: bool,
     /// Where agents reach the installation.
     pub(crate) doors: Doors,
     /// Set while the book may differ from the store: when to read it anew.
@@ -260,6 +262,7 @@ impl Service {
             right,
             deposed: false,
             epochs: BTreeMap::new(),
+            ask_standing: false,
             sites,
             book: Book::default(),
             turn: Turn::default(),
@@ -288,7 +291,7 @@ impl Service {
         self.doors = Doors::of(&self.addresses, &standing);
     }
 
-    pub(crate) fn know_epoch(&mut self, domain: Domain, epoch: u64) {
+    fn know_epoch(&mut self, domain: Domain, epoch: u64) {
         let known = self.epochs.entry(domain).or_default();
         *known = epoch.max(*known);
     }
@@ -342,6 +345,13 @@ impl Service {
 
     /// What is due by the clock.
     async fn due(&mut self) {
+        if std::mem::take(&mut self.ask_standing) {
+            match self.store.standing().await {
+                Ok(standing) => self.stood(standing),
+                // The next order asks again, and the next renewal says it anyway.
+                Err(error) => warn!(error = %Chain(&error), "who leads what cannot be read"),
+            }
+        }
         let now = self.clock.now();
         if let Some(at) = self.reload_at {
             if at > now {
@@ -485,6 +495,7 @@ impl Service {
             | Request::Status(_)
             | Request::Events(_)) => Err(Fault::new("bad-request", format!("the provisioner does not answer {}", other.op()))),
         };
-        self.turn.answers.push((answering, answer));
+        let under = std::mem::take(&mut self.turn.asking);
+        self.turn.answers.push(Reply { answering, answer, under });
     }
 }

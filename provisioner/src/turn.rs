@@ -1,6 +1,6 @@
 //! One turn: what was worked out is written whole, and only then acted upon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use epu_core::id::{InstanceId, LaunchId, SiteName};
 use epu_core::instance::{Cause, Instance};
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::launch::Launch;
+use epu_core::lease::Term;
 use epu_core::life::{Illegal, State};
 use epu_core::request::Answer;
 use epu_core::time::Timestamp;
@@ -32,7 +33,17 @@ pub(crate) struct Turn {
     pub(crate) launches: BTreeMap<LaunchId, Launch>,
     pub(crate) journal: Vec<Entry>,
     after: Vec<After>,
-    pub(crate) answers: Vec<(Answering, Result<Answer, Fault>)>,
+    /// The terms on which the call rests that is being looked at, see [`Reply::under`].
+    pub(crate) asking: Vec<Term>,
+    pub(crate) answers: Vec<Reply>,
+}
+
+/// An answer that waits for its turn to be written.
+pub(crate) struct Reply {
+    pub(crate) answering: Answering,
+    pub(crate) answer: Result<Answer, Fault>,
+    /// Under which terms it was asked: when one is over by the time that the turn is written, nothing of the turn is.
+    pub(crate) under: Vec<Term>,
 }
 
 /// What is done once a turn is written.
@@ -114,6 +125,13 @@ impl Service {
         let turn = std::mem::take(&mut self.turn);
         let commit = ProvisionCommit {
             term: Some(self.right.term),
+            also: turn
+                .answers
+                .iter()
+                .flat_map(|reply| reply.under.iter().copied())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
             instances: turn.instances.values().cloned().collect(),
             launches: turn.launches.values().cloned().collect(),
             journal: turn.journal,
@@ -130,8 +148,22 @@ impl Service {
                 // Unanswered, they are asked of whoever leads.
                 return false;
             }
-            for (answering, answer) in turn.answers {
-                answering.answer(answer.and_then(|_| Err(store_failed(&error))));
+            for Reply { answering, answer, under } in turn.answers {
+                let fault = match &error {
+                    epu_store::Error::Deposed(term) if under.contains(term) => {
+                        self.metrics.stale_epochs.inc();
+                        stale(*term)
+                    }
+                    // Whose it is hears that; with the others nothing is wrong.
+                    epu_store::Error::Deposed(_) => Fault::new("no-contact", "nothing was done, since another order was not valid; repeat"),
+                    epu_store::Error::Exists(_)
+                    | epu_store::Error::Conflict(_)
+                    | epu_store::Error::Closed
+                    | epu_store::Error::InUse { .. }
+                    | epu_store::Error::Database { .. }
+                    | epu_store::Error::Corrupt { .. } => store_failed(&error),
+                };
+                answering.answer(answer.and(Err(fault)));
             }
             return false;
         }
@@ -150,7 +182,7 @@ impl Service {
         for after in turn.after {
             self.follow(after, now);
         }
-        for (answering, answer) in turn.answers {
+        for Reply { answering, answer, .. } in turn.answers {
             answering.answer(answer);
         }
         true
@@ -158,17 +190,29 @@ impl Service {
 
     /// What is in memory may differ from the store now: it is read anew before anything else is done.
     pub(crate) fn not_written(&mut self, error: &epu_store::Error) {
-        if matches!(error, epu_store::Error::Deposed(_)) {
-            self.deposed = true;
-            return;
+        match error {
+            epu_store::Error::Deposed(term) if *term == self.right.term => {
+                self.deposed = true;
+                return;
+            }
+            epu_store::Error::Deposed(term) => {
+                warn!(%term, "an order under a term that is over; what was to be written with it is worked out anew");
+                self.ask_standing = true;
+            }
+            epu_store::Error::Exists(_)
+            | epu_store::Error::Conflict(_)
+            | epu_store::Error::Closed
+            | epu_store::Error::InUse { .. }
+            | epu_store::Error::Database { .. }
+            | epu_store::Error::Corrupt { .. } => {
+                self.metrics.store_failures.inc();
+                error!(error = %Chain(error), "the records were not written; reading them anew");
+            }
         }
-        self.metrics.store_failures.inc();
-        error!(error = %Chain(error), "the records were not written; reading them anew");
         let now = self.clock.now();
         self.reload_at = Some(match error {
-            epu_store::Error::Conflict(_) => now + CONFLICT_RETRY,
+            epu_store::Error::Conflict(_) | epu_store::Error::Deposed(_) => now + CONFLICT_RETRY,
             epu_store::Error::Exists(_)
-            | epu_store::Error::Deposed(_)
             | epu_store::Error::Closed
             | epu_store::Error::InUse { .. }
             | epu_store::Error::Database { .. }
@@ -220,6 +264,11 @@ impl std::fmt::Display for Unhappened {
             Self::Illegal(illegal) => illegal.fmt(out),
         }
     }
+}
+
+/// As whoever asks under a term that is over hears it.
+pub(crate) fn stale(term: Term) -> Fault {
+    Fault::new("stale-epoch", format!("the term of {term} is over"))
 }
 
 /// As an asker hears it.

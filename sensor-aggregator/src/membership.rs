@@ -28,7 +28,7 @@ pub(crate) struct Membership {
     /// Who keeps the list; without one there is none.
     pub(crate) store: Option<Arc<dyn Store>>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Whether others were on it when the store last answered.
+    /// Whether others were on it when the store last answered, for as long as a member is listed without renewal.
     pub(crate) others: Arc<AtomicBool>,
 }
 
@@ -49,6 +49,7 @@ impl Membership {
         };
         let mut leading = Leading::new(self.member.clone(), self.clock.now());
         let mut answers = true;
+        let mut answered_at = self.clock.now();
         loop {
             let now = self.clock.now();
             if let Some((ask, _)) = leading.ask(now) {
@@ -57,6 +58,7 @@ impl Membership {
                     Ok(Ok(standing)) => {
                         let others = standing.of(Service::Aggregator).any(|other| other.name != self.member.name);
                         self.others.store(others, Ordering::Relaxed);
+                        answered_at = now;
                         leading.took(now, standing, self.clock.now());
                         None
                     }
@@ -66,6 +68,10 @@ impl Membership {
                 match failed {
                     Some(why) => {
                         leading.failed(self.clock.now());
+                        if self.clock.now().since(answered_at) >= *LASTS {
+                            // Whoever was there then may be gone: what each hears is then told by each, rather than by nobody.
+                            self.others.store(false, Ordering::Relaxed);
+                        }
                         if std::mem::replace(&mut answers, false) {
                             warn!(error = why, "the store does not list this aggregator; listening goes on");
                         }

@@ -149,6 +149,8 @@ struct Aggregator {
     window: Window,
     watches: Watches,
     last_tick: Timestamp,
+    /// What is told reaches nobody.
+    is_cut_off: bool,
     complete_due: Timestamp,
     /// Whether the last look found that a snapshot can be called complete.
     was_complete: bool,
@@ -176,6 +178,7 @@ impl Aggregator {
             clock: parts.clock,
             metrics: parts.metrics,
             last_tick: now,
+            is_cut_off: false,
             complete_due: now + period(parts.config.complete_every),
             was_complete: false,
             heartbeats: BTreeMap::new(),
@@ -196,6 +199,18 @@ impl Aggregator {
             self.window.missed(now);
         }
         self.last_tick = now;
+        let was_cut_off = std::mem::replace(&mut self.is_cut_off, false);
+        if let Err(fault) = self.bus.in_touch() {
+            // Heartbeats go elsewhere meanwhile: what is not heard here was said to others, if there are any.
+            if !was_cut_off {
+                warn!(%fault, "cut off from the others; silence counts from when that is over");
+            }
+            self.is_cut_off = true;
+            self.window.missed(now);
+        } else if was_cut_off {
+            info!("in touch with the others again");
+            self.window.missed(now);
+        }
         let lost = facts.lost();
         if lost > 0 {
             warn!(lost, "facts were lost, asking for all of them");
@@ -388,12 +403,12 @@ impl Aggregator {
     }
 }
 
-/// Whether a caller may speak for the heartbeat's instance: it itself, and whoever passes on what several said.
+/// Whether a caller may speak for the heartbeat's instance: it itself, and a service that passes on what several said.
 fn may_speak(caller: &Caller, heartbeat: &Heartbeat) -> bool {
     match caller {
         Caller::Instance(id) => *id == heartbeat.instance,
-        Caller::Service(_) | Caller::Operator(_) => true,
-        Caller::OwnersOperator(..) | Caller::Reader(_) | Caller::Launch(_) => false,
+        Caller::Service(_) => true,
+        Caller::Operator(_) | Caller::OwnersOperator(..) | Caller::Reader(_) | Caller::Launch(_) => false,
     }
 }
 

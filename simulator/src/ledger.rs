@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::{Entry, Event};
 use epu_core::launch::Launch;
-use epu_core::lease::{LeaseAsk, Standing, Term};
+use epu_core::lease::{Domain, LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::Timestamp;
 use epu_store::{DecisionCommit, Document, Error, JournalQuery, MemoryStore, Outgoing, PoolMemory, ProvisionCommit, Size, Store};
@@ -27,6 +28,8 @@ pub struct Ledger {
     transcript: Arc<Transcript>,
     /// So many of the next writes succeed and are said to have failed.
     replies_lost: Mutex<u32>,
+    /// How long each write takes.
+    commits_take: Mutex<Duration>,
 }
 
 impl Ledger {
@@ -38,12 +41,25 @@ impl Ledger {
             watch,
             transcript,
             replies_lost: Mutex::default(),
+            commits_take: Mutex::default(),
         }
     }
 
     /// So many of the next writes of launches, instances and decisions succeed and are said to have failed.
     pub fn lose_replies(&self, writes: u32) {
         *lock(&self.replies_lost) = writes;
+    }
+
+    /// Each write of the controllers' and each lease takes so long from now on.
+    pub fn take_for_each(&self, commit: Duration) {
+        *lock(&self.commits_take) = commit;
+    }
+
+    async fn commit(&self) {
+        let takes = *lock(&self.commits_take);
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
     }
 
     fn reply<T>(&self, doing: &str, answer: T) -> Result<T, Error> {
@@ -104,8 +120,8 @@ impl Store for Ledger {
         self.inner.closed().await
     }
 
-    async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error> {
-        self.inner.set_closed(closed, journal.clone()).await?;
+    async fn set_closed(&self, closed: bool, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.set_closed(closed, term, journal.clone()).await?;
         self.note(&journal);
         Ok(())
     }
@@ -115,14 +131,15 @@ impl Store for Ledger {
     }
 
     async fn put_pools(&self, pools: &[Pool], journal: Vec<Entry>) -> Result<(), Error> {
+        self.commit().await;
         self.inner.put_pools(pools, journal.clone()).await?;
         self.watch.pools(pools);
         self.note(&journal);
         Ok(())
     }
 
-    async fn forget_pool(&self, pool: &PoolName, journal: Vec<Entry>) -> Result<(), Error> {
-        self.inner.forget_pool(pool, journal.clone()).await?;
+    async fn forget_pool(&self, pool: &PoolName, revision: u64, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
+        self.inner.forget_pool(pool, revision, term, journal.clone()).await?;
         self.note(&journal);
         Ok(())
     }
@@ -132,6 +149,7 @@ impl Store for Ledger {
     }
 
     async fn commit_decision(&self, pool: &PoolName, commit: DecisionCommit) -> Result<(), Error> {
+        self.commit().await;
         let journal = commit.journal.clone();
         self.inner.commit_decision(pool, commit).await?;
         self.watch.decision(pool, &journal);
@@ -144,10 +162,16 @@ impl Store for Ledger {
     }
 
     async fn accepted(&self, ids: &[Uuid]) -> Result<(), Error> {
+        self.commit().await;
         self.inner.accepted(ids).await
     }
 
+    async fn settle(&self, domain: Domain) -> Result<(), Error> {
+        self.inner.settle(domain).await
+    }
+
     async fn lease(&self, ask: LeaseAsk) -> Result<Standing, Error> {
+        self.commit().await;
         self.inner.lease(ask).await
     }
 
@@ -219,6 +243,7 @@ impl Store for Ledger {
     }
 
     async fn append(&self, journal: Vec<Entry>) -> Result<(), Error> {
+        self.commit().await;
         self.inner.append(journal.clone()).await?;
         self.note(&journal);
         Ok(())

@@ -327,7 +327,7 @@ impl World {
 
     fn aggregator(&self, member: Member) -> epu_sensor_aggregator::Parts {
         epu_sensor_aggregator::Parts {
-            name: "aggregator".to_owned(),
+            name: member.name.clone(),
             bus: self.net.line(&member.name),
             member,
             store: Some(self.store()),

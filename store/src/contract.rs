@@ -29,6 +29,8 @@ pub async fn holds_with_time<S: Store>(make: impl AsyncFn() -> S, pass: impl Asy
     leases::of_many_takers_one_wins(&make().await).await;
     leases::what_runs_out_is_free(&make().await, &pass).await;
     leases::nothing_is_written_under_a_term_that_is_over(&make().await).await;
+    leases::nothing_is_closed_or_forgotten_under_a_term_that_is_over(&make().await).await;
+    leases::what_was_ordered_under_a_term_that_is_over_is_not_written(&make().await).await;
 }
 
 /// Checks every rule but those about leases, each against a new, empty store from `make`.
@@ -46,6 +48,7 @@ pub async fn holds<S: Store>(make: impl AsyncFn() -> S) {
     pools::a_decision_is_kept_whole(&make().await).await;
     pools::commands_are_kept_in_order_until_accepted(&make().await).await;
     pools::a_forgotten_pool_leaves_nothing(&make().await).await;
+    pools::another_revision_is_not_forgotten(&make().await).await;
 
     launches::a_launch_is_recorded_once(&make().await).await;
     launches::a_closed_installation_records_no_launch(&make().await).await;
@@ -101,7 +104,7 @@ async fn the_first_value_kept_wins(store: &dyn Store) {
 
 async fn closing_is_remembered(store: &dyn Store) {
     for (closed, at) in [(true, 1), (true, 2), (false, 3)] {
-        store.set_closed(closed, vec![entry(at)]).await.expect("set closed");
+        store.set_closed(closed, None, vec![entry(at)]).await.expect("set closed");
         assert_eq!(store.closed().await.expect("closed"), closed);
     }
     assert_eq!(events(store).await.len(), 3, "closing and opening are remembered");

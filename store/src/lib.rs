@@ -30,7 +30,7 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
-use epu_core::lease::{LeaseAsk, Standing, Term};
+use epu_core::lease::{Domain, LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::request::Request;
 use epu_core::time::Timestamp;
@@ -130,6 +130,8 @@ pub struct DecisionCommit {
 pub struct ProvisionCommit {
     /// Under which term; when it is over, nothing is written. None: whoever writes has the store to itself.
     pub term: Option<Term>,
+    /// Terms of others on whose orders something in it was done; when one is over, nothing is written either.
+    pub also: Vec<Term>,
     /// Instances as they are from now on. Each must be one version above what is stored, or new.
     pub instances: Vec<Arc<Instance>>,
     /// Launches as they are from now on.
@@ -189,11 +191,11 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When the database fails.
     async fn closed(&self) -> Result<bool, Error>;
-    /// Closes or opens it.
+    /// Closes or opens it, as long as the term stands.
     ///
     /// # Errors
-    /// When the database fails.
-    async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error>;
+    /// [`Error::Deposed`], or when the database fails.
+    async fn set_closed(&self, closed: bool, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error>;
 
     // ---- who leads what
     /// Renews, takes and gives back leases, all in one transaction, and says how things stand then. Time is the store's own.
@@ -211,6 +213,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// When the database fails.
     async fn standing(&self) -> Result<Standing, Error>;
+    /// Waits until no write under a term of this domain is under way any more, also one whose writer gave up waiting for its reply:
+    /// what is read afterwards is what came of it.
+    ///
+    /// # Errors
+    /// When the database fails, or such a write does not end in time; then nothing is known yet.
+    async fn settle(&self, domain: Domain) -> Result<(), Error>;
 
     // ---- documents
     /// Every document of a kind, by name.
@@ -245,11 +253,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`Error::Conflict`] (nothing is kept) when one is not.
     async fn put_pools(&self, pools: &[Pool], journal: Vec<Entry>) -> Result<(), Error>;
-    /// Forgets a pool with its memory and outbox. Forgetting one that is not there is fine.
+    /// Forgets a pool that is at this revision, with its memory and outbox. Forgetting one that is not there is fine, and nothing is
+    /// journalled.
     ///
     /// # Errors
-    /// When the database fails.
-    async fn forget_pool(&self, pool: &PoolName, journal: Vec<Entry>) -> Result<(), Error>;
+    /// [`Error::Deposed`]; [`Error::Conflict`] when it is at another revision: it was changed meanwhile, or is another of the same
+    /// name. Then nothing is forgotten.
+    async fn forget_pool(&self, pool: &PoolName, revision: u64, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error>;
     /// What is remembered of each pool.
     ///
     /// # Errors

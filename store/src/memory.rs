@@ -11,7 +11,7 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
-use epu_core::lease::{Lease, LeaseAsk, Member, Standing, Term};
+use epu_core::lease::{Domain, Lease, LeaseAsk, Member, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::{Clock, Timestamp};
 use uuid::Uuid;
@@ -151,8 +151,9 @@ impl Store for MemoryStore {
         Ok(self.records("read whether the installation is closed")?.closed)
     }
 
-    async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error> {
+    async fn set_closed(&self, closed: bool, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
         let mut records = self.records("close or open the installation")?;
+        records.stand(term)?;
         records.closed = closed;
         records.append(journal);
         Ok(())
@@ -209,6 +210,11 @@ impl Store for MemoryStore {
         Ok(self.records("read who leads what")?.standing(now))
     }
 
+    async fn settle(&self, _domain: Domain) -> Result<(), Error> {
+        // Nothing is ever under way here.
+        self.records("wait for what is being written").map(drop)
+    }
+
     async fn documents(&self, kind: &str) -> Result<Vec<Document>, Error> {
         let records = self.records("read documents")?;
         let of_kind = records.documents.values().filter(|document| document.kind == kind);
@@ -260,8 +266,14 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn forget_pool(&self, pool: &PoolName, journal: Vec<Entry>) -> Result<(), Error> {
+    async fn forget_pool(&self, pool: &PoolName, revision: u64, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
         let mut records = self.records("forget a pool")?;
+        records.stand(term)?;
+        match records.pools.get(pool) {
+            None => return Ok(()),
+            Some(stored) if stored.revision != revision => return Err(Error::Conflict(format!("pool {pool}"))),
+            Some(_) => {}
+        }
         records.pools.remove(pool);
         records.memories.remove(pool);
         records.outbox.retain(|outgoing| outgoing.pool != *pool);
@@ -338,7 +350,7 @@ impl Store for MemoryStore {
 
     async fn commit_provision(&self, commit: ProvisionCommit) -> Result<(), Error> {
         let mut records = self.records("write changes of instances")?;
-        records.stand(commit.term)?;
+        records.stand(commit.term.iter().chain(&commit.also).copied())?;
         let mut versions: BTreeMap<InstanceId, u64> = BTreeMap::new();
         for instance in &commit.instances {
             let stored = records.instances.get(&instance.id).map(|stored| stored.version);

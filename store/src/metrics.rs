@@ -10,7 +10,7 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
-use epu_core::lease::{LeaseAsk, Standing, Term};
+use epu_core::lease::{Domain, LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::Timestamp;
 use prometheus::core::Collector;
@@ -36,7 +36,7 @@ const WRITES: [&str; 15] = [
     "retire",
     "set_closed",
 ];
-const READS: [&str; 13] = [
+const READS: [&str; 14] = [
     "closed",
     "documents",
     "instance",
@@ -48,6 +48,7 @@ const READS: [&str; 13] = [
     "outbox",
     "pool_revisions",
     "pools",
+    "settle",
     "size",
     "standing",
 ];
@@ -160,8 +161,8 @@ impl<S: Store + ?Sized> Store for Metered<S> {
     async fn closed(&self) -> Result<bool, Error> {
         self.read("closed", self.inner.closed()).await
     }
-    async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error> {
-        self.write("set_closed", self.inner.set_closed(closed, journal)).await
+    async fn set_closed(&self, closed: bool, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
+        self.write("set_closed", self.inner.set_closed(closed, term, journal)).await
     }
     async fn pools(&self) -> Result<Vec<Pool>, Error> {
         self.read("pools", self.inner.pools()).await
@@ -169,8 +170,12 @@ impl<S: Store + ?Sized> Store for Metered<S> {
     async fn put_pools(&self, pools: &[Pool], journal: Vec<Entry>) -> Result<(), Error> {
         self.write("put_pools", self.inner.put_pools(pools, journal)).await
     }
-    async fn forget_pool(&self, pool: &PoolName, journal: Vec<Entry>) -> Result<(), Error> {
-        self.write("forget_pool", self.inner.forget_pool(pool, journal)).await
+    async fn forget_pool(&self, pool: &PoolName, revision: u64, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
+        let done = self.inner.forget_pool(pool, revision, term, journal);
+        self.write("forget_pool", done).await
+    }
+    async fn settle(&self, domain: Domain) -> Result<(), Error> {
+        self.read("settle", self.inner.settle(domain)).await
     }
     async fn memories(&self) -> Result<Vec<(PoolName, PoolMemory)>, Error> {
         self.read("memories", self.inner.memories()).await

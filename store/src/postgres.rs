@@ -68,6 +68,8 @@ const NEXT_TRY: Duration = Duration::from_millis(10);
 const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
 /// As [`sql::LEASE`]; whoever wants to change the lease waits until this transaction ends.
 const STAND: &str = "SELECT holder, epoch FROM leases WHERE name = $1 FOR SHARE";
+/// Waits until every transaction that has read the lease by [`STAND`] ends, also one whose client is gone: its commit may be on its way.
+const SETTLE: &str = "SELECT name FROM leases WHERE name = $1 FOR UPDATE";
 /// As [`sql::CLOSED`]; whoever wants to change it waits until this transaction ends.
 const CLOSED_MEANWHILE: &str = "SELECT closed FROM installation WHERE id = 1 FOR SHARE";
 /// How long one step of moving everything may take.

@@ -9,7 +9,7 @@ use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::Instance;
 use epu_core::journal::Entry;
 use epu_core::launch::Launch;
-use epu_core::lease::{LeaseAsk, Standing, Term};
+use epu_core::lease::{Domain, LeaseAsk, Standing, Term};
 use epu_core::pool::Pool;
 use epu_core::time::Timestamp;
 use futures::TryStreamExt;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::batch::{append, put_instances};
 use super::leases::stand;
-use super::{ALL_WITHIN, Arguments, CLOSED_MEANWHILE, Connection, Db, Own, Row, WITHIN};
+use super::{ALL_WITHIN, Arguments, CLOSED_MEANWHILE, Connection, Db, Own, Row, SETTLE, WITHIN};
 use crate::row::{Put, body, number};
 use crate::stop::{Stop, attempt};
 use crate::{DecisionCommit, Document, Error, JournalQuery, Outgoing, PoolMemory, ProvisionCommit, Size, Store, row, sql};
@@ -98,9 +98,10 @@ impl Store for Own {
         })
     }
 
-    async fn set_closed(&self, closed: bool, journal: Vec<Entry>) -> Result<(), Error> {
+    async fn set_closed(&self, closed: bool, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
         attempt!(self, WITHIN, "close or open the installation", {
             let mut tx = self.begin().await?;
+            stand(&mut tx, term).await?;
             query(sql::SET_CLOSED).bind(closed).execute(&mut *tx).await?;
             append(&mut tx, &journal).await?;
             self.commit(tx).await
@@ -117,6 +118,14 @@ impl Store for Own {
 
     async fn standing(&self) -> Result<Standing, Error> {
         attempt!(self, WITHIN, "read who leads what", { self.read_standing().await })
+    }
+
+    async fn settle(&self, domain: Domain) -> Result<(), Error> {
+        attempt!(self, WITHIN, format!("wait for what is being written for {domain}"), {
+            let mut tx = self.begin().await?;
+            query(SETTLE).bind(domain.to_string()).fetch_optional(&mut *tx).await?;
+            self.commit(tx).await
+        })
     }
 
     async fn documents(&self, kind: &str) -> Result<Vec<Document>, Error> {
@@ -200,10 +209,23 @@ impl Store for Own {
         })
     }
 
-    async fn forget_pool(&self, pool: &PoolName, journal: Vec<Entry>) -> Result<(), Error> {
+    async fn forget_pool(&self, pool: &PoolName, revision: u64, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
         attempt!(self, WITHIN, format!("forget pool {pool}"), {
             let mut tx = self.begin().await?;
-            for statement in [sql::FORGET_POOL, sql::FORGET_MEMORY, sql::FORGET_OUTBOX] {
+            stand(&mut tx, term).await?;
+            let gone = query(sql::FORGET_POOL)
+                .bind(pool.as_str())
+                .bind(number(revision, "a pool's revision")?)
+                .execute(&mut *tx)
+                .await?;
+            if gone.rows_affected() == 0 {
+                let there = query(sql::POOL_REVISION).bind(pool.as_str()).fetch_optional(&mut *tx).await?;
+                return match there {
+                    None => Ok(()),
+                    Some(_) => Err(Stop::Said(Error::Conflict(format!("pool {pool}")))),
+                };
+            }
+            for statement in [sql::FORGET_MEMORY, sql::FORGET_OUTBOX] {
                 query(statement).bind(pool.as_str()).execute(&mut *tx).await?;
             }
             append(&mut tx, &journal).await?;
@@ -296,6 +318,7 @@ impl Store for Own {
         attempt!(self, WITHIN, "write changes of instances", {
             let mut tx = self.begin().await?;
             stand(&mut tx, commit.term).await?;
+            stand(&mut tx, commit.also.iter().copied()).await?;
             if let Some(changed) = put_instances(&mut tx, Put::Next, &commit.instances).await? {
                 return Err(Stop::Said(Error::Conflict(format!("instance {changed}"))));
             }

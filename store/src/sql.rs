@@ -60,8 +60,10 @@ pub(crate) const POOLS: &str = "SELECT name, body FROM pools";
 pub(crate) const ADD_POOL: &str = "INSERT INTO pools (name, revision, body) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING";
 /// No row: it is not one revision above what is stored. $1 name, $2 revision, $3 body.
 pub(crate) const CHANGE_POOL: &str = "UPDATE pools SET revision = $2, body = $3 WHERE name = $1 AND revision = $2 - 1";
+/// No row: it is not there, or at another revision. $1 name, $2 revision.
+pub(crate) const FORGET_POOL: &str = "DELETE FROM pools WHERE name = $1 AND revision = $2";
 /// $1 name.
-pub(crate) const FORGET_POOL: &str = "DELETE FROM pools WHERE name = $1";
+pub(crate) const POOL_REVISION: &str = "SELECT revision FROM pools WHERE name = $1";
 /// $1 pool.
 pub(crate) const FORGET_MEMORY: &str = "DELETE FROM memories WHERE pool = $1";
 /// $1 pool.

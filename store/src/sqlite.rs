@@ -51,6 +51,8 @@ const ALL_WITHIN: Duration = Duration::MAX;
 const NOW: &str = "SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 /// There is one writer, so that nothing changes between looking and writing.
 const STAND: &str = sql::LEASE;
+/// The turn to write is what waits here.
+const SETTLE: &str = sql::LEASE;
 /// As [`STAND`].
 const CLOSED_MEANWHILE: &str = sql::CLOSED;
 /// How long one step of moving everything may take.

@@ -123,15 +123,16 @@ reopened! {
     lease(ask: LeaseAsk) -> Standing;
     leave(member: &str) -> ();
     standing() -> Standing;
+    settle(domain: Domain) -> ();
     documents(kind: &str) -> Vec<Document>;
     put_document(document: &Document, journal: Vec<Entry>) -> ();
     forget_document(kind: &str, name: &str, journal: Vec<Entry>) -> ();
     pool_revisions() -> BTreeMap<PoolName, u64>;
     closed() -> bool;
-    set_closed(closed: bool, journal: Vec<Entry>) -> ();
+    set_closed(closed: bool, term: Option<Term>, journal: Vec<Entry>) -> ();
     pools() -> Vec<Pool>;
     put_pools(pools: &[Pool], journal: Vec<Entry>) -> ();
-    forget_pool(pool: &PoolName, journal: Vec<Entry>) -> ();
+    forget_pool(pool: &PoolName, revision: u64, term: Option<Term>, journal: Vec<Entry>) -> ();
     memories() -> Vec<(PoolName, PoolMemory)>;
     commit_decision(pool: &PoolName, commit: DecisionCommit) -> ();
     outbox() -> Vec<Outgoing>;

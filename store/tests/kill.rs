@@ -47,6 +47,7 @@ async fn write(dir: &Path, first: u64) {
         acknowledge(recorded);
         let commit = ProvisionCommit {
             term: None,
+            also: Vec::new(),
             instances: requested.iter().map(|one| moved(one, State::Running, ended)).collect(),
             launches: vec![done(asked)],
             journal: vec![entry(ended)],

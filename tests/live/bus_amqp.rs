@@ -24,6 +24,8 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::several::relay::{Relay, port_of};
+
 /// How long anything may take to come into effect.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -351,6 +353,56 @@ async fn a_broker_that_is_killed_or_restarted_under_load_loses_nothing_that_it_c
     service.tell(Fact::Listening(Listener::Controller));
     let heard = tokio::time::timeout(SOON, facts.next()).await.unwrap();
     assert_eq!(heard, Some(Fact::Listening(Listener::Controller)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_are_refused_where_nobody_would_hear_of_them() {
+    let rabbit = Rabbit::shared().await.unwrap();
+    let port = port_of(&rabbit.url());
+    let wire = Relay::to(port).await.unwrap();
+    let settings = settings(&wire.url(&rabbit.url(), port), "cut", "aggregator");
+    let bus = AmqpBus::connect(settings, guest_is(Role::Service), Metrics::new().unwrap())
+        .await
+        .unwrap();
+    let _heartbeats = say(bus.serve(Service::Aggregator), "heard");
+    let _others = say(bus.serve(Service::Controller), "here");
+    bus.settled(SOON).await.unwrap();
+    let heartbeats = || Request::Heartbeats(Vec::new());
+    assert_eq!(asked(&bus, heartbeats()).await, Ok(json!("heard")));
+    wire.cut();
+    let refused = async || bus.ask(CONTROLLER, heartbeats(), SOON).await.err();
+    eventually(SOON, "it is noticed", async || refused().await.is_some()).await;
+    let fault = refused().await.expect("a refusal");
+    assert_eq!(fault.code, "no-contact", "{fault}");
+    assert!(bus.in_touch().is_err());
+    assert_eq!(asked(&bus, status()).await, Ok(json!("here")), "others are answered as ever");
+    wire.mend();
+    until(SOON, "it goes on", async || asked(&bus, heartbeats()).await).await.unwrap();
+    assert_eq!(bus.in_touch(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_goes_to_its_asker_s_own_queue_only() {
+    let rabbit = Rabbit::shared().await.unwrap();
+    let service = bus(&rabbit, "own", "service").await;
+    let _serving = say(service.serve(Service::Controller), "here");
+    service.settled(SOON).await.unwrap();
+    rabbit.add_user("mallory", "mallory", [".*", ".*", ".*"]).await.unwrap();
+    let mut victim = Raw::new(&rabbit.url(), "own").await;
+    let mallory = Raw::new(&rabbit.url_as("mallory", "mallory"), "own").await;
+    // A refusal of mallory's request, sent where the victim waits for an answer of its own.
+    let aimed = mallory.properties(Some("mallory")).with_reply_to(victim.reply_to.as_str().into());
+    assert!(mallory.publish("controller", b"nonsense", aimed).await.unwrap());
+    let own = victim.properties(Some(USER));
+    assert_eq!(
+        victim.ask("controller", br#"{"op":"status","args":{}}"#, own).await,
+        "\"here\"",
+        "the first to arrive is the victim's own answer"
+    );
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), victim.replies.next()).await.is_err(),
+        "and there is no other"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

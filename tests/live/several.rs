@@ -8,10 +8,15 @@ use epu_core::InstanceId;
 use epu_core::lease::Domain;
 use epu_core::request::InstanceView;
 use epu_tests::cluster::Cluster;
+use epu_tests::process::Running;
 use epu_tests::wait::always;
+use epu_tests::{Trouble, ports, web};
 use rustix::process::Signal;
 
 use crate::pools::sleeping;
+
+#[path = "relay.rs"]
+pub(crate) mod relay;
 
 /// How long it may take until somebody else acts, with default settings.
 const FAILOVER: Duration = Duration::from_secs(10);
@@ -183,6 +188,90 @@ async fn heartbeats_go_to_another_aggregator_when_theirs_is_gone() {
         })
         .await;
     assert_eq!(before.difference(&after).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregator_that_is_cut_off_from_the_broker_alone_costs_no_instance() {
+    let pools: Vec<String> = (0..10).map(|n| format!("p{n}")).collect();
+    let pools: Vec<(&str, u32)> = pools.iter().map(|name| (name.as_str(), 1)).collect();
+    let cluster = Cluster::of(1, 1, 1, "").await;
+    let broker = cluster.rabbit.url();
+    let port = relay::port_of(&broker);
+    let wire = relay::Relay::to(port).await.unwrap();
+    let door = format!("127.0.0.1:{}", ports::free().unwrap());
+    let config = cluster.path("epu.yaml");
+    let arguments = ["serve", "aggregator", "--listen", &door, "--config", config.to_str().unwrap()];
+    let mut other = Running::start(&arguments, &cluster.path("other.log"), |command| {
+        command
+            .current_dir(config.parent().unwrap())
+            .env_remove("EPU_LOG")
+            .env("EPU_POSTGRES_URL", cluster.database_url())
+            .env("EPU_AMQP_URL", wire.url(&broker, port));
+    })
+    .unwrap();
+    let ready = format!("http://{door}/readyz");
+    let outcome = other.until_ready(FAILOVER, async || match web::get(&ready, None).await?.status {
+        200 => Ok(()),
+        status => Err(Trouble::new("readyz", status)),
+    });
+    outcome.await.unwrap();
+    const TAKEN: &str = "epu_aggregator_heartbeats_total{outcome=\"taken\"} ";
+    let taken_there = async || -> u64 {
+        let page = web::get(&format!("http://{door}/metrics"), None).await.unwrap().body;
+        let line = page.lines().find_map(|line| line.strip_prefix(TAKEN));
+        line.map_or(0, |value| value.trim().parse().unwrap())
+    };
+
+    cluster.add(&sleeping(&pools));
+    let before = ids(&cluster.until_running(10).await);
+    cluster
+        .until("some agents prefer the one that will be cut off", async || {
+            let first = taken_there().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if taken_there().await > first {
+                Ok(())
+            } else {
+                Err(first.to_string())
+            }
+        })
+        .await;
+
+    wire.cut();
+    cluster
+        .until("it is no more ready", async || match web::get(&ready, None).await {
+            Ok(page) if page.status != 200 => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    let at_cut = taken_there().await;
+    // Several times as long as silence may last here.
+    always(Duration::from_secs(20), "nobody is condemned", async || {
+        let now = ids(&cluster.live().await);
+        now.is_empty() || now == before
+    })
+    .await;
+    assert_eq!(
+        taken_there().await,
+        at_cut,
+        "heartbeats are refused where nobody would hear of them"
+    );
+    assert_eq!(ids(&cluster.until_running(10).await), before);
+
+    wire.mend();
+    cluster
+        .until("agents come back to it", async || match taken_there().await {
+            now if now > at_cut => Ok(()),
+            now => Err(now.to_string()),
+        })
+        .await;
+    always(Duration::from_secs(6), "and still nobody is condemned", async || {
+        let now = ids(&cluster.live().await);
+        now.is_empty() || now == before
+    })
+    .await;
+    let ever: BTreeSet<InstanceId> = ids(&cluster.ever().await);
+    assert_eq!(ever, before, "no instance was replaced");
+    other.stop(FAILOVER).await.unwrap();
 }
 
 #[tokio::test]

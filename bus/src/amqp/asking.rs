@@ -114,7 +114,6 @@ pub(super) struct Asking {
 
 #[derive(Default)]
 struct Waiting {
-    last: u64,
     pending: BTreeMap<u64, Pending>,
     seen: BTreeMap<Service, Timestamp>,
 }
@@ -185,8 +184,11 @@ impl Asking {
         let (settle, settled) = oneshot::channel();
         let entry = {
             let mut waiting = self.waiting();
-            waiting.last += 1;
-            let id = waiting.last;
+            // Not to be guessed: a reply that nobody asked for is nobody's.
+            let mut id = self.common.unguessable();
+            while waiting.pending.contains_key(&id) {
+                id = id.wrapping_add(1);
+            }
             waiting.pending.insert(id, Pending { settle, confirmed: false });
             Entry(self, id)
         };

@@ -157,6 +157,11 @@ impl Bus for AmqpBus {
         let service = request.service();
         let door = self.doors().services.get(&service).and_then(Serving::door);
         if door.is_some() {
+            if service == Service::Aggregator
+                && let Err(fault) = self.in_touch()
+            {
+                return Err(Fault::new("no-contact", format!("ask {}: {}", request.op(), fault.text)));
+            }
             return ask_at(door, caller, request, within).await;
         }
         self.asking.ask(&To::Service(service), &caller, &request, within).await
@@ -194,5 +199,12 @@ impl Bus for AmqpBus {
         let (serving, calls) = Serving::start(&self.common, Of::Member(member.to_owned()));
         doors.members.insert(member.to_owned(), serving);
         calls
+    }
+
+    fn in_touch(&self) -> Result<(), Fault> {
+        self.common.link.status().map_err(|error| {
+            let text = format!("nobody would hear of it: {}; try another process", error.fault().text);
+            Fault::new("no-contact", text)
+        })
     }
 }

@@ -66,9 +66,16 @@ impl Common {
         }
     }
 
-    /// Letters that nobody else has.
+    /// Letters that nobody else has, and that nobody can guess.
     pub(super) fn nonce(&self) -> String {
-        format!("{:016x}", self.random.number())
+        format!("{:016x}", self.unguessable())
+    }
+
+    /// A number that nobody can guess, whatever others he saw.
+    pub(super) fn unguessable(&self) -> u64 {
+        let secret = ring::rand::generate::<[u8; 8]>(&ring::rand::SystemRandom::new());
+        // The operating system has none only before it has begun.
+        secret.map_or_else(|_| self.random.number(), |secret| u64::from_ne_bytes(secret.expose()))
     }
 
     /// Runs `part` in each session in turn, until the bus closes; `what` names it. A part that fails while its session lives is begun

@@ -97,9 +97,16 @@ impl Names {
         format!("{}.epu.reply.{user}.{nonce}", self.sysname)
     }
 
-    /// Whether this is where replies go. Answering anywhere else would let an asker make a service send to another service.
-    pub(super) fn is_reply(&self, key: &str) -> bool {
-        key.strip_prefix(&self.sysname).is_some_and(|rest| rest.starts_with(".epu.reply."))
+    /// Whether this is where replies to this user go; to anybody's, for somebody whom the broker does not name. Answering anywhere else
+    /// would let an asker make a service send to another service, or to somebody who waits for another answer.
+    pub(super) fn is_reply(&self, key: &str, user: Option<&str>) -> bool {
+        let rest = key.strip_prefix(&self.sysname).and_then(|rest| rest.strip_prefix(".epu.reply."));
+        let Some(user) = user else { return rest.is_some() };
+        let nonce = rest
+            .and_then(|rest| rest.strip_prefix(user))
+            .and_then(|rest| rest.strip_prefix('.'));
+        // A user `a` is not one `a.b`.
+        nonce.is_some_and(|nonce| !nonce.is_empty() && !nonce.contains('.'))
     }
 }
 
@@ -278,7 +285,19 @@ mod tests {
     #[test]
     fn replies_go_where_replies_go_and_nowhere_else() {
         let names = Names::new("a.b");
-        assert!(names.is_reply(&names.reply("guest", "1")));
+        assert!(names.is_reply(&names.reply("guest", "1"), Some("guest")));
+        assert!(names.is_reply(&names.reply("guest", "1"), None));
+        for (owner, asker) in [
+            ("ada", "guest"),
+            ("guest2", "guest"),
+            ("guest.x", "guest"),
+            ("guest", "guest.x"),
+            ("guest", ""),
+        ] {
+            let key = names.reply(owner, "1");
+            assert!(!names.is_reply(&key, Some(asker)), "{asker} is answered at {key}");
+            assert!(names.is_reply(&key, Some(owner)));
+        }
         for other in [
             "provisioner",
             "dead",
@@ -287,8 +306,10 @@ mod tests {
             "a.b.epu.provisioner",
             "x.epu.reply.guest.1",
             "a.b.epu.replyx",
+            "a.b.epu.reply.guest.",
+            "a.b.epu.reply.guest",
         ] {
-            assert!(!names.is_reply(other), "{other}");
+            assert!(!names.is_reply(other, Some("guest")), "{other}");
         }
     }
 

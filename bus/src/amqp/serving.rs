@@ -5,7 +5,8 @@
 //! before the acknowledgement, on the same channel, and is not waited for: an asker who misses it asks again.
 //!
 //! What cannot be understood is answered `bad-request`, put into the queue of dead letters by a confirmed publish, and only then
-//! acknowledged. So is what was delivered [`DELIVERIES_MOST`] times before and killed the process, or the connection, each time.
+//! acknowledged. So is what was delivered [`DELIVERIES_MOST`] times before and killed the process, or the connection, each time;
+//! since connections break by themselves as well, that is answered `internal`, and whoever asked may ask again.
 //! The broker's own dead-lettering is not used: it would also put aside every question that merely expired.
 //!
 //! Acknowledgements are gathered: all that are done when nothing else is ready go out at once, those without a gap in one frame.
@@ -19,10 +20,12 @@ use epu_core::request::Answer;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+use prometheus::IntCounter;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
@@ -31,7 +34,7 @@ use super::connection::Session;
 use super::dead;
 use super::error::{Error, Why};
 use super::names::{self, Declared, Sort};
-use super::wire::{self, Refusal};
+use super::wire::{self, Limits, Refusal};
 use crate::{Call, Calls};
 
 /// A message that was delivered so often before is put aside. Too low: what was unlucky to be near a few crashes is lost. Too high:
@@ -135,6 +138,7 @@ struct Consuming<'a> {
     common: &'a Arc<Common>,
     session: Arc<Session>,
     channel: Channel,
+    replying: Arc<Replying>,
     consumer: lapin::Consumer,
     queue: Declared,
     others: Vec<Declared>,
@@ -174,6 +178,7 @@ impl<'a> Consuming<'a> {
         let consumer = session.bounded(&format!("consume queue {}", queue.name), consuming).await?;
         Ok(Self {
             common,
+            replying: Replying::new(common, &session, &channel),
             session,
             channel,
             consumer,
@@ -282,15 +287,9 @@ impl<'a> Consuming<'a> {
             self.working.push(std::future::ready(tag).boxed());
             return Ok(());
         }
-        let before = wire::header_number(&delivery.properties, DELIVERY_COUNT).unwrap_or(0);
-        let read = if before >= DELIVERIES_MOST {
-            let text = format!("it was delivered {before} times and never acknowledged: does handling it end the process?");
-            Err(Refusal {
-                fault: Fault::new("bad-request", text),
-                dead: Some("poison"),
-            })
-        } else {
-            wire::request(&delivery, &self.common.users, self.common.limits())
+        let read = match poison(&delivery) {
+            Some(refusal) => Err(refusal),
+            None => wire::request(&delivery, &self.common.users, self.common.limits()),
         };
         let metrics = &self.common.metrics;
         let incoming = match read {
@@ -317,26 +316,78 @@ impl<'a> Consuming<'a> {
                     debug!(queue = %self.queue.name, fault = %refusal.fault, "a request is refused");
                 }
                 self.working
-                    .push(self.reply(&delivery, std::future::ready(Err(refusal.fault)), false));
+                    .push(self.replying.reply(&delivery, std::future::ready(Err(refusal.fault)), false));
                 return Ok(());
             }
         };
         let (call, answered) = Call::new(incoming.caller, incoming.request);
-        let handed = door.try_send(call);
-        let no_contact = || Fault::new("no-contact", "the service is going away; repeat it");
+        let handed = hand(door, call);
         let answer = async move {
-            match handed {
-                Ok(()) => answered.await.unwrap_or_else(|_| Err(no_contact())),
-                Err(_) => Err(no_contact()),
+            let gone = || Fault::new("no-contact", "the service is going away; repeat it");
+            if !handed.await {
+                return Err(gone());
             }
+            answered.await.unwrap_or_else(|_| Err(gone()))
         };
-        self.working.push(self.reply(&delivery, answer, true));
+        self.working.push(self.replying.reply(&delivery, answer, true));
         Ok(())
+    }
+}
+
+/// What was delivered so often that handling it may be what ends the process. A connection that breaks again and again counts as well, so
+/// its asker is not told that it is wrong: he may ask again.
+fn poison(delivery: &Delivery) -> Option<Refusal> {
+    let before = wire::header_number(&delivery.properties, DELIVERY_COUNT).unwrap_or(0);
+    (before >= DELIVERIES_MOST).then(|| {
+        let text = format!("it was delivered {before} times and never acknowledged, and is put aside: does handling it end the process?");
+        Refusal {
+            fault: Fault::new("internal", text),
+            dead: Some("poison"),
+        }
+    })
+}
+
+/// Hands a call on, at once where there is room; whether somebody has it. Callers of this process may have filled the door: the call
+/// then waits its turn, and no more than the prefetch wait.
+fn hand(door: &Door, call: Call) -> impl Future<Output = bool> + Send + 'static {
+    let waits = match door.try_send(call) {
+        Ok(()) => Ok(true),
+        Err(TrySendError::Closed(_)) => Ok(false),
+        Err(TrySendError::Full(call)) => Err((door.clone(), call)),
+    };
+    async move {
+        match waits {
+            Ok(handed) => handed,
+            Err((door, call)) => door.send(call).await.is_ok(),
+        }
+    }
+}
+
+/// What every reply needs, made once.
+struct Replying {
+    common: Arc<Common>,
+    channel: Channel,
+    exchange: ShortString,
+    properties: BasicProperties,
+    limits: Limits,
+    served: IntCounter,
+}
+
+impl Replying {
+    fn new(common: &Arc<Common>, session: &Session, channel: &Channel) -> Arc<Self> {
+        Arc::new(Self {
+            exchange: common.names.exchange().as_str().into(),
+            properties: wire::replying(session.user(), &common.settings().name),
+            limits: common.limits(),
+            served: common.metrics.served.with_label_values(&["ok"]),
+            channel: channel.clone(),
+            common: common.clone(),
+        })
     }
 
     /// Sends the answer when it is there, and says which message is done with.
     fn reply(
-        &self,
+        self: &Arc<Self>,
         delivery: &Delivery,
         answer: impl Future<Output = Result<Answer, Fault>> + Send + 'static,
         count: bool,
@@ -344,19 +395,24 @@ impl<'a> Consuming<'a> {
         let tag = delivery.delivery_tag;
         let to = wire::reply_to(&delivery.properties, &self.common.names);
         let correlation = delivery.properties.correlation_id().clone();
-        let (common, session, channel) = (self.common.clone(), self.session.clone(), self.channel.clone());
+        let this = self.clone();
         async move {
             let answer = answer.await;
             if count {
-                let outcome = answer.as_ref().map_or_else(|fault| super::outcome(&fault.code), |_| "ok");
-                common.metrics.served.with_label_values(&[outcome]).inc();
+                match &answer {
+                    Ok(_) => this.served.inc(),
+                    Err(fault) => this.common.metrics.served.with_label_values(&[super::outcome(&fault.code)]).inc(),
+                }
             }
             let Some(to) = to else { return tag };
-            let body = wire::reply(&answer, common.limits());
-            let properties = wire::replying(session.user(), &common.settings().name, correlation);
-            let exchange: ShortString = common.names.exchange().as_str().into();
-            let sent = channel
-                .basic_publish(exchange, to, BasicPublishOptions::default(), &body, properties)
+            let body = wire::reply(&answer, this.limits);
+            let mut properties = this.properties.clone();
+            if let Some(correlation) = correlation {
+                properties = properties.with_correlation_id(correlation);
+            }
+            let sent = this
+                .channel
+                .basic_publish(this.exchange.clone(), to, BasicPublishOptions::default(), &body, properties)
                 .await;
             if let Err(error) = sent {
                 debug!(%error, "an answer was not sent");
@@ -412,7 +468,43 @@ impl Acks {
 
 #[cfg(test)]
 mod tests {
+    use epu_core::request::{Caller, Nothing, Request};
+
     use super::*;
+
+    #[test]
+    fn what_was_delivered_too_often_is_put_aside_and_may_be_asked_again() {
+        let delivered = |times: i64| {
+            let mut delivery = Delivery::mock(1, "".into(), "".into(), true, Vec::new());
+            let mut headers = FieldTable::default();
+            headers.insert(DELIVERY_COUNT.into(), lapin::types::AMQPValue::LongLongInt(times));
+            delivery.properties = BasicProperties::default().with_headers(headers);
+            poison(&delivery)
+        };
+        assert!(delivered(0).is_none() && delivered(4).is_none());
+        let refusal = delivered(5).expect("it is put aside");
+        assert_eq!((&*refusal.fault.code, refusal.dead), ("internal", Some("poison")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_room_and_is_turned_away_only_where_nobody_is() {
+        let call = || Call::new(Caller::Service("x"), Request::Status(Nothing {})).0;
+        let (door, mut calls) = mpsc::channel(1);
+        assert!(hand(&door, call()).await);
+        let waits = tokio::spawn(hand(&door, call()));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!waits.is_finished(), "there is no room");
+        assert!(calls.recv().await.is_some());
+        assert!(waits.await.unwrap());
+        assert!(calls.recv().await.is_some());
+
+        assert!(hand(&door, call()).await);
+        let waits = tokio::spawn(hand(&door, call()));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(calls);
+        assert!(!waits.await.unwrap(), "nobody takes it any more");
+        assert!(!hand(&door, call()).await);
+    }
 
     #[test]
     fn what_is_done_without_a_gap_goes_together_and_the_rest_one_by_one() {

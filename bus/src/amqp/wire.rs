@@ -6,8 +6,8 @@
 //! | `content_type` | `application/json` | the same | the same |
 //! | `user_id` | who sends; the broker checks it | the service's user | the service's user |
 //! | `app_id` | the service or process that asks | the process that answers | the process that tells |
-//! | `correlation_id` | the asker's | the same | |
-//! | `reply_to` | the key by which the asker's queue is bound to the exchange; none: no reply is wanted | | |
+//! | `correlation_id` | the asker's, not to be guessed | the same | |
+//! | `reply_to` | the key by which the asker's queue is bound to the exchange, `<sysname>.epu.reply.<his user>.<nonce>`; none: no reply is wanted | | |
 //! | `expiration` | the milliseconds that the asker waits | | |
 //! | `delivery_mode` | 2 for commands, 1 for questions | 1 | 1 |
 //!
@@ -114,9 +114,15 @@ pub(super) fn request(delivery: &Delivery, users: &Users, limits: Limits) -> Res
     Ok(Incoming { caller, request })
 }
 
-/// Where the answer goes, if one is wanted and the place is one for answers.
+/// Where the answer goes, if one is wanted and the place is one for answers to whoever asks. Somebody whom the broker does not name
+/// only ever learns that nobody may ask namelessly, and only an asker who waits for an answer with just this correlation hears it.
 pub(super) fn reply_to(properties: &BasicProperties, names: &Names) -> Option<ShortString> {
-    properties.reply_to().as_ref().filter(|key| names.is_reply(key.as_str())).cloned()
+    let user = properties.user_id().as_ref().map(ShortString::as_str);
+    properties
+        .reply_to()
+        .as_ref()
+        .filter(|key| names.is_reply(key.as_str(), user))
+        .cloned()
 }
 
 /// What stands beside a request.
@@ -167,13 +173,9 @@ pub(super) fn is_probe(properties: &BasicProperties) -> bool {
     properties.kind().as_ref().is_some_and(|kind| kind.as_str() == PROBE)
 }
 
-/// What stands beside a reply.
-pub(super) fn replying(user: &str, app: &str, correlation: Option<ShortString>) -> BasicProperties {
-    let properties = common("reply", user, app);
-    match correlation {
-        Some(correlation) => properties.with_correlation_id(correlation),
-        None => properties,
-    }
+/// What stands beside every reply; the correlation is the asker's.
+pub(super) fn replying(user: &str, app: &str) -> BasicProperties {
+    common("reply", user, app)
 }
 
 /// [`epu_core::request::Reply`], written without making a JSON tree first.

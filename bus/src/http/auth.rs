@@ -1,6 +1,6 @@
 //! Who may ask what: a function of the caller and the request, and of nothing else.
 //!
-//! Operators and services may ask everything that is not an agent's own word. An agent speaks for itself only: with its launch
+//! Operators and services may ask everything that is not an agent's own word; services alone pass on what several agents said. An agent speaks for itself only: with its launch
 //! token it may claim its context, with its instance token it may report and send heartbeats. So a stolen instance token says
 //! things about one instance, and commands nothing.
 
@@ -20,6 +20,10 @@ pub fn may(caller: &Caller, request: &Request) -> Result<(), Fault> {
         Caller::Reader(name) if !request.is_question() => Err(Fault::new(
             "forbidden",
             format!("ask {op}: {name} has the role `reader`, which may look and not change; the config's `users` gives roles"),
+        )),
+        Caller::Operator(_) | Caller::OwnersOperator(..) if matches!(request, Request::Heartbeats(_)) => Err(Fault::new(
+            "forbidden",
+            format!("ask {op}: only a service passes on what instances say; an operator cannot speak for them"),
         )),
         Caller::OwnersOperator(name, _) if concerns_all(request) => Err(Fault::new(
             "forbidden",
@@ -82,7 +86,6 @@ fn concerns_all(request: &Request) -> bool {
             | Request::Drain(_)
             | Request::WithdrawDrain(_)
             | Request::Protect(_)
-            | Request::Heartbeats(_)
     )
 }
 
@@ -123,6 +126,7 @@ mod tests {
 
     /// Which of operator, service, launch, instance, other launch, other instance may ask it.
     const OPERATORS: &str = "os";
+    const SERVICES: &str = "s";
     const THE_LAUNCH: &str = "l";
     const THE_INSTANCE: &str = "i";
 
@@ -152,7 +156,7 @@ mod tests {
             ("context", json!({"launch": LAUNCH, "index": 0, "nonce": "n"}), THE_LAUNCH),
             ("report", json!({"instance": INSTANCE, "happened": {"is": "ready"}}), THE_INSTANCE),
             ("heartbeat", heartbeat.clone(), THE_INSTANCE),
-            ("heartbeats", json!([heartbeat]), OPERATORS),
+            ("heartbeats", json!([heartbeat]), SERVICES),
             ("pool_add", json!({"file": "f", "text": "t"}), OPERATORS),
             ("pool_list", json!({}), OPERATORS),
             ("pool_show", json!({"pool": "web"}), OPERATORS),

@@ -260,6 +260,7 @@ async fn the_old_leader_is_refused() {
     let mut world = World::new().await;
     world.lead_pools("c1").await;
     world.lead_pools("c2").await;
+    world.elapse(2).await;
     let mut new = world.request(1);
     new.epoch = 2;
     world.launch(&new).await;

@@ -128,7 +128,7 @@ async fn a_teardown_that_was_cut_short_goes_on() {
     world.drain(drained, 3_000).await.unwrap();
     let standing = world.instance(drained).await.drain;
     world.crash().await;
-    world.store.set_closed(true, Vec::new()).await.unwrap();
+    world.store.set_closed(true, None, Vec::new()).await.unwrap();
     world.start().await;
     world.elapse(5).await;
     let drain = world.instance(working).await.drain.expect("a drain");

@@ -13,7 +13,7 @@ use epu_bus::Bus;
 use epu_core::instance::{Cause, Drain, Instance, Work};
 use epu_core::lease::{Domain, LeaseAsk, Member};
 use epu_core::life::State;
-use epu_core::request::{Caller, DrainOrder, Happened, Ids, Request, Service, Terminate};
+use epu_core::request::{Caller, DrainOrder, Happened, Ids, Protect, Request, Service, Terminate};
 use epu_core::time::{Clock, Span, Timestamp};
 use epu_core::{InstanceId, PoolName};
 use epu_provisioner::iaas::{Capabilities, Iaas, IaasError, IaasLaunch, Machine, MachineState};
@@ -511,8 +511,54 @@ async fn a_new_term_of_one_shard_says_nothing_of_another() {
         request.epoch = epoch;
         world.ask(CONTROLLER, Request::Launch(Box::new(request))).await
     };
-    assert!(launch("web", 2).await.is_ok(), "told by its leader before the store was asked");
+    let early = launch("web", 2).await.unwrap_err();
+    assert_eq!(early.code, "no-contact", "a term is not believed before the store says so");
+    assert!(launch("web", 2).await.is_ok(), "and it is asked at once");
     assert_eq!(launch("web", 1).await.unwrap_err().code, "stale-epoch");
     assert!(launch("jobs", 1).await.is_ok());
-    assert_eq!(launch("jobs", 9).await.unwrap_err().code, "stale-epoch", "there is no such term");
+    for _ in 0..2 {
+        assert_eq!(launch("jobs", 9).await.unwrap_err().code, "no-contact", "there is no such term");
+    }
+    assert!(launch("jobs", 1).await.is_ok(), "whoever leads is not locked out by it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_under_a_term_that_ended_just_now_is_refused_by_the_store_and_harms_no_other() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    world.lead_pools("c1").await;
+    world.elapse(2).await;
+    let ids = Ids {
+        instances: vec![id],
+        epoch: 1,
+    };
+    world.ask(CONTROLLER, drain(&world, id, 1)).await.unwrap();
+    // Nobody has told the provisioner yet.
+    world.lead_pools("c2").await;
+    let before = world.instance(id).await;
+    assert!(before.state == State::Running && before.drain.is_some());
+    let ann = Caller::Operator("ann".to_owned());
+    let protect = Request::Protect(Protect {
+        instances: vec![id],
+        on: true,
+    });
+    for order in [terminate(id, 1), Request::WithdrawDrain(ids)] {
+        let refused = world.metrics.stale_epochs.get();
+        let (stale, other) = tokio::join!(world.ask(CONTROLLER, order.clone()), world.ask(ann.clone(), protect.clone()));
+        assert_eq!(stale.unwrap_err().code, "stale-epoch", "{order:?}");
+        assert_eq!(world.metrics.stale_epochs.get(), refused + 1);
+        if let Err(fault) = other {
+            assert_eq!(fault.code, "no-contact", "it may be asked again: {fault:?}");
+        }
+        assert_eq!(world.instance(id).await.state, before.state);
+        assert_eq!(world.instance(id).await.drain, before.drain);
+        // While the records are read anew everybody is told to repeat.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    world.elapse(1).await;
+    world.ask(ann, protect).await.expect("nothing is wrong with it");
+    assert!(world.instance(id).await.protected);
+    world.ask(CONTROLLER, terminate(id, 2)).await.expect("of whoever leads");
+    world.elapse(3).await;
+    assert_eq!(world.state(id).await, State::Terminated);
 }

@@ -307,8 +307,14 @@ async fn an_instance_speaks_for_itself_only() {
     let other = Request::Heartbeat(Box::new(beat(2, 1)));
     let refused = world.ask(Caller::Instance(id(1)), other.clone()).await.unwrap_err();
     assert_eq!(refused.code, "forbidden");
-    assert!(world.ask(Caller::Service("http"), other).await.is_ok());
+    assert!(world.ask(Caller::Service("http"), other.clone()).await.is_ok());
     assert_eq!((world.counted("forbidden"), world.counted("taken")), (1, 1));
+    for operator in [
+        Caller::Operator("ada".into()),
+        Caller::OwnersOperator("ada".into(), vec!["web".into()]),
+    ] {
+        assert_eq!(world.ask(operator, other.clone()).await.unwrap_err().code, "forbidden");
+    }
 }
 
 #[tokio::test(start_paused = true)]

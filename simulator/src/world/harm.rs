@@ -263,4 +263,11 @@ impl World {
         self.ledger.lose_replies(writes);
         self
     }
+
+    /// Each write of the controllers' and each lease takes so long from now on.
+    pub fn slow_store(&mut self, commit: Duration) -> &mut Self {
+        self.transcript.note(format_args!("each commit takes {commit:?}"));
+        self.ledger.take_for_each(commit);
+        self
+    }
 }

@@ -96,6 +96,6 @@ pub(super) async fn revisions_of_pools_are_those_of_the_pools(store: &dyn Store)
     store.put_pools(&[pool("web", 2)], Vec::new()).await.expect("the next revision");
     let revisions = store.pool_revisions().await.expect("revisions");
     assert_eq!(revisions.into_iter().collect::<Vec<_>>(), [(name("Batch"), 1), (name("web"), 2)]);
-    store.forget_pool(&name("web"), Vec::new()).await.expect("forget");
+    store.forget_pool(&name("web"), 2, None, Vec::new()).await.expect("forget");
     assert_eq!(store.pool_revisions().await.expect("revisions").len(), 1);
 }

@@ -72,7 +72,7 @@ pub async fn fill(store: &dyn Store) -> Result<(), Error> {
             .await?;
         store.leave(who).await?;
     }
-    store.set_closed(true, Vec::new()).await?;
+    store.set_closed(true, None, Vec::new()).await?;
     // The newest entries go, so that the highest number is not that of any row.
     store.append(vec![entry(1_000_000)]).await?;
     store.append((0..20).map(|_| entry(-5)).collect()).await?;

@@ -117,6 +117,7 @@ pub(super) async fn retiring_takes_the_oldest_and_no_more_than_told(store: &dyn 
             .expect("a launch");
         let commit = ProvisionCommit {
             term: None,
+            also: Vec::new(),
             instances: vec![moved(&one, State::Terminated, at)],
             launches: vec![done(asked)],
             journal: Vec::new(),
@@ -161,6 +162,7 @@ pub(super) async fn retiring_keeps_what_is_needed(store: &dyn Store) {
         let later = requested.iter().zip(of_it).map(|(one, (_, _, state, at))| moved(one, *state, *at));
         let commit = ProvisionCommit {
             term: None,
+            also: Vec::new(),
             instances: later.collect(),
             launches: if with_outcome { vec![done(asked)] } else { Vec::new() },
             journal: Vec::new(),

@@ -28,6 +28,7 @@ pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
 
     let went_on = ProvisionCommit {
         term: None,
+        also: Vec::new(),
         instances: vec![moved(&both[0], State::Pending, 6)],
         launches: vec![done(asked.clone())],
         journal: vec![entry(2)],
@@ -47,7 +48,7 @@ pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
     assert_eq!((first.state, first.version), (State::Pending, 2), "repeating changed an instance");
     assert_eq!(events(store).await, [1, 2], "repeating was journalled");
 
-    store.set_closed(true, Vec::new()).await.expect("close");
+    store.set_closed(true, None, Vec::new()).await.expect("close");
     let again = store.record_launch(&asked, &both, Vec::new(), &[]).await;
     assert!(
         matches!(again, Ok(false)),
@@ -56,7 +57,7 @@ pub(super) async fn a_launch_is_recorded_once(store: &dyn Store) {
 }
 
 pub(super) async fn a_closed_installation_records_no_launch(store: &dyn Store) {
-    store.set_closed(true, Vec::new()).await.expect("close");
+    store.set_closed(true, None, Vec::new()).await.expect("close");
     let refused = store
         .record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], vec![entry(1)], &[])
         .await;
@@ -64,7 +65,7 @@ pub(super) async fn a_closed_installation_records_no_launch(store: &dyn Store) {
     assert_eq!(store.launch(launch_id(1)).await.expect("launch"), None);
     assert_eq!(store.instance(instance_id(10)).await.expect("instance"), None);
     assert!(events(store).await.is_empty(), "a refused launch was journalled");
-    store.set_closed(false, Vec::new()).await.expect("open");
+    store.set_closed(false, None, Vec::new()).await.expect("open");
     let taken = store
         .record_launch(&launch(1, &[10], 5), &[instance(10, 1, 5)], Vec::new(), &[])
         .await;
@@ -113,6 +114,7 @@ pub(super) async fn one_version_after_another(store: &dyn Store) {
     let adopted = moved(&moved(&instance(11, 1, 5), State::Pending, 6), State::Started, 7);
     let commit = ProvisionCommit {
         term: None,
+        also: Vec::new(),
         instances: vec![Arc::clone(&adopted)],
         launches: vec![done(asked.clone()), launch(2, &[], 8)],
         journal: vec![entry(1)],
@@ -136,6 +138,7 @@ pub(super) async fn a_conflict_writes_nothing(store: &dyn Store) {
     for wrong in [Arc::clone(&one), third] {
         let commit = ProvisionCommit {
             term: None,
+            also: Vec::new(),
             instances: vec![moved(&other, State::Pending, 6), Arc::clone(&wrong), instance(12, 1, 6)],
             launches: vec![done(launch(1, &[10, 11], 5))],
             journal: vec![entry(1)],
@@ -208,6 +211,7 @@ pub(super) async fn open_launches_have_a_live_instance_or_no_outcome(store: &dyn
             .expect("a launch");
         let commit = ProvisionCommit {
             term: None,
+            also: Vec::new(),
             instances: vec![moved(&one, state, 6)],
             launches: if with_outcome { vec![done(asked)] } else { Vec::new() },
             journal: Vec::new(),

@@ -7,7 +7,7 @@ use epu_core::life::State;
 use epu_core::request::Service;
 use epu_core::time::{Span, Timestamp};
 
-use super::samples::{entry, events, instance, instance_id, launch, launch_id, memory, moved, name, outgoing};
+use super::samples::{entry, events, instance, instance_id, launch, launch_id, memory, moved, name, outgoing, pool};
 use crate::{DecisionCommit, Error, ProvisionCommit, Store};
 
 /// Long enough that it does not run out by itself.
@@ -216,6 +216,66 @@ pub(super) async fn nothing_is_written_under_a_term_that_is_over(store: &dyn Sto
     assert_eq!(events(store).await, [1, 2, 3]);
 }
 
+pub(super) async fn nothing_is_closed_or_forgotten_under_a_term_that_is_over(store: &dyn Store) {
+    let epoch = take(store, "c", ONE, LONG).await.expect("a shard");
+    let stands = Term { domain: ONE, epoch };
+    let over = Term {
+        epoch: epoch + 1,
+        ..stands
+    };
+    store.put_pools(&[pool("web", 1)], Vec::new()).await.expect("a pool");
+    decide(store, 1, stands).await.expect("a decision");
+    let done = store.set_closed(true, Some(over), vec![entry(4)]).await;
+    assert!(is_deposed(&done, over), "{done:?}");
+    let done = store.forget_pool(&name("web"), 1, Some(over), vec![entry(5)]).await;
+    assert!(is_deposed(&done, over), "{done:?}");
+    let done = store.forget_pool(&name("none"), 1, Some(over), vec![entry(5)]).await;
+    assert!(is_deposed(&done, over), "also of one that is not there: {done:?}");
+    assert!(!store.closed().await.expect("closed"), "a deposed one closed it");
+    assert_eq!(store.pools().await.expect("pools"), [pool("web", 1)]);
+    assert_eq!(
+        (
+            store.memories().await.expect("memories").len(),
+            store.outbox().await.expect("outbox").len()
+        ),
+        (1, 1)
+    );
+    assert_eq!(events(store).await, [3], "what was refused was journalled");
+    store.settle(ONE).await.expect("settle");
+    store.settle(TWO).await.expect("settle what nobody ever had");
+    store.set_closed(true, Some(stands), vec![entry(4)]).await.expect("close");
+    store
+        .forget_pool(&name("web"), 1, Some(stands), vec![entry(5)])
+        .await
+        .expect("forget");
+    assert!(store.closed().await.expect("closed") && store.pools().await.expect("pools").is_empty());
+    assert_eq!(events(store).await, [3, 4, 5]);
+}
+
+pub(super) async fn what_was_ordered_under_a_term_that_is_over_is_not_written(store: &dyn Store) {
+    let shard = take(store, "c", ONE, LONG).await.expect("a shard");
+    let epoch = take(store, "p", Domain::Provisioner, LONG).await.expect("the provisioner");
+    let asked = Term { domain: ONE, epoch: shard };
+    let over = Term { epoch: shard + 1, ..asked };
+    let commit = |also: &[Term]| ProvisionCommit {
+        term: Some(Term {
+            domain: Domain::Provisioner,
+            epoch,
+        }),
+        also: also.to_vec(),
+        instances: vec![instance(10, 1, 5)],
+        launches: Vec::new(),
+        journal: vec![entry(1)],
+    };
+    for also in [[over, asked], [asked, over]] {
+        let done = store.commit_provision(commit(&also)).await;
+        assert!(is_deposed(&done, over), "{done:?}");
+    }
+    assert!(store.instances(false).await.expect("instances").is_empty() && events(store).await.is_empty());
+    store.commit_provision(commit(&[asked])).await.expect("all of them stand");
+    assert_eq!(store.instances(false).await.expect("instances").len(), 1);
+}
+
 async fn record(store: &dyn Store, n: u64, terms: &[Term]) -> Result<bool, Error> {
     store
         .record_launch(&launch(n, &[10], 5), &[instance(10, n, 5)], vec![entry(1)], terms)
@@ -225,6 +285,7 @@ async fn record(store: &dyn Store, n: u64, terms: &[Term]) -> Result<bool, Error
 async fn provision(store: &dyn Store, n: u64, term: Term) -> Result<(), Error> {
     let commit = ProvisionCommit {
         term: Some(term),
+        also: Vec::new(),
         instances: vec![moved(&instance(10, n, 5), State::Pending, 6)],
         launches: Vec::new(),
         journal: vec![entry(2)],

@@ -121,16 +121,41 @@ pub(super) async fn a_forgotten_pool_leaves_nothing(store: &dyn Store) {
         store.commit_decision(&name(pool), commit).await.expect("a decision");
     }
     for at in [1, 2] {
-        store.forget_pool(&name("web"), vec![entry(at)]).await.expect("forget, twice");
+        let done = store.forget_pool(&name("web"), 1, None, vec![entry(at)]).await;
+        done.expect("forget, twice");
     }
     assert_eq!(store.pools().await.expect("pools"), [pool("batch", 1)]);
     assert_eq!(store.memories().await.expect("memories"), [(name("batch"), memory(2))]);
     assert_eq!(ids(store).await, [2]);
-    assert_eq!(events(store).await, [1, 2]);
+    assert_eq!(events(store).await, [1], "it was forgotten once");
     store
         .put_pools(&[pool("web", 1)], Vec::new())
         .await
         .expect("a pool of the same name begins anew");
+}
+
+pub(super) async fn another_revision_is_not_forgotten(store: &dyn Store) {
+    store
+        .put_pools(&[pool("web", 1), pool("web", 2)], Vec::new())
+        .await
+        .expect("a pool");
+    let commit = DecisionCommit {
+        memory: Some(memory(1)),
+        outbox: vec![outgoing(1, "web", 10)],
+        ..DecisionCommit::default()
+    };
+    store.commit_decision(&name("web"), commit).await.expect("a decision");
+    for other in [0, 1, 3] {
+        let done = store.forget_pool(&name("web"), other, None, vec![entry(1)]).await;
+        assert!(is_conflict(&done), "at revision 2, not {other}: {done:?}");
+    }
+    assert_eq!(store.pools().await.expect("pools"), [pool("web", 2)]);
+    assert_eq!(store.memories().await.expect("memories"), [(name("web"), memory(1))]);
+    assert_eq!(ids(store).await, [1]);
+    assert!(events(store).await.is_empty());
+    store.forget_pool(&name("web"), 2, None, Vec::new()).await.expect("forget");
+    assert!(store.pools().await.expect("pools").is_empty() && store.memories().await.expect("memories").is_empty());
+    assert!(ids(store).await.is_empty());
 }
 
 async fn ids(store: &dyn Store) -> Vec<u64> {

@@ -246,7 +246,7 @@ async fn a_takeover_and_a_teardown_come_before_or_after_a_write_and_never_in_the
         }
     });
     tokio::time::sleep(soon).await;
-    let closing = other.set_closed(true, Vec::new());
+    let closing = other.set_closed(true, None, Vec::new());
     tokio::pin!(closing);
     let early = tokio::time::timeout(soon, &mut closing).await;
     assert!(

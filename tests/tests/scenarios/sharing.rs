@@ -452,3 +452,35 @@ fn a_killed_provisioner_is_replaced_by_the_one_that_stands_by() {
     world.stop((Service::Provisioner, 1)).elapse(seconds(5)).keep(2).elapse(minutes(2));
     assert_eq!((world.staying(), world.machines_there()), (2, 2));
 }
+
+#[test]
+fn who_takes_over_many_pools_keeps_them_though_each_commit_takes_long() {
+    let names: Vec<String> = (0..300).map(|n| format!("many-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = Setup::keeping(1).without_cooldowns().controllers(2).world();
+    world.elapse(seconds(5)).config_file(&names, 0).elapse(minutes(2));
+    // Both are lost, so that one has all of them to take over at once.
+    world.slow_store(millis(20)).crash(controller(0)).crash(controller(1));
+    world.elapse(seconds(1)).start(controller(0)).elapse(FAILOVER);
+    let leases = |world: &World| -> Vec<(String, u64)> {
+        let standing = world.standing();
+        assert!(standing.leases.iter().all(|lease| lease.holder.is_some()), "{standing:?}");
+        standing.leases.into_iter().map(|lease| (lease.name, lease.epoch)).collect()
+    };
+    let taken = leases(&world);
+    for _ in 0..30 {
+        world.elapse(seconds(1));
+        assert_eq!(leases(&world), taken, "none lapsed while it looked at what it took over");
+    }
+    assert!(names.iter().all(|name| world.leader_of(name) == Some(0)));
+    let status: StatusView = read(world.ask_through(controller(0), Request::Status(Nothing {})));
+    assert_eq!(status.pools.len(), 301);
+    // One each when it was added and one when it was taken over: whoever lost them to slowness would begin with them anew.
+    let transcript = world.transcript();
+    let decisions = transcript
+        .lines()
+        .filter(|line| line.contains(" many-") && line.contains(" decided "));
+    assert_eq!(decisions.count(), 600);
+    world.keep(2).elapse(minutes(1));
+    assert_eq!(world.staying(), 2);
+}

@@ -1,5 +1,6 @@
 //! Several aggregators: each takes any heartbeat, and the loss of one is nothing that an instance suffers from.
 
+use epu_bus::Calls;
 use epu_core::instance::{Cause, Drain};
 
 use super::*;
@@ -105,6 +106,100 @@ async fn what_workers_report_is_told_by_the_one_that_hears_most_of_them() {
     }
     let report = b.sensors().pop().unwrap();
     assert_eq!((report.value, report.reported, report.of), (Some(1.5), 3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_left_speaks_for_all_it_hears_when_nobody_can_list_the_others() {
+    let (mut a, b) = two(3, 12 * SECOND).await;
+    a.tell_pools(vec![pool(1, load())]);
+    let round = async |a: &mut World, sequence: u64| {
+        a.beat(1, sequence).await.unwrap();
+        sleep(SECOND).await;
+    };
+    for sequence in 1..10 {
+        round(&mut a, sequence).await;
+    }
+    assert_eq!(a.sensors(), [], "one of three is left to the other");
+    b.running.abort();
+    a.store.fail_with(Some("away"));
+    for sequence in 10..30 {
+        round(&mut a, sequence).await;
+    }
+    let report = a.sensors().pop().expect("it is not mute for ever");
+    assert_eq!((report.value, report.reported, report.of), (Some(0.5), 1, 3));
+}
+
+/// A bus that is in touch with others, or not.
+struct Touching(Arc<LocalBus>, Arc<std::sync::atomic::AtomicBool>);
+
+#[async_trait]
+impl Bus for Touching {
+    fn tell(&self, fact: Fact) {
+        self.0.tell(fact);
+    }
+    async fn ask(&self, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
+        self.0.ask(caller, request, within).await
+    }
+    async fn ask_member(&self, member: &str, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
+        self.0.ask_member(member, caller, request, within).await
+    }
+    fn listen(&self, kinds: &[Kind]) -> Facts {
+        self.0.listen(kinds)
+    }
+    fn serve(&self, service: Service) -> Calls {
+        self.0.serve(service)
+    }
+    fn serve_member(&self, member: &str) -> Calls {
+        self.0.serve_member(member)
+    }
+    fn in_touch(&self) -> Result<(), Fault> {
+        let is = self.1.load(Ordering::Relaxed);
+        if is { Ok(()) } else { Err(Fault::new("no-contact", "cut off")) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_cut_off_has_not_listened_meanwhile() {
+    let clock = Arc::new(Paused::start());
+    let (bus, is) = (LocalBus::new(), Arc::new(std::sync::atomic::AtomicBool::new(true)));
+    let mut heard = bus.listen(&[Kind::Snapshot]);
+    let parts = Parts {
+        name: "one".to_owned(),
+        member: member("one", clock.now()),
+        store: None,
+        bus: Arc::new(Touching(bus.clone(), is.clone())),
+        clock: clock.clone(),
+        sources: Arc::new(Played(Arc::new(Mutex::new((Play::Fail, 0, 0))))),
+        config: Config::default(),
+        metrics: Metrics::new().unwrap(),
+    };
+    let running = tokio::spawn(run(parts, CancellationToken::new()));
+    sleep(SECOND).await;
+    bus.tell(Fact::Instances(Arc::new(Instances {
+        changed: Vec::new(),
+        closed: false,
+        complete: true,
+    })));
+    let mut longest = async || {
+        sleep(Duration::from_millis(1_500)).await;
+        let mut longest = 0;
+        while let Some(fact) = heard.next_now() {
+            if let Fact::Snapshot(snapshot) = fact {
+                longest = snapshot.listening_for_ms;
+            }
+        }
+        longest
+    };
+    sleep(20 * SECOND).await;
+    assert!(longest().await >= 19_000);
+    is.store(false, Ordering::Relaxed);
+    sleep(10 * SECOND).await;
+    assert!(longest().await <= 1_000, "nobody is told that it listened");
+    is.store(true, Ordering::Relaxed);
+    assert!(longest().await <= 2_500, "it begins anew");
+    sleep(10 * SECOND).await;
+    assert!(longest().await >= 10_000);
+    running.abort();
 }
 
 #[tokio::test(start_paused = true)]

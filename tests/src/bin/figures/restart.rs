@@ -133,6 +133,7 @@ async fn fill(directory: &Path) -> Result<()> {
         let instances = launch.iter().map(|i| Arc::new(Instance { version: 1, ..i.clone() })).collect();
         let commit = ProvisionCommit {
             term: None,
+            also: Vec::new(),
             instances,
             launches: vec![record],
             journal: Vec::new(),
