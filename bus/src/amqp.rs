@@ -1,6 +1,6 @@
 //! The only place that names lapin.
 //!
-//! [`AmqpBus`] is how processes talk over RabbitMQ, on one kept [`connection`]; [`names`] has what is declared there and [`wire`]
+//! [`AmqpBus`] is how processes talk over RabbitMQ, on one kept [`connection`]; [`names`] has what is declared there and `wire`
 //! what a message looks like. [`dead`] are messages that cannot be handled. [`dashi`] is the wire of
 //! the original's Python clients. [`depth`] tells how long a RabbitMQ queue is, which is a
 //! sensor and has nothing to do with how our own processes talk.

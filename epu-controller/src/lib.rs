@@ -4,8 +4,8 @@
 //! decision is stored with its commands in one transaction, and only then are the commands sent ([`outbox`]). What decides is pure;
 //! [`service`] gathers, calls it, records and acts.
 //!
-//! Several controllers share the pools by shards ([`epu_core::lease`]): each decides for those it leads ([`leadership`]) and answers for
-//! all ([`routing`]).
+//! Several controllers share the pools by shards ([`epu_core::lease`]): each decides for those it leads (`leadership`) and answers for
+//! all (`routing`).
 //!
 //! Losing this process loses nothing: what it remembers is in the store, what it asked for is in the outbox until it is
 //! accepted, and what it knew of instances and sensors is told to it again.
