@@ -90,9 +90,9 @@ fn what_failed(said: &Value) -> String {
     words.extend(processes.take(20).map(|process| {
         let part = |key: &str| process.get(key).map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned));
         let name = part("name").unwrap_or_else(|| "a process".to_owned());
-        let code = part("exitcode").map_or(String::new(), |status| format!(", exit code {status}"));
+        let status = part("exitcode").map_or(String::new(), |status| format!(", exit code {status}"));
         let stderr = part("stderr").map_or(String::new(), |stderr| format!(": {stderr}"));
-        format!("{name} failed{code}{stderr}")
+        format!("{name} failed{status}{stderr}")
     }));
     let mut all = if words.is_empty() {
         "its agent says no more".to_owned()
