@@ -176,15 +176,9 @@ pub fn share<'a>(service: Service, me: &str, members: impl Iterator<Item = &'a s
     all.into_iter().collect()
 }
 
-/// FNV-1a over the parts, stirred (the finalizer of MurmurHash3), since the last letters of short names would hardly count otherwise. The same on every machine and in every release.
+/// Of all parts, each told from the next.
 fn hash(parts: &[&str]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in parts.iter().flat_map(|part| part.bytes().chain([0])) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ (hash >> 33)
+    crate::hash::hash(parts.iter().flat_map(|part| part.bytes().chain([0])))
 }
 
 #[cfg(test)]

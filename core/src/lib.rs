@@ -8,6 +8,7 @@
 
 pub mod code;
 pub mod fact;
+pub mod hash;
 pub mod health;
 pub mod heartbeat;
 pub mod id;

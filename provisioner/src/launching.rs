@@ -13,7 +13,7 @@ use epu_core::Fault;
 use epu_core::id::{InstanceId, LaunchId};
 use epu_core::instance::{Cause, Instance, Work};
 use epu_core::journal::{Entry, Event as Remembered};
-use epu_core::launch::{Launch, LaunchRequest, Outcome};
+use epu_core::launch::{INSTANCES_MAX, Launch, LaunchRequest, Outcome};
 use epu_core::lease::{Domain, Term};
 use epu_core::life::State;
 use epu_core::request::{Answer, Caller};
@@ -27,8 +27,6 @@ use crate::service::Service;
 use crate::site::Done;
 use crate::turn::{After, stale, store_failed};
 
-/// Most instances of one launch.
-const INSTANCES_MAX: usize = 1_000;
 /// A launch token is good for so long after the launch window and the time to become ready.
 const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
 /// How much longer to wait after `throttled` than after another passing error.

@@ -145,7 +145,7 @@ async fn load(cluster: &Cluster, random: &mut fastrand::Rng, wishes: &mut BTreeM
             }
         }
         _ => {
-            let workers: Vec<Proc> = cluster.workers();
+            let workers: Vec<Proc> = cluster.workers().into_iter().collect();
             if !workers.is_empty() {
                 workers[random.usize(..workers.len())].signal(Signal::KILL);
             }

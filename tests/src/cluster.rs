@@ -6,7 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a part of the tests: one that cannot go on says why")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs;
 use std::path::PathBuf;
@@ -15,18 +15,18 @@ use std::time::Duration;
 
 use epu_bus::http::Client;
 use epu_core::Fault;
-use epu_core::health::Health;
+use epu_core::InstanceId;
 use epu_core::journal::Entry;
 use epu_core::request::{EventsAfter, InstanceFilter, InstanceView, Nothing, Request, Service, StatusView};
-use epu_core::{InstanceId, State};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::installation::{SOON, Said, brief};
+use crate::fleet::{Fleet, all_run};
+use crate::installation::{SOON, Said};
 use crate::postgres::Postgres;
 use crate::process::{self, Running};
-use crate::processes::{EndsTagged, Proc};
+use crate::processes::Proc;
 use crate::rabbit::Rabbit;
 use crate::{Result, Trouble, ports, tail_of, wait, web};
 
@@ -46,7 +46,7 @@ struct Copy {
 pub struct Cluster {
     // Fields drop in this order: who starts others first, the directory last.
     copies: BTreeMap<String, Copy>,
-    processes: EndsTagged,
+    fleet: Fleet,
     /// The broker.
     pub rabbit: Rabbit,
     /// The database.
@@ -76,7 +76,7 @@ impl Cluster {
         fs::write(dir.path().join("epu.yaml"), text).expect("write the config");
         Self {
             copies: BTreeMap::new(),
-            processes: EndsTagged::new("EPU_HOME", dir.path().join("data").to_string_lossy()),
+            fleet: Fleet::of(&dir.path().join("data")),
             rabbit,
             postgres,
             database,
@@ -391,49 +391,26 @@ impl Cluster {
     /// # Panics
     /// When it does not come to that in time.
     pub async fn until_running(&self, count: usize) -> Vec<InstanceView> {
-        self.until(&format!("exactly {count} run"), async || {
-            let live = self.live().await;
-            let well = live
-                .iter()
-                .all(|view| view.instance.state == State::Running && view.health == Health::Ok && view.instance.drain.is_none());
-            if well && live.len() == count {
-                return Ok(live);
-            }
-            Err(live.iter().map(brief).collect::<Vec<_>>().join(", "))
-        })
-        .await
+        self.until(&format!("exactly {count} run"), async || all_run(self.live().await, count))
+            .await
     }
 
-    /// Every living agent.
+    /// The agents.
     #[must_use]
-    pub fn agents(&self) -> Vec<Proc> {
-        self.processes
-            .alive()
-            .into_iter()
-            .filter(|proc| proc.variable("EPU_DIR").is_none())
-            .collect()
+    pub fn agents(&self) -> BTreeSet<Proc> {
+        self.fleet.agents()
     }
 
-    /// Every living worker, and whatever it started.
+    /// The workers, and whatever they started.
     #[must_use]
-    pub fn workers(&self) -> Vec<Proc> {
-        self.processes
-            .alive()
-            .into_iter()
-            .filter(|proc| proc.variable("EPU_DIR").is_some())
-            .collect()
+    pub fn workers(&self) -> BTreeSet<Proc> {
+        self.fleet.workers()
     }
 
     /// The worker of one instance, the first process of it that was started.
     #[must_use]
     pub fn worker_of(&self, id: InstanceId) -> Option<Proc> {
-        let agent = self
-            .agents()
-            .into_iter()
-            .find(|proc| proc.variable("EPU_INSTANCE") == Some(id.to_string()))?;
-        Proc::children_of(agent.pid)
-            .into_iter()
-            .find(|proc| proc.is_alive() && proc.variable("EPU_DIR").is_some())
+        self.fleet.worker_of(id)
     }
 
     /// Which copy leads the provisioners now, by its log's own name for itself.

@@ -13,16 +13,16 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use epu_bus::http::Client;
-use epu_core::health::Health;
 use epu_core::journal::Entry;
 use epu_core::request::{EventsAfter, InstanceFilter, InstanceView, Nothing, PoolRef, PoolView, Request, StatusView};
-use epu_core::{Fault, InstanceId, PoolName, State};
+use epu_core::{Fault, InstanceId, PoolName};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::fleet::{Fleet, all_run};
 use crate::process::{self, Running};
-use crate::processes::{EndsTagged, Proc};
+use crate::processes::Proc;
 use crate::{Result, Trouble, ports, tail_of, wait, web};
 
 /// How long a thing may take that takes a second on an idle machine.
@@ -48,7 +48,7 @@ pub struct Said {
 pub struct Installation {
     // Fields drop in this order: who starts others first, the directory last.
     serve: Option<Running>,
-    processes: EndsTagged,
+    fleet: Fleet,
     dir: TempDir,
     port: u16,
 }
@@ -67,7 +67,7 @@ impl Installation {
         let data = dir.path().join("data");
         let installation = Self {
             serve: None,
-            processes: EndsTagged::new("EPU_HOME", data.to_string_lossy()),
+            fleet: Fleet::of(&data),
             dir,
             port: ports::free().expect("a free port"),
         };
@@ -349,17 +349,8 @@ impl Installation {
     /// # Panics
     /// When it does not come to that in time.
     pub async fn until_running(&self, count: usize) -> Vec<InstanceView> {
-        self.until(&format!("exactly {count} run"), async || {
-            let live = self.live().await;
-            let well = live
-                .iter()
-                .all(|view| view.instance.state == State::Running && view.health == Health::Ok && view.instance.drain.is_none());
-            if well && live.len() == count {
-                return Ok(live);
-            }
-            Err(live.iter().map(brief).collect::<Vec<_>>().join(", "))
-        })
-        .await
+        self.until(&format!("exactly {count} run"), async || all_run(self.live().await, count))
+            .await
     }
 
     /// Waits until an instance has ended, and gives its record.
@@ -381,43 +372,31 @@ impl Installation {
     /// Every living process of its agents and workers.
     #[must_use]
     pub fn processes(&self) -> BTreeSet<Proc> {
-        self.processes.alive()
+        self.fleet.alive()
     }
 
     /// The agents.
     #[must_use]
     pub fn agents(&self) -> BTreeSet<Proc> {
-        self.processes()
-            .into_iter()
-            .filter(|proc| proc.variable("EPU_DIR").is_none())
-            .collect()
+        self.fleet.agents()
     }
 
     /// The workers, set-up programs, and whatever these started.
     #[must_use]
     pub fn workers(&self) -> BTreeSet<Proc> {
-        self.processes()
-            .into_iter()
-            .filter(|proc| proc.variable("EPU_DIR").is_some())
-            .collect()
+        self.fleet.workers()
     }
 
     /// The agent of one instance.
     #[must_use]
     pub fn agent_of(&self, id: InstanceId) -> Option<Proc> {
-        self.agents()
-            .into_iter()
-            .find(|proc| proc.variable("EPU_INSTANCE") == Some(id.to_string()))
+        self.fleet.agent_of(id)
     }
 
     /// The worker of one instance, the first process of it that was started.
     #[must_use]
     pub fn worker_of(&self, id: InstanceId) -> Option<Proc> {
-        let agent = self.agent_of(id)?;
-        let children = Proc::children_of(agent.pid);
-        children
-            .into_iter()
-            .find(|proc| proc.is_alive() && proc.variable("EPU_DIR").is_some())
+        self.fleet.worker_of(id)
     }
 
     /// The directory of an instance.

@@ -10,6 +10,7 @@
 //! or Prometheus that runs there anyway is neither used nor disturbed.
 
 pub mod cluster;
+pub mod fleet;
 pub mod installation;
 pub mod keeper;
 pub mod ports;

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use epu_core::Timestamp;
+use epu_core::hash::hash;
 use epu_core::request::DOORS_MAX;
 
 /// How long a door where nobody answered is left alone; each further time twice as long, up to [`SHUT_MOST`]. Too low: much is sent
@@ -122,15 +123,9 @@ impl Doors {
     }
 }
 
-/// FNV-1a over both, stirred (the finalizer of MurmurHash3): near texts have far weights.
+/// How much a door weighs for a key: near texts have far weights.
 pub(super) fn weight(key: &str, url: &str) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in key.bytes().chain([0]).chain(url.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ (hash >> 33)
+    hash(key.bytes().chain([0]).chain(url.bytes()))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use epu_bus::amqp::dashi::Failed;
 use epu_core::id::PoolName;
+use epu_core::id::UNPOOLED;
 use epu_core::time::Timestamp;
 use epu_store::{Document, Store};
 use serde::de::DeserializeOwned;
@@ -30,8 +31,6 @@ const DEFINITION: &str = "dashi-definition";
 const ID_MAX: usize = 200;
 /// Parts a readable name from its digest. A pool of the default user whose id holds it gets a digest too.
 const MARK: &str = "--";
-/// The pool of instances that belong to none.
-pub(crate) const UNPOOLED: &str = "unpooled";
 
 /// A domain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

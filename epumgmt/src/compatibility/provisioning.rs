@@ -6,6 +6,7 @@ use epu_bus::amqp::dashi::Failed;
 use epu_bus::amqp::dashi::wire::Problem;
 use epu_controller::spec;
 use epu_core::Fault;
+use epu_core::id::UNPOOLED;
 use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName, TemplateName};
 use epu_core::instance::{Cause, Instance, Work};
 use epu_core::launch::{LaunchRequest, Wanted};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::arguments::{Arguments, TEXT_MAX};
-use super::domains::{Kept, UNPOOLED};
+use super::domains::Kept;
 use super::nodes::{Index, NODE, Node, Over, never_launched};
 use super::problem::{self, KEY_ERROR, NOT_PERMITTED, PROVISIONING_ERROR};
 use super::records::{self, own_id};
