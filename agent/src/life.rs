@@ -379,7 +379,7 @@ impl Life {
                     Some(Happened::Failed { .. } | Happened::Exited { .. }) => {
                         self.beat_at = self.beat_at.min(now + self.heartbeat());
                     }
-                    None => {}
+                    Some(Happened::Interruption { .. }) | None => {}
                 }
                 self.obey(&orders, now, todo);
             }

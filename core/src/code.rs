@@ -111,6 +111,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "the directory that a sensor counts cannot be read",
         "let the user that runs the aggregator read and enter it",
     ),
+    (
+        "driver-missing",
+        "this program was built without the driver that a site wants",
+        "install the release package, which has every driver, or build with the feature that the text names",
+    ),
     ("forbidden", "the caller may not do this", "use an operator token"),
     (
         "from-file",
@@ -137,6 +142,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "launch-timeout",
         "no answer to a launch, and the site lists nothing for it",
         "launched again by itself",
+    ),
+    (
+        "launch-undone",
+        "fewer machines of a launch became ready than make it worth having, so the rest was ended",
+        "see why the others did not come up; `limits.launch-least` is the number",
     ),
     (
         "left-over",
@@ -174,8 +184,18 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "let the workers write it to `$EPU_DIR/readings`; it is never taken as zero",
     ),
     ("no-such-instance", "no instance has this id", "see `epumgmt instance list --all`"),
+    (
+        "no-such-placement",
+        "the pool has no placement of this name",
+        "see `epumgmt placement list`",
+    ),
     ("no-such-pool", "no pool has this name", "see `epumgmt pool list`"),
     ("no-such-site", "no site has this name", "see `sites:` in the config file"),
+    (
+        "not-possible",
+        "what was asked cannot be done as things are",
+        "the text says what stands in the way",
+    ),
     (
         "not-ready",
         "set-up did not finish in time",
@@ -202,6 +222,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "the text ends with its output; see `epumgmt instance logs`",
     ),
     (
+        "site-account",
+        "the account behind a site could not be found out",
+        "see the site's credentials; its calls are paced by the site's name until then",
+    ),
+    (
         "site-capacity",
         "the site has no room now",
         "nothing to do: it is tried again, more rarely each time",
@@ -215,6 +240,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "site-quota-exceeded",
         "the account may not have more on this site",
         "raise the quota, or lower the pools' `max`",
+    ),
+    (
+        "site-refused",
+        "the site will never do what was asked as it was asked",
+        "the text is the site's own: correct the template, the placement or the site's permissions, then `epumgmt placement reset`",
     ),
     (
         "site-throttled",

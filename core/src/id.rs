@@ -107,6 +107,10 @@ name!(
     SiteName
 );
 name!(
+    /// Names a placement among those of its pool: one ranked use of a site.
+    PlacementName
+);
+name!(
     /// Names a template: what to launch.
     TemplateName
 );

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::code::Fault;
-use crate::id::{InstanceId, LaunchId, PoolName, SiteName, SlotLabel};
+use crate::id::{InstanceId, LaunchId, PlacementName, PoolName, SiteName, SlotLabel};
 use crate::life::State;
 use crate::time::Timestamp;
 
@@ -23,6 +23,9 @@ pub struct Instance {
     pub index: u32,
     /// Where.
     pub site: SiteName,
+    /// By which of the pool's placements; none: the one that is named like the site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementName>,
     /// The slot that it fills, in a pool with unique instances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotLabel>,
@@ -79,6 +82,12 @@ impl Instance {
         !self.state.is_end()
     }
 
+    /// The placement that it was launched by, as its pool names it.
+    #[must_use]
+    pub fn placed_by(&self) -> &str {
+        self.placement.as_ref().map_or(self.site.as_str(), PlacementName::as_str)
+    }
+
     /// Whether it is on its way out: told to drain, or being ended, or ended.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
@@ -107,6 +116,12 @@ pub enum Cause {
     Unhealthy,
     /// Its slot was taken out of the pool.
     SlotRemoved,
+    /// Its placement takes fewer than it did, or was taken out of the pool.
+    PlacementLeft,
+    /// It runs an older version of its template than the pool is refreshed to.
+    Refresh,
+    /// The site is about to take it away, and said so.
+    Interrupted,
     /// The pool was removed.
     PoolRemoved,
     /// An operator asked for it.

@@ -94,6 +94,40 @@ pub enum Event {
     PoolRemoved,
     /// A removed pool has no instances left and was forgotten.
     PoolForgotten,
+    /// A pool's template changed: new instances are of the new version.
+    TemplateChanged {
+        /// From.
+        from: String,
+        /// To.
+        to: String,
+    },
+    /// Replacing instances of older template versions was begun, held, resumed, ended, reversed, or is done.
+    Refresh {
+        /// `started`, `paused`, `resumed`, `stopped`, `rolled-back`, `done`.
+        step: String,
+        /// To which version.
+        version: String,
+        /// Why, where there is a why.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        why: String,
+    },
+    /// Launching by a placement stopped until a person looks at it, for what no waiting mends.
+    PlacementParked {
+        /// Which.
+        placement: String,
+        /// Why.
+        fault: Fault,
+    },
+    /// A person lets a placement launch again.
+    PlacementReset {
+        /// Which.
+        placement: String,
+    },
+    /// The site said that it is about to take the machine away.
+    Interruption {
+        /// When, at the latest.
+        by: Timestamp,
+    },
     /// A decision that differs from the one before, or acts.
     Decided(Box<Decided>),
     /// A launch was recorded.
@@ -250,7 +284,7 @@ impl From<Unknown> for Map<String, Value> {
 }
 
 /// Every kind that this release knows, in the order of [`Event`].
-pub const KINDS: [&str; 25] = [
+pub const KINDS: [&str; 30] = [
     "started",
     "stopped",
     "closed",
@@ -260,6 +294,11 @@ pub const KINDS: [&str; 25] = [
     "pool-paused",
     "pool-removed",
     "pool-forgotten",
+    "template-changed",
+    "refresh",
+    "placement-parked",
+    "placement-reset",
+    "interruption",
     "decided",
     "launch-recorded",
     "launch-ended",
@@ -292,6 +331,11 @@ impl Event {
             Self::PoolPaused(_) => "pool-paused",
             Self::PoolRemoved => "pool-removed",
             Self::PoolForgotten => "pool-forgotten",
+            Self::TemplateChanged { .. } => "template-changed",
+            Self::Refresh { .. } => "refresh",
+            Self::PlacementParked { .. } => "placement-parked",
+            Self::PlacementReset { .. } => "placement-reset",
+            Self::Interruption { .. } => "interruption",
             Self::Decided(_) => "decided",
             Self::LaunchRecorded { .. } => "launch-recorded",
             Self::LaunchEnded { .. } => "launch-ended",

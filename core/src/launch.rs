@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::code::Fault;
-use crate::id::{InstanceId, LaunchId, PoolName, SiteName, SlotLabel};
+use crate::id::{InstanceId, LaunchId, PlacementName, PoolName, SiteName, SlotLabel};
 use crate::instance::Instance;
 use crate::life::State;
 use crate::pool::Template;
@@ -46,6 +46,12 @@ pub struct LaunchRequest {
     pub pool: PoolName,
     /// On which site.
     pub site: SiteName,
+    /// By which of the pool's placements; none: the one that is named like the site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementName>,
+    /// What it is for: where calls to a site have to wait for each other, this says which goes first.
+    #[serde(default)]
+    pub purpose: Purpose,
     /// What to launch: the template's whole content as it was when this was decided.
     pub template: Template,
     /// Its name and digest, carried by every instance.
@@ -70,6 +76,7 @@ impl LaunchRequest {
             launch: self.launch,
             index,
             site: self.site.clone(),
+            placement: self.placement.clone(),
             slot: wanted.slot.clone(),
             variables: wanted.variables.clone(),
             template: self.template_version.clone(),
@@ -89,6 +96,19 @@ impl LaunchRequest {
             claim: None,
         }
     }
+}
+
+/// What a launch is for, most urgent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// In place of instances that failed, or to come up to the least that the pool is to have.
+    Replace,
+    /// The pool grows.
+    #[default]
+    Grow,
+    /// In place of instances of an older template version.
+    Refresh,
 }
 
 /// One instance that is asked for.

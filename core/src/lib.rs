@@ -20,6 +20,7 @@ pub mod launch;
 pub mod leading;
 pub mod lease;
 pub mod life;
+pub mod machine;
 pub mod pool;
 pub mod random;
 pub mod reading;
@@ -29,7 +30,7 @@ pub mod secret;
 pub mod time;
 
 pub use code::Fault;
-pub use id::{InstanceId, LaunchId, PoolName, SensorName, SiteName, SlotLabel, TemplateName};
+pub use id::{InstanceId, LaunchId, PlacementName, PoolName, SensorName, SiteName, SlotLabel, TemplateName};
 pub use instance::Instance;
 pub use life::State;
 pub use pool::{Pool, PoolSpec};

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::health::HealthLimits;
-use crate::id::{PoolName, SensorName, SiteName, TemplateName};
+use crate::id::{PlacementName, PoolName, SensorName, SiteName, TemplateName};
+use crate::machine::{AgentSource, MachineSpec};
 use crate::reading::Staleness;
 use crate::secret::SecretUrl;
 use crate::time::{Span, Timestamp};
@@ -47,16 +48,52 @@ pub struct PoolSpec {
     pub limits: Limits,
 }
 
-/// A pool's use of a site.
+/// A pool's use of a site. Those of a pool are ranked by their order: the first is used up to its maximum before the next, and the last is
+/// shrunk first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(deny_unknown_fields)]
 pub struct Placement {
     /// The site.
     pub site: SiteName,
-    /// Most workers there; left out: the pool's own maximum.
+    /// Its name among the pool's placements; left out: the site's. A pool that uses a site in several ways (zones, sizes, markets) names
+    /// each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<PlacementName>,
+    /// Most workers there; left out: the pool's own maximum. 0: none any more, those that are there drain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
+    /// What differs there from the template's `machine`.
+    #[serde(default, skip_serializing_if = "MachineSpec::is_empty")]
+    pub machine: MachineSpec,
+}
+
+impl Placement {
+    /// A site, used as the template says, for as many as the pool wants.
+    #[must_use]
+    pub fn on(site: SiteName) -> Self {
+        Self {
+            site,
+            name: None,
+            max: None,
+            machine: MachineSpec::default(),
+        }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn called(&self) -> &str {
+        self.name.as_ref().map_or(self.site.as_str(), PlacementName::as_str)
+    }
+
+    /// The template as it is launched here.
+    #[must_use]
+    pub fn template(&self, template: &Template) -> Template {
+        Template {
+            machine: self.machine.over(&template.machine),
+            ..template.clone()
+        }
+    }
 }
 
 /// Guardrails that hold whatever an engine says.
@@ -97,6 +134,13 @@ pub struct Limits {
     pub launch_backoff: Span,
     /// How long a draining worker may take before it is ended anyway.
     pub drain: Span,
+    /// The fewest machines that make a launch worth having: when a launch of at least so many has fewer ready by `ready-within`, the rest
+    /// is ended too. Left out: one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub launch_least: Option<u32>,
+    /// How long it is remembered that a placement had no room. Then one launch of one instance tries it again.
+    pub capacity_memory: Span,
 }
 
 impl Default for Limits {
@@ -115,6 +159,8 @@ impl Default for Limits {
             launch_failures: 3,
             launch_backoff: Span::secs(30),
             drain: Span::secs(3_600),
+            launch_least: None,
+            capacity_memory: Span::secs(300),
         }
     }
 }
@@ -266,6 +312,16 @@ pub struct Template {
     /// From launch to ready; after that the instance has failed.
     #[serde(default = "Template::default_ready_within")]
     pub ready_within: Span,
+    /// Where a machine gets the agent from, on sites that rent machines.
+    #[serde(default, skip_serializing_if = "is_baked")]
+    pub agent: AgentSource,
+    /// What kind of machine, on sites that rent machines.
+    #[serde(default, skip_serializing_if = "MachineSpec::is_empty")]
+    pub machine: MachineSpec,
+}
+
+fn is_baked(agent: &AgentSource) -> bool {
+    *agent == AgentSource::Baked
 }
 
 impl Template {
@@ -324,9 +380,39 @@ pub struct Pool {
     pub removed: bool,
     /// When it was added.
     pub added_at: Timestamp,
+    /// Replacing instances of older template versions, while that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
+    /// What it launched before its template last changed, for going back to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Box<Previous>>,
     /// Whose it is: operators who act for certain owners only may change nothing else. None: anyone's who may change pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+}
+
+/// A refresh that is under way: instances whose template version is not the pool's are replaced, by drain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refresh {
+    /// When it was asked for.
+    pub since: Timestamp,
+    /// By whom.
+    pub by: String,
+    /// Whether it is held for now, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// Whether it goes back to what was before.
+    #[serde(default)]
+    pub back: bool,
+}
+
+/// A template that a pool launched before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Previous {
+    /// Its content.
+    pub template: Template,
+    /// Its name and digest.
+    pub template_version: String,
 }
 
 /// Whose a pool's settings are.

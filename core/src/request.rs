@@ -53,6 +53,11 @@ pub enum Request {
     Open(Nothing),
     /// Sites and what is happening on them. Answer: [`crate::request::SiteStatus`] a site.
     Sites(Nothing),
+    /// What the sweep makes of each machine that carries our tags and that no record explains, and would do: it does nothing now. Answer:
+    /// [`SweepView`].
+    Sweep(SiteFilter),
+    /// Tries what a launch on a site needs, without launching: credentials, clock, image, quota, permissions. Answer: [`SiteReport`].
+    SiteCheck(SiteCheck),
     /// Instances as they are recorded, of any pool or of none; no ids: all live ones. Answer: a list of [`crate::Instance`].
     Records(Ids),
     // ---- provisioner: from agents
@@ -78,6 +83,12 @@ pub enum Request {
     PoolPause(PoolPause),
     /// Let it do everything again. Answer: null.
     PoolResume(PoolRef),
+    /// Replace instances of older template versions, or hold, resume, end or reverse that. Answer: [`RefreshView`].
+    PoolRefresh(PoolRefresh),
+    /// Placements with their scoreboards. Answer: a list of [`PlacementView`].
+    PlacementList(PlacementFilter),
+    /// Lets a pool launch on its placements again that are parked or paused. Answer: the names of those that were.
+    PlacementReset(PlacementReset),
     /// Drain and forget a pool. Answer: how many live instances it has.
     PoolRemove(PoolRemove),
     /// Instances. Answer: a list of [`InstanceView`].
@@ -121,6 +132,8 @@ impl Request {
             | Self::Teardown(_)
             | Self::Open(_)
             | Self::Sites(_)
+            | Self::Sweep(_)
+            | Self::SiteCheck(_)
             | Self::Records(_)
             | Self::Context(_)
             | Self::Report(_) => Service::Provisioner,
@@ -131,6 +144,9 @@ impl Request {
             | Self::PoolReconfigure(_)
             | Self::PoolPause(_)
             | Self::PoolResume(_)
+            | Self::PoolRefresh(_)
+            | Self::PlacementList(_)
+            | Self::PlacementReset(_)
             | Self::PoolRemove(_)
             | Self::InstanceList(_)
             | Self::InstanceShow(_)
@@ -153,6 +169,8 @@ impl Request {
             Self::Teardown(_) => "teardown",
             Self::Open(_) => "open",
             Self::Sites(_) => "sites",
+            Self::Sweep(_) => "sweep",
+            Self::SiteCheck(_) => "site_check",
             Self::Records(_) => "records",
             Self::Context(_) => "context",
             Self::Report(_) => "report",
@@ -164,6 +182,9 @@ impl Request {
             Self::PoolReconfigure(_) => "pool_reconfigure",
             Self::PoolPause(_) => "pool_pause",
             Self::PoolResume(_) => "pool_resume",
+            Self::PoolRefresh(_) => "pool_refresh",
+            Self::PlacementList(_) => "placement_list",
+            Self::PlacementReset(_) => "placement_reset",
             Self::PoolRemove(_) => "pool_remove",
             Self::InstanceList(_) => "instance_list",
             Self::InstanceShow(_) => "instance_show",
@@ -180,6 +201,9 @@ impl Request {
             Self::Look(_)
                 | Self::Logs(_)
                 | Self::Sites(_)
+                | Self::Sweep(_)
+                | Self::SiteCheck(_)
+                | Self::PlacementList(_)
                 | Self::PoolList(_)
                 | Self::PoolShow(_)
                 | Self::InstanceList(_)
@@ -187,7 +211,7 @@ impl Request {
                 | Self::Status(_)
                 | Self::Events(_)
                 | Self::Records(_)
-        )
+        ) || matches!(self, Self::PoolRefresh(refresh) if refresh.step == RefreshStep::Show)
     }
 
     /// Says under which leadership term it is sent. What is no command of a controller's stays as it is.
@@ -202,6 +226,8 @@ impl Request {
             | Self::Teardown(_)
             | Self::Open(_)
             | Self::Sites(_)
+            | Self::Sweep(_)
+            | Self::SiteCheck(_)
             | Self::Records(_)
             | Self::Context(_)
             | Self::Report(_)
@@ -213,6 +239,9 @@ impl Request {
             | Self::PoolReconfigure(_)
             | Self::PoolPause(_)
             | Self::PoolResume(_)
+            | Self::PoolRefresh(_)
+            | Self::PlacementList(_)
+            | Self::PlacementReset(_)
             | Self::PoolRemove(_)
             | Self::InstanceList(_)
             | Self::InstanceShow(_)
@@ -589,6 +618,11 @@ pub enum Happened {
         /// How it ended.
         exit: Exit,
     },
+    /// The site said that it is about to take the machine away.
+    Interruption {
+        /// How long until then.
+        within: Span,
+    },
 }
 
 /// A pool with what is happening in it.
@@ -708,6 +742,253 @@ pub struct SiteStatus {
     pub listed_at: Option<crate::time::Timestamp>,
     /// What went wrong last, if something did since.
     pub fault: Option<Fault>,
+    /// The account there, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// The buckets that pace its calls; none: it is not paced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pace: Vec<BucketView>,
+}
+
+/// A token bucket as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BucketView {
+    /// What it paces, such as `RunInstances` or `RunInstances machines`.
+    pub what: String,
+    /// Tokens in it; below zero: as many are waited for.
+    pub level: f64,
+    /// Most that it holds.
+    pub capacity: f64,
+    /// Tokens that come back each second.
+    pub refill: f64,
+    /// Calls that wait for it.
+    pub waiting: u32,
+}
+
+/// One site, or all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SiteFilter {
+    /// Which; left out: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<crate::id::SiteName>,
+}
+
+/// What the sweep makes of what it sees.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SweepView {
+    /// The time of the answer.
+    pub now: crate::time::Timestamp,
+    /// When each site last gave a complete list, and what keeps it from giving one.
+    pub sites: Vec<SiteStatus>,
+    /// Machines that no record explains, or that the next look takes in.
+    pub machines: Vec<StrayView>,
+}
+
+/// A machine with our tags that the records do not name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StrayView {
+    /// Where.
+    pub site: crate::id::SiteName,
+    /// The site's name for it.
+    pub machine: String,
+    /// The launch that its tag names.
+    pub launch: Option<LaunchId>,
+    /// Its index in that launch.
+    pub index: Option<u32>,
+    /// When it was first seen.
+    pub first_seen: crate::time::Timestamp,
+    /// What the sweep does with it.
+    pub verdict: SweepVerdict,
+    /// When, at the earliest.
+    pub at: Option<crate::time::Timestamp>,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// What the sweep does with a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SweepVerdict {
+    /// It belongs to a recorded launch and is taken in.
+    Adopt,
+    /// Nothing explains it: it is ended.
+    Terminate,
+    /// It is looked at again first.
+    Wait,
+    /// It is left alone.
+    Leave,
+}
+
+/// What to check of a site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SiteCheck {
+    /// Which site.
+    pub site: crate::id::SiteName,
+    /// What is to be launched there: with these machines the check is complete, without only the site itself is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templates: Vec<NamedTemplate>,
+}
+
+/// A template with the name of what wants it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NamedTemplate {
+    /// Such as `pool web, placement spot`.
+    pub name: String,
+    /// Its content, with what the placement changes.
+    pub template: crate::pool::Template,
+}
+
+/// What a check of a site found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SiteReport {
+    /// Which site.
+    pub site: crate::id::SiteName,
+    /// Its driver.
+    pub driver: String,
+    /// One for each thing tried, in the order tried.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// What was tried, such as `credentials` or `image ami-1 (pool web)`.
+    pub what: String,
+    /// How it went.
+    pub verdict: FindingVerdict,
+    /// What was seen, and what to do where something is missing.
+    pub text: String,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingVerdict {
+    /// As it has to be.
+    Good,
+    /// It could not be found out.
+    Unknown,
+    /// It works, and is not as it should be.
+    Doubtful,
+    /// Launching will fail.
+    Bad,
+}
+
+/// Replace a pool's instances of older template versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolRefresh {
+    /// Which.
+    pub pool: PoolName,
+    /// What to do.
+    #[serde(rename = "do")]
+    pub step: RefreshStep,
+    /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+/// What to do about a refresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefreshStep {
+    /// Begin it.
+    Start,
+    /// Hold it: those that drain go on, no others are chosen.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End it where it is.
+    Stop,
+    /// Launch again what was launched before the template last changed, and replace whatever is not of it.
+    Rollback,
+    /// Only say how far it is.
+    Show,
+}
+
+/// How far a refresh is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RefreshView {
+    /// Which pool.
+    pub pool: PoolName,
+    /// The refresh, while one is under way.
+    pub refresh: Option<crate::pool::Refresh>,
+    /// What is launched now.
+    pub version: String,
+    /// What can be gone back to.
+    pub previous: Option<String>,
+    /// Live instances by template version.
+    pub versions: BTreeMap<String, u32>,
+    /// Of older versions and still to be replaced.
+    pub outdated: u32,
+    /// Of those, how many are draining.
+    pub draining: u32,
+    /// What holds it up, in words.
+    pub held: Option<String>,
+}
+
+/// Which placements.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PlacementFilter {
+    /// Of this pool only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+}
+
+/// Launch there again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlacementReset {
+    /// Whose.
+    pub pool: PoolName,
+    /// Which; left out: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<crate::id::PlacementName>,
+}
+
+/// A placement and how launching there went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlacementView {
+    /// Whose.
+    pub pool: PoolName,
+    /// Its name.
+    pub placement: String,
+    /// Its rank in the pool, from 1; none: the pool has no such placement any more, and it empties.
+    pub rank: Option<u32>,
+    /// The site.
+    pub site: crate::id::SiteName,
+    /// Image, size, zone and market in one line; empty on sites without such choice.
+    pub machine: String,
+    /// Live instances that stay.
+    pub live: u32,
+    /// Most that it takes.
+    pub max: u32,
+    /// What it lets through: `open`, `full`, `paused`, `trying`, `parked`.
+    pub gate: String,
+    /// Until when, while paused.
+    pub until: Option<crate::time::Timestamp>,
+    /// Why it does not let everything through.
+    pub fault: Option<Fault>,
+    /// How launching there went.
+    pub score: Scoreboard,
+}
+
+/// How launching by one placement went, over the last outcomes that are remembered.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Scoreboard {
+    /// Instances that became ready.
+    pub ready: u64,
+    /// Instances that did not, whatever the reason.
+    pub failed: u64,
+    /// Of those, how many because the site had no room or allowed no more.
+    pub capacity: u64,
+    /// Instances that the site took away.
+    pub interrupted: u64,
+    /// From decision to ready, in milliseconds: half of the last ones took no longer.
+    pub boot_p50_ms: Option<i64>,
+    /// From decision to ready, in milliseconds: 95 of 100 of the last ones took no longer.
+    pub boot_p95_ms: Option<i64>,
+    /// What an hour costs, as configured.
+    pub price: Option<f64>,
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ pub enum Error {
     /// The variable is not set.
     #[error("environment variable {0} is not set")]
     NoVariable(String),
+    /// It is written in the open.
+    #[error("it is no reference: write env:NAME or file:/path")]
+    NoReference,
     /// The file could not be read.
     #[error("read secret file {path}")]
     File {
@@ -101,6 +104,71 @@ impl fmt::Display for SecretUrl {
     }
 }
 
+/// A secret that is never written in the open: `env:NAME` or `file:/path`. Nothing else is one.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretRef(String);
+
+/// What a reference looks like to a schema.
+pub const REF_PATTERN: &str = "^(env:[A-Za-z_][A-Za-z0-9_]*|file:/.+)$";
+
+impl SecretRef {
+    /// A reference as written.
+    #[must_use]
+    pub fn new(written: impl Into<String>) -> Self {
+        Self(written.into())
+    }
+
+    /// The secret itself, read now.
+    ///
+    /// # Errors
+    /// When the variable is not set, the file cannot be read, or this is no reference.
+    pub fn resolve(&self) -> Result<String, Error> {
+        if self.0.starts_with("env:") || self.0.starts_with("file:") {
+            return SecretUrl(self.0.clone()).resolve();
+        }
+        Err(Error::NoReference)
+    }
+
+    /// Where the secret lies: harmless to show.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        if self.0.starts_with("env:") || self.0.starts_with("file:") {
+            &self.0
+        } else {
+            "***"
+        }
+    }
+}
+
+impl fmt::Debug for SecretRef {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.shown())
+    }
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.shown())
+    }
+}
+
+impl JsonSchema for SecretRef {
+    fn schema_name() -> Cow<'static, str> {
+        "SecretRef".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": REF_PATTERN,
+            "description": "env:NAME or file:/path that holds the secret; never the secret itself"
+        })
+    }
+}
+
 impl JsonSchema for SecretUrl {
     fn schema_name() -> Cow<'static, str> {
         "SecretUrl".into()
@@ -120,6 +188,14 @@ impl JsonSchema for SecretUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_in_the_open_is_neither_taken_nor_shown() {
+        let open = SecretRef::new("AKIA0SECRET");
+        assert!(matches!(open.resolve(), Err(Error::NoReference)));
+        assert_eq!((open.to_string().as_str(), format!("{open:?}").as_str()), ("***", "***"));
+        assert_eq!(SecretRef::new("env:KEY").to_string(), "env:KEY");
+    }
 
     #[test]
     fn a_password_is_found_and_struck_out() {

@@ -422,6 +422,8 @@ fn commands(plan: &Plan, managed: &Managed, name: &PoolName, random: &Random, no
             launch,
             pool: name.clone(),
             site: site.clone(),
+            placement: None,
+            purpose: epu_core::launch::Purpose::default(),
             template: pool.template.clone(),
             template_version: pool.template_version.clone(),
             instances,

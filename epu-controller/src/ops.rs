@@ -343,6 +343,8 @@ fn pool(resolved: &spec::Resolved, origin: Origin, before: Option<&Pool>, owner:
         paused: before.map(|p| p.paused.clone()).unwrap_or_default(),
         removed: false,
         added_at: before.map_or(now, |p| p.added_at),
+        refresh: before.and_then(|p| p.refresh.clone()),
+        previous: before.and_then(|p| p.previous.clone()),
         owner: before.map_or_else(|| owner.map(str::to_owned), |p| p.owner.clone()),
     }
 }

@@ -179,10 +179,7 @@ fn resolved(tree: &Tree, name: &str, base: Option<&Path>, known: &Known) -> Resu
         }
     }
     if let (true, Some(only)) = (spec.placements.is_empty(), known.sites.first()) {
-        spec.placements.push(Placement {
-            site: only.clone(),
-            max: None,
-        });
+        spec.placements.push(Placement::on(only.clone()));
     }
     Ok(Resolved {
         name: PoolName::new(name).map_err(|e| tree.flaw_at_key(&at, e.to_string()))?,

@@ -14,7 +14,7 @@ use epu_core::Fault;
 use epu_core::code::CODES;
 use epu_core::heartbeat::{FAULT_MAX, Orders};
 use epu_core::id::InstanceId;
-use epu_core::instance::{Cause, Exit, Instance, Work};
+use epu_core::instance::{Cause, Drain, Exit, Instance, Work};
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::life::State;
 use epu_core::request::{Answer, Caller, Context, ContextClaim, Happened, Report, Reported, Request};
@@ -32,6 +32,9 @@ const NONCE_MAX: usize = 256;
 const OUTPUT_MAX: usize = 4_000;
 /// The longest address.
 const ADDRESS_MAX: usize = 255;
+
+/// The longest notice of an interruption that is believed.
+const INTERRUPTION_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 impl Service {
     /// Agents ask only what is for agents, and nobody else does; what for is checked where it is answered. Whoever may only look
@@ -165,6 +168,14 @@ impl Service {
             Happened::Failed { fault } => Happening::NotReady(bounded_fault(fault)),
             Happened::Drained { exit } => Happening::Drained(bounded_exit(exit)),
             Happened::Exited { exit } => Happening::Exited(bounded_exit(exit)),
+            Happened::Interruption { within } => {
+                let since = self.clock.now();
+                Happening::Drain(Drain {
+                    since,
+                    deadline: since + (*within).min(INTERRUPTION_MAX),
+                    why: Cause::Interrupted,
+                })
+            }
         };
         let stop = Answer::Orders(Orders { drain: None, stop: true });
         match self.instance(id) {

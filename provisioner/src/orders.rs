@@ -266,17 +266,24 @@ impl Service {
                         on_site.live
                     ),
                 )),
+                account: None,
+                pace: Vec::new(),
             })
         };
         let statuses: Vec<SiteStatus> = self
             .sites
             .values()
-            .map(|site| SiteStatus {
-                site: site.name.clone(),
-                driver: site.can.driver.to_owned(),
-                live: self.book.on_site(&site.name).map_or(0, |on_site| on_site.live),
-                listed_at: site.listed_at,
-                fault: site.fault.as_ref().map(|(_, fault)| fault.clone()),
+            .map(|site| {
+                let (account, pace) = site.driver.iaas.standing();
+                SiteStatus {
+                    site: site.name.clone(),
+                    driver: site.can.driver.to_owned(),
+                    live: self.book.on_site(&site.name).map_or(0, |on_site| on_site.live),
+                    listed_at: site.listed_at,
+                    fault: site.fault.as_ref().map(|(_, fault)| fault.clone()),
+                    account,
+                    pace,
+                }
             })
             .chain(self.book.sites().filter_map(gone))
             .collect();

@@ -476,6 +476,7 @@ impl Service {
             Request::Teardown(teardown) => self.tear_down(&caller, teardown).await,
             Request::Open(_) => self.open(&caller).await,
             Request::Sites(_) => self.site_statuses(),
+            Request::Sweep(_) | Request::SiteCheck(_) => Err(Fault::new("not-possible", "not yet")),
             Request::Records(ids) => self.records(&ids).await,
             Request::Context(claim) => self.context(&caller, &claim).await,
             Request::Report(report) => self.report(&caller, report).await,
@@ -490,6 +491,9 @@ impl Service {
             | Request::PoolPause(_)
             | Request::PoolResume(_)
             | Request::PoolRemove(_)
+            | Request::PoolRefresh(_)
+            | Request::PlacementList(_)
+            | Request::PlacementReset(_)
             | Request::InstanceList(_)
             | Request::InstanceShow(_)
             | Request::Status(_)

@@ -234,6 +234,8 @@ fn pool() -> Pool {
         paused: Paused::default(),
         removed: false,
         added_at: Timestamp(0),
+        refresh: None,
+        previous: None,
         owner: None,
     }
 }

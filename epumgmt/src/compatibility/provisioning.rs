@@ -146,6 +146,8 @@ impl Office {
             launch: kept.is.launch,
             pool: PoolName::new(UNPOOLED).map_err(|error| Fault::new("internal", error.to_string()))?,
             site,
+            placement: None,
+            purpose: epu_core::launch::Purpose::default(),
             template_version: spec::version(name, &template),
             template,
             instances: vec![wanted],

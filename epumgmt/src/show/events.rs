@@ -45,6 +45,18 @@ fn sentence(event: &Event) -> String {
         Event::PoolPaused(what) => paused(what),
         Event::PoolRemoved => "is being removed".to_owned(),
         Event::PoolForgotten => "removed".to_owned(),
+        Event::TemplateChanged { from, to } => format!("launches {} from now on, no longer {}", brief(to), brief(from)),
+        Event::Refresh { step, version, why } => {
+            let why = if why.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", brief(why))
+            };
+            format!("refresh to {} {}{why}", brief(version), brief(step))
+        }
+        Event::PlacementParked { placement, fault } => format!("placement {} is parked: {}", brief(placement), brief(&fault.to_string())),
+        Event::PlacementReset { placement } => format!("placement {} may launch again", brief(placement)),
+        Event::Interruption { by } => format!("the site takes the machine away by {by}"),
         Event::Decided(decided) => {
             let why: Vec<String> = decided.reasons.iter().map(reason).collect();
             let done: Vec<String> = decided.actions.iter().map(action).collect();
@@ -104,6 +116,9 @@ pub(super) fn cause(cause: Cause) -> &'static str {
         Cause::ScaleIn => "the pool shrinks",
         Cause::Unhealthy => "unhealthy",
         Cause::SlotRemoved => "its slot was removed",
+        Cause::PlacementLeft => "its placement takes no more",
+        Cause::Refresh => "its template is out of date",
+        Cause::Interrupted => "the site takes it away",
         Cause::PoolRemoved => "its pool was removed",
         Cause::Operator => "an operator asked for it",
         Cause::Teardown => "teardown",

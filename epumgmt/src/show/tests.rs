@@ -188,6 +188,8 @@ fn the_whole_on_one_screen() {
         live: 4,
         listed_at: Some(before(1)),
         fault: None,
+        account: None,
+        pace: Vec::new(),
     }];
     insta::assert_snapshot!(status(&view, &sites, Style::default()));
 }

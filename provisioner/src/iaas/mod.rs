@@ -2,14 +2,18 @@
 //! what came of them. Everything that must survive, be repeated or be judged is decided outside, once for all drivers.
 
 pub mod contract;
+pub mod ec2;
 pub mod local;
+pub mod spec;
 
 use std::fmt;
 
 use async_trait::async_trait;
 use epu_core::Fault;
 use epu_core::id::{InstanceId, LaunchId, PoolName};
+use epu_core::launch::Purpose;
 use epu_core::pool::Template;
+use epu_core::request::{BucketView, Finding, NamedTemplate};
 use epu_core::time::{Span, Timestamp};
 
 /// A driver for one site.
@@ -73,6 +77,20 @@ pub trait Iaas: Send + Sync {
     /// When there is output and it cannot be read.
     async fn output(&self, instance: InstanceId, machine: Option<&str>, lines: u32) -> Result<Option<String>, IaasError>;
 
+    /// Waits for this call's turn where calls are paced: nothing is sent before. Its caller gives up waiting by dropping it, which costs
+    /// nothing. A call of one request, `launch` and `terminate`, is admitted here; calls of several pages pace themselves.
+    async fn admit(&self, call: Admission) {
+        let _ = call;
+    }
+
+    /// Tries what launching these templates here needs, without launching anything.
+    async fn check(&self, templates: &[NamedTemplate]) -> Vec<Finding>;
+
+    /// The account behind the site, once known, and the buckets that pace its calls.
+    fn standing(&self) -> (Option<String>, Vec<BucketView>) {
+        (None, Vec::new())
+    }
+
     /// Forgets what is kept of machines that ended before `before`, such as their output, a bounded number at a time. Never touches
     /// one that is not gone.
     ///
@@ -96,6 +114,25 @@ pub struct Capabilities {
     pub look_steady: Span,
     /// How long a machine without a record may stay before it is ended, counted from when it was first seen.
     pub sweep_grace: Span,
+    /// Most machines of one launch.
+    pub launch_most: u32,
+}
+
+/// A call that waits for its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// To launch so many machines.
+    Launch {
+        /// How many.
+        machines: u32,
+        /// How urgent it is.
+        purpose: Purpose,
+    },
+    /// To end so many machines.
+    Terminate {
+        /// How many.
+        machines: u32,
+    },
 }
 
 /// One launch as a driver gets it. Everything in it stays the same when the call is repeated.
@@ -230,7 +267,7 @@ impl IaasError {
             Class::Capacity => "site-capacity",
             Class::Quota => "site-quota-exceeded",
             Class::Credentials => "site-credentials",
-            Class::Permanent => "launch-failed",
+            Class::Permanent => "site-refused",
         };
         Fault::new(code, self.text.clone())
     }

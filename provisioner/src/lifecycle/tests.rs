@@ -20,6 +20,7 @@ fn requested() -> Instance {
         launch: LaunchId("0198f000-0000-7000-8000-00000000000a".parse().unwrap()),
         index: 0,
         site: SiteName::new("here").unwrap(),
+        placement: None,
         slot: None,
         variables: BTreeMap::new(),
         template: "worker@1".to_owned(),

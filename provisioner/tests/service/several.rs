@@ -46,6 +46,9 @@ impl Iaas for Reached {
         self.note("launch");
         self.site.launch(launch).await
     }
+    async fn check(&self, templates: &[epu_core::request::NamedTemplate]) -> Vec<epu_core::request::Finding> {
+        self.site.check(templates).await
+    }
     async fn terminate(&self, machines: &[String]) -> Result<(), IaasError> {
         self.note("terminate");
         self.site.terminate(machines).await

@@ -39,6 +39,7 @@ async fn where_lists_lag_absence_means_nothing_for_a_while_and_gone_is_heard_twi
         look_fast: Span::secs(5),
         look_steady: Span::secs(5),
         sweep_grace: Span::secs(60),
+        launch_most: 1_000,
     })
     .await;
     world.site.look().hidden.push("m-1".to_owned());

@@ -18,6 +18,7 @@ use epu_core::lease::{Domain, LeaseAsk, Member};
 use epu_core::life::State;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Caller, Context, ContextClaim, DrainOrder, Happened, Report, Request, Service, Terminate};
+use epu_core::request::{Finding, FindingVerdict, NamedTemplate};
 use epu_core::time::{Clock, Span, Timestamp};
 use epu_provisioner::iaas::{Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine, MachineState};
 use epu_provisioner::{Addresses, Config, Error, Metrics, Parts, run};
@@ -214,6 +215,14 @@ impl Iaas for Site {
         Ok(machine.map(|machine| format!("{lines} lines of {instance} on {machine}")))
     }
 
+    async fn check(&self, _: &[NamedTemplate]) -> Vec<Finding> {
+        vec![Finding {
+            what: "site".to_owned(),
+            verdict: FindingVerdict::Good,
+            text: "scripted".to_owned(),
+        }]
+    }
+
     async fn tidy(&self, _before: Timestamp) -> Result<u32, IaasError> {
         Ok(0)
     }
@@ -242,6 +251,7 @@ impl World {
             look_fast: Span::millis(500),
             look_steady: Span::secs(5),
             sweep_grace: Span::secs(10),
+            launch_most: 1_000,
         })
         .await
     }
@@ -364,6 +374,8 @@ impl World {
             launch: self.random.launch(now),
             pool: pool(),
             site: site_name(),
+            placement: None,
+            purpose: epu_core::launch::Purpose::default(),
             template: serde_json::from_value(json!({
                 "run": ["work", "${QUEUE}"], "variables": { "QUEUE": "q1" }, "ready-within": "10m"
             }))

@@ -32,6 +32,8 @@ fn launch(n: u128, instances: &[InstanceId]) -> Launch {
             launch: LaunchId(Uuid::from_u128(n)),
             pool: PoolName::new(POOL).unwrap(),
             site: epu_core::SiteName::new("here").unwrap(),
+            placement: None,
+            purpose: epu_core::launch::Purpose::default(),
             template,
             template_version: "worker@1".to_owned(),
             instances: instances

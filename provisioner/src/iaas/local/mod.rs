@@ -26,12 +26,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use epu_core::id::InstanceId;
+use epu_core::request::{Finding, FindingVerdict, NamedTemplate};
 use epu_core::time::{Span, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::ending::Endings;
 use self::table::{Group, Table};
+
 use super::{Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine, MachineState};
 
 /// How many directories one tidying removes at the most; the next one goes on.
@@ -180,6 +182,7 @@ impl Iaas for Local {
             look_fast: Span::millis(250),
             look_steady: Span::secs(5),
             sweep_grace: Span::secs(5),
+            launch_most: 1_000,
         }
     }
 
@@ -231,6 +234,14 @@ impl Iaas for Local {
 
     async fn output(&self, instance: InstanceId, _machine: Option<&str>, lines: u32) -> Result<Option<String>, IaasError> {
         blocking(&self.inner, move |inner| output::tail(&inner.directory(instance), lines)).await
+    }
+
+    async fn check(&self, _: &[NamedTemplate]) -> Vec<Finding> {
+        vec![Finding {
+            what: "site".to_owned(),
+            verdict: FindingVerdict::Good,
+            text: "this machine; it takes whatever it has room for".to_owned(),
+        }]
     }
 
     async fn tidy(&self, before: Timestamp) -> Result<u32, IaasError> {

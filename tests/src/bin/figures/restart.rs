@@ -112,6 +112,8 @@ async fn fill(directory: &Path) -> Result<()> {
             launch: first.launch,
             pool: pool.name.clone(),
             site: first.site.clone(),
+            placement: None,
+            purpose: epu_core::launch::Purpose::default(),
             template: pool.template.clone(),
             template_version: pool.template_version.clone(),
             instances: wanted,

@@ -78,6 +78,7 @@ impl Instances {
             launch: self.launch,
             index,
             site: self.site.clone(),
+            placement: None,
             slot: None,
             variables: std::collections::BTreeMap::new(),
             template: "worker@0123456789ab".to_owned(),
