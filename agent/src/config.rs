@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `EPU_HOME` | the instance's directory; `launch-token` lies in it |
 //! | `EPU_URL` | where the services answer, such as `http://127.0.0.1:7311`; several with spaces between, any of which will do |
+//! | `EPU_CA` | the file of the certificates to believe, and no others; its path is within `EPU_HOME`, or from `/` |
 //! | `EPU_LAUNCH` | the launch that the instance came from |
-//! | `EPU_INDEX` | its place in that launch, from 0 |
+//! | `EPU_INDEX` | its place in that launch, from 0; or `metadata`: as the machine's metadata says |
+//! | `EPU_METADATA` | where a rented machine's metadata is, such as `http://169.254.169.254` |
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,6 +21,8 @@ use crate::files;
 
 /// The longest launch token that is read; longer is not one.
 const TOKEN_MAX: usize = 4_096;
+/// The longest file of certificates.
+const CA_MAX: usize = 262_144;
 
 /// An agent's settings.
 #[derive(Clone, PartialEq, Eq)]
@@ -29,8 +33,12 @@ pub struct Config {
     pub url: String,
     /// The launch that the instance came from.
     pub launch: LaunchId,
-    /// Its place in that launch.
-    pub index: u32,
+    /// The certificates to believe, and no others, as PEM.
+    pub ca: Option<String>,
+    /// Its place in that launch; none: the machine's metadata says it.
+    pub index: Option<u32>,
+    /// Where the machine's metadata is, if it has any.
+    pub metadata: Option<String>,
     /// What it proves to be of that launch with. Empty when the file is gone, which only a restarted agent can do without.
     pub launch_token: String,
 }
@@ -42,6 +50,7 @@ impl fmt::Debug for Config {
             .field("url", &self.url)
             .field("launch", &self.launch)
             .field("index", &self.index)
+            .field("metadata", &self.metadata)
             .finish_non_exhaustive()
     }
 }
@@ -62,9 +71,7 @@ impl Config {
     pub fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let mut faults = Vec::new();
         let mut need = |name: &str, what: &str| {
-            let value = variable(name)
-                .map(|value| value.trim().to_owned())
-                .filter(|value| !value.is_empty());
+            let value = given(&variable, name);
             if value.is_none() {
                 faults.push(format!("{name} is not set: {what}"));
             }
@@ -76,12 +83,38 @@ impl Config {
         let index = need("EPU_INDEX", "the instance's place in its launch, from 0");
 
         let launch = launch.and_then(|text| parsed::<LaunchId>("EPU_LAUNCH", &text, "a UUID", &mut faults));
-        let index = index.and_then(|text| parsed::<u32>("EPU_INDEX", &text, "a number from 0", &mut faults));
+        let metadata = given(&variable, "EPU_METADATA");
+        let index = match index.as_deref() {
+            Some("metadata") if metadata.is_none() => {
+                faults.push("EPU_METADATA is not set, and EPU_INDEX is `metadata`: where the machine's metadata is".to_owned());
+                None
+            }
+            Some("metadata") => Some(None),
+            Some(text) => parsed::<u32>("EPU_INDEX", text, "a number from 0, or `metadata`", &mut faults).map(Some),
+            None => None,
+        };
         for door in url.iter().flat_map(|url| url.split_whitespace()) {
-            if !door.starts_with("http://") {
-                faults.push(format!("EPU_URL has {door:?}: it must begin with http://"));
+            if !door.starts_with("http://") && !door.starts_with("https://") {
+                faults.push(format!("EPU_URL has {door:?}: it must begin with http:// or https://"));
             }
         }
+        for metadata in metadata.iter().filter(|url| !url.starts_with("http://")) {
+            faults.push(format!("EPU_METADATA is {metadata:?}: it must begin with http://"));
+        }
+        let ca = given(&variable, "EPU_CA").zip(home.as_ref()).and_then(|(name, home)| {
+            let path = home.join(name);
+            match files::read_bounded(&path, CA_MAX) {
+                Ok(Some(pem)) => Some(pem),
+                Ok(None) => {
+                    faults.push(format!("EPU_CA is {}, and there is no such file", path.display()));
+                    None
+                }
+                Err(error) => {
+                    faults.push(format!("EPU_CA is {}, and it cannot be read: {error}", path.display()));
+                    None
+                }
+            }
+        });
         let launch_token = home.as_ref().and_then(|home| {
             let path = home.join("launch-token");
             match files::read_bounded(&path, TOKEN_MAX) {
@@ -96,13 +129,20 @@ impl Config {
             (Some(home), Some(url), Some(launch), Some(index), Some(launch_token)) if faults.is_empty() => Ok(Self {
                 home,
                 url,
+                ca,
                 launch,
                 index,
+                metadata,
                 launch_token,
             }),
             _ => Err(Error::Config(faults)),
         }
     }
+}
+
+fn given(variable: &impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    let value = variable(name)?.trim().to_owned();
+    (!value.is_empty()).then_some(value)
 }
 
 fn parsed<T: FromStr>(name: &str, text: &str, what: &str, faults: &mut Vec<String>) -> Option<T> {
@@ -147,7 +187,8 @@ mod tests {
                 "EPU_HOME" => home.path().to_str().unwrap().to_owned(),
                 "EPU_URL" => "http://127.0.0.1:1 http://127.0.0.1:2".to_owned(),
                 "EPU_LAUNCH" => "01890000-0000-7000-8000-000000000001".to_owned(),
-                _ => "2".to_owned(),
+                "EPU_INDEX" => "2".to_owned(),
+                _ => return None,
             })
         });
         assert_eq!(config.unwrap().url, "http://127.0.0.1:1 http://127.0.0.1:2");
@@ -162,11 +203,45 @@ mod tests {
                 "EPU_HOME" => home.path().to_str().unwrap().to_owned(),
                 "EPU_URL" => "http://127.0.0.1:1".to_owned(),
                 "EPU_LAUNCH" => "01890000-0000-7000-8000-000000000001".to_owned(),
-                _ => "2".to_owned(),
+                "EPU_INDEX" => "2".to_owned(),
+                _ => return None,
             })
         })
         .unwrap();
-        assert_eq!((config.launch_token.as_str(), config.index), ("l.secret", 2));
+        assert_eq!((config.launch_token.as_str(), config.index), ("l.secret", Some(2)));
         assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_rented_machine_asks_its_metadata_and_believes_its_certificates() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("ca.pem"), "pem").unwrap();
+        let read = |metadata: Option<&str>, ca: &str| {
+            Config::read(|name| match name {
+                "EPU_HOME" => Some(home.path().to_str().unwrap().to_owned()),
+                "EPU_URL" => Some("https://epu:1 http://127.0.0.1:2".to_owned()),
+                "EPU_CA" => Some(ca.to_owned()),
+                "EPU_LAUNCH" => Some("01890000-0000-7000-8000-000000000001".to_owned()),
+                "EPU_INDEX" => Some("metadata".to_owned()),
+                "EPU_METADATA" => metadata.map(str::to_owned),
+                _ => None,
+            })
+        };
+        let config = read(Some("http://169.254.169.254"), "ca.pem").unwrap();
+        assert_eq!((config.index, config.ca.as_deref()), (None, Some("pem")));
+        assert_eq!(config.metadata.as_deref(), Some("http://169.254.169.254"));
+        assert_eq!(
+            read(Some("http://a"), home.path().join("ca.pem").to_str().unwrap()).unwrap().ca,
+            config.ca
+        );
+
+        let Err(Error::Config(faults)) = read(None, "other.pem") else {
+            panic!("it would never know its index");
+        };
+        assert!(
+            faults.len() == 2 && faults[0].contains("EPU_METADATA") && faults[1].contains("other.pem"),
+            "{faults:?}"
+        );
+        assert!(matches!(read(Some("https://a"), "ca.pem"), Err(Error::Config(faults)) if faults.len() == 1));
     }
 }

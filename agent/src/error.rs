@@ -9,11 +9,18 @@
 //! | 4 | the claim was refused: somebody else holds this instance |
 //! | 5 | no context: nobody answered for an hour, or the launch token was refused again and again |
 //! | 6 | no worker, and no contact for an hour |
+//! | 7 | the machine's metadata did not say which machine of its launch it is |
+//!
+//! On machines, 10, 11 and 12 are those of `start.sh`, which starts the agent there: it cannot be had, it is not the one that was meant,
+//! the machine fails it.
 
 use std::io;
 use std::path::PathBuf;
 
+use epu_core::time::Span;
+
 use crate::life::GivenUp;
+use crate::metadata::Trouble;
 
 /// Why an agent could not run.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +62,19 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// The machine does not know which one of its launch it is.
+    #[error(
+        "ask the machine's metadata at {at} for its launch index, for {within}: {why}; is the metadata service turned on, and reached from \
+         where the agent runs? (in a container it takes two hops: `machine.metadata.hops: 2`)"
+    )]
+    NoIndex {
+        /// Where it was asked for.
+        at: String,
+        /// For how long.
+        within: Span,
+        /// What came of it in the end.
+        why: Trouble,
+    },
     /// The agent found that it cannot do its work.
     #[error(transparent)]
     GivenUp(#[from] GivenUp),
@@ -71,6 +91,7 @@ impl Error {
             Self::GivenUp(GivenUp::ClaimRefused(_)) => 4,
             Self::GivenUp(GivenUp::NoContext(_)) => 5,
             Self::GivenUp(GivenUp::Forgotten) => 6,
+            Self::NoIndex { .. } => 7,
         }
     }
 }

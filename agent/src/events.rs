@@ -36,6 +36,8 @@ pub enum Event {
     DrainTold(bool),
     /// What must survive could not be written; the actions after that one were not done.
     NotKept(Fault),
+    /// The site takes the machine away, at this time.
+    Interruption(Timestamp),
     /// The agent was told to stop.
     Stop,
 }

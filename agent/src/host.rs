@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use epu_core::instance::Exit;
 use epu_core::pool::DrainSignal;
 use epu_core::request::Context;
-use epu_core::{Fault, Timestamp};
+use epu_core::{Fault, LaunchId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -69,6 +69,11 @@ pub trait Host: Send + Sync {
 
     /// Signals the worker; nothing happens when it has ended.
     fn signal(&self, signal: Signal);
+
+    /// Waits until the site says that it takes the machine away, and gives when. For ever where no site does that. Safe to cancel.
+    async fn taken_away(&self) -> Timestamp {
+        std::future::pending().await
+    }
 }
 
 /// What is sent to a worker that is to stop.
@@ -101,6 +106,13 @@ pub struct Kept {
     /// What it is to be, once that was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Context>,
+    /// Of which launch it is; what another launch left in this directory, as in an image that was made of a running machine, is no
+    /// concern of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<LaunchId>,
+    /// Its place in that launch, so that it need not be found out again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
     /// How far it came.
     pub stage: Stage,
 }

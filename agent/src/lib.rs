@@ -3,7 +3,8 @@
 //!
 //! [`life`] decides and never waits, reads a clock or touches anything: events in, actions out. [`mod@run`] performs the actions
 //! through two traits, so that the simulator runs the very same agent: [`link::Link`] to the services and [`host::Host`] to the
-//! machine. [`process::ProcessHost`] is a real machine, [`link::HttpLink`] a real network.
+//! machine. [`process::ProcessHost`] is a real machine, [`link::HttpLink`] a real network. On a machine that is rented,
+//! [`metadata`] says which one of its launch it is, and when its site takes it away.
 //!
 //! **How worker and agent talk**, from any language: the worker writes `busy` or `idle` to `$EPU_DIR/status`, and if it likes
 //! `name value` lines to `$EPU_DIR/readings`. When it is to finish, the file `$EPU_DIR/drain` appears (it holds the deadline, in
@@ -25,6 +26,7 @@ pub mod host;
 pub mod life;
 pub mod link;
 mod main_loop;
+pub mod metadata;
 pub mod process;
 mod procfs;
 pub mod run;

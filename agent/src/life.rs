@@ -14,6 +14,7 @@
 mod asking;
 mod attempts;
 mod doors;
+mod taken;
 mod words;
 
 use std::collections::VecDeque;
@@ -27,6 +28,7 @@ use epu_core::{Fault, Timestamp};
 
 use self::attempts::Attempts;
 use self::doors::Doors;
+use self::taken::Taken;
 use self::words::{beat_text, ending, how, set_up_failed};
 pub use crate::events::{Action, Ended, Event, GivenUp};
 use crate::host::{Found, Kept, Signal, Stage};
@@ -93,6 +95,8 @@ pub struct Life {
     work_since: Timestamp,
     sent: Work,
     told: bool,
+    /// Set once the site said that it takes the machine away.
+    taken: Option<Taken>,
 }
 
 impl Life {
@@ -126,6 +130,7 @@ impl Life {
             work_since: now,
             sent: Work::Unknown,
             told: found.told,
+            taken: None,
         };
         let mut todo = Vec::new();
         match kept {
@@ -245,6 +250,7 @@ impl Life {
                 // The worker runs and that counts; only a restarted agent will not find it again.
                 Phase::Settling { .. } | Phase::Running | Phase::Ended { .. } | Phase::Stopping { .. } | Phase::Over => {}
             },
+            Event::Interruption(at) => self.taken_away(at, now),
             Event::Stop => self.stop(now, todo),
         }
     }
@@ -465,6 +471,7 @@ impl Life {
                 }
             }
             Phase::Running => {
+                self.drain_unasked(now, todo);
                 if now >= self.look_at || (now >= self.beat_at && !self.beating) {
                     self.look_at = now + self.heartbeat().min(LOOK_EVERY);
                     todo.push(Action::Look);
@@ -501,7 +508,7 @@ impl Life {
         let beat_at = if self.beating { Timestamp::NEVER } else { self.beat_at };
         let of_phase = match self.phase {
             Phase::SettingUp { until } | Phase::Settling { until } => until,
-            Phase::Running => self.look_at.min(beat_at),
+            Phase::Running => self.look_at.min(beat_at).min(self.unasked_at()),
             Phase::Ended { .. } => beat_at.min(self.contact_at + FORGOTTEN_AFTER),
             Phase::Stopping { kill_at, over_at } => kill_at.min(over_at),
             Phase::Asking | Phase::Starting | Phase::Over => Timestamp::NEVER,
@@ -520,6 +527,8 @@ impl Life {
         Action::Keep(Box::new(Kept {
             nonce: self.claim.nonce.clone(),
             context: self.context.as_deref().cloned(),
+            launch: Some(self.claim.launch),
+            index: Some(self.claim.index),
             stage,
         }))
     }

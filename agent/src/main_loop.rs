@@ -9,6 +9,7 @@ use epu_core::code::Chain;
 use epu_core::random::Random;
 use epu_core::time::SystemClock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info};
@@ -17,6 +18,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::life::Ended;
 use crate::link::HttpLink;
+use crate::metadata::Metadata;
 use crate::process::ProcessHost;
 use crate::run::{Parts, run};
 
@@ -69,6 +71,7 @@ pub fn start() -> ExitCode {
 /// See [`Error::exit_code`].
 pub async fn serve() -> Result<Ended, Error> {
     let config = Config::from_env()?;
+    let link = HttpLink::new(&config.url, config.ca).map_err(Error::Config)?;
     let host = ProcessHost::open(&config.home)?;
     let stop = CancellationToken::new();
     let signals = [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?];
@@ -83,23 +86,46 @@ pub async fn serve() -> Result<Ended, Error> {
         }
         stopping.cancel();
     });
-    let clock = SystemClock::start();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let random = Arc::new(Random::from_system());
     info!(home = %config.home.display(), launch = %config.launch, index = config.index, at = %clock.now(), "agent");
+    let metadata = config.metadata.as_deref().map(Metadata::new);
+    let kept = host.of_launch(config.launch)?;
+    let index = match (config.index.or(kept), &metadata) {
+        (Some(index), _) => index,
+        (None, Some(metadata)) => tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(Ended::Stopped),
+            index = metadata.launch_index(&*clock, &random) => index?,
+        },
+        // The settings were checked.
+        (None, None) => return Err(Error::Config(vec!["EPU_METADATA is not set".to_owned()])),
+    };
+    let mut host = host.with_index(index);
+    let watcher = metadata.map(|metadata| {
+        let (told, taken_away) = watch::channel(None);
+        host.hear(taken_away);
+        let clock = clock.clone();
+        tokio::spawn(async move { metadata.watch(clock, told).await })
+    });
     let ended = run(
         Parts {
             url: config.url,
             launch: config.launch,
-            index: config.index,
+            index,
             launch_token: config.launch_token,
-            link: HttpLink::new(),
+            link,
             host,
-            clock: Arc::new(clock),
-            random: Arc::new(Random::from_system()),
+            clock,
+            random,
         },
         stop,
     )
     .await;
     listener.abort();
+    if let Some(watcher) = watcher {
+        watcher.abort();
+    }
     drop(hangup);
     ended
 }

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use epu_core::instance::Exit;
 use epu_core::pool::DrainSignal;
 use epu_core::request::Context;
-use epu_core::{Fault, Timestamp};
+use epu_core::{Fault, LaunchId, Timestamp};
 use rustix::process::{Pid, kill_process};
 use tokio::process::Command;
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ const ENOEXEC: i32 = 8;
 /// Where programs are looked for when nothing says where.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The instance's tags: a template's variables do not change them.
-const TAGS: [&str; 7] = [
+const TAGS: [&str; 9] = [
     "EPU_INSTALLATION",
     "EPU_POOL",
     "EPU_LAUNCH",
@@ -49,6 +49,8 @@ const TAGS: [&str; 7] = [
     "EPU_INSTANCE",
     "EPU_HOME",
     "EPU_URL",
+    "EPU_CA",
+    "EPU_METADATA",
 ];
 
 /// A real machine, or one directory of it. While it lives, no other agent can have that directory.
@@ -60,6 +62,10 @@ pub struct ProcessHost {
     /// Where in the log the running program's output begins.
     from: AtomicU64,
     worker: Mutex<Option<Watched>>,
+    /// Its place in its launch, for its programs, where the environment does not say it.
+    index: Option<u32>,
+    /// When the site takes the machine away, once it said so; none where nobody asks it.
+    taken_away: Option<watch::Receiver<Option<Timestamp>>>,
     /// Held, never read: the kernel lets go of it when the agent dies, however it dies.
     _lock: File,
 }
@@ -89,8 +95,55 @@ impl ProcessHost {
             run,
             from: AtomicU64::new(0),
             worker: Mutex::new(None),
+            index: None,
+            taken_away: None,
             _lock: lock,
         })
+    }
+
+    /// Puts away what the agent of another launch left here, as in an image that was made of a running machine: it is another instance's,
+    /// and going on with it would be to speak for that one. Gives the index that an earlier agent of this launch had, if there was one.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read or put away.
+    pub fn of_launch(&self, launch: LaunchId) -> Result<Option<u32>, Error> {
+        let Some(kept) = self.kept()? else { return Ok(None) };
+        match kept.launch {
+            Some(other) if other != launch => {
+                warn!(%other, "what an agent of another launch left here is put away; was the image made of a running machine?");
+                let files = ["agent.json", "exit.json", "run/drain", "run/status", "run/readings"];
+                for path in files.map(|name| self.home.join(name)) {
+                    match fs::remove_file(&path) {
+                        Err(error) if error.kind() != ErrorKind::NotFound => return Err(at("remove", &path)(error)),
+                        Ok(()) | Err(_) => {}
+                    }
+                }
+                Ok(None)
+            }
+            Some(_) | None => Ok(kept.index),
+        }
+    }
+
+    /// Tells its programs their place in their launch.
+    #[must_use]
+    pub fn with_index(mut self, index: u32) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    /// Hears from this when the site takes the machine away.
+    pub fn hear(&mut self, taken_away: watch::Receiver<Option<Timestamp>>) {
+        self.taken_away = Some(taken_away);
+    }
+
+    fn kept(&self) -> Result<Option<Kept>, Error> {
+        let path = self.kept_path();
+        match files::read_bounded(&path, KEPT_MAX).map_err(at("read", &path))? {
+            None => Ok(None),
+            Some(text) => serde_json::from_str(&text)
+                .map(Some)
+                .map_err(|source| Error::Damaged { path, source }),
+        }
     }
 
     fn worker(&self) -> MutexGuard<'_, Option<Watched>> {
@@ -159,6 +212,9 @@ impl ProcessHost {
             .env("EPU_DIR", &self.run)
             .env("EPU_INSTANCE", context.instance.to_string())
             .env("EPU_POOL", context.pool.as_str());
+        if let Some(index) = self.index {
+            command.env("EPU_INDEX", index.to_string());
+        }
         Ok(command)
     }
 
@@ -203,11 +259,7 @@ impl ProcessHost {
 #[async_trait]
 impl Host for ProcessHost {
     fn find(&self) -> Result<Found, Error> {
-        let path = self.kept_path();
-        let kept: Option<Kept> = match files::read_bounded(&path, KEPT_MAX).map_err(at("read", &path))? {
-            None => None,
-            Some(text) => Some(serde_json::from_str(&text).map_err(|source| Error::Damaged { path, source })?),
-        };
+        let kept = self.kept()?;
         // A damaged one is as good as none: the worker's end is reported all the same.
         let exit = files::read_bounded(&self.exit_path(), KEPT_MAX)
             .ok()
@@ -361,6 +413,18 @@ impl Host for ProcessHost {
         });
         if !reached {
             tracing::debug!(?signal, "no worker to signal");
+        }
+    }
+
+    async fn taken_away(&self) -> Timestamp {
+        let Some(mut taken_away) = self.taken_away.clone() else {
+            return pending().await;
+        };
+        let at = taken_away.wait_for(Option::is_some).await.ok().and_then(|at| *at);
+        match at {
+            Some(at) => at,
+            // Nobody asks any more.
+            None => pending().await,
         }
     }
 }

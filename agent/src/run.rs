@@ -85,6 +85,7 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
         }
         let wakes_at = running.life.wakes_at();
         let has_worker = running.life.has_worker();
+        let is_taken_away = running.life.is_taken_away();
         let event = tokio::select! {
             biased;
             () = stop.cancelled(), if !stop_seen => {
@@ -96,6 +97,7 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
                 info!(code = exit.code, signal = exit.signal, "the worker ended");
                 Event::WorkerEnded(exit)
             }
+            at = parts.host.taken_away(), if !is_taken_away => Event::Interruption(at),
             ended = done(&mut running.setting_up) => Event::SetUpEnded(ended),
             event = done(&mut running.asking) => running.heard(event),
             event = done(&mut running.beating) => running.heard(event),
@@ -189,7 +191,11 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
                 let link = &self.parts.link;
                 let request = Request::Report(report);
                 self.asking = Some(Box::pin(async move {
-                    Event::Reported(reported(link.ask(&door, &caller, &request, ASK_WITHIN).await))
+                    let answer = reported(link.ask(&door, &caller, &request, ASK_WITHIN).await);
+                    Event::Reported(answer.map(|mut reported| {
+                        only_fit(link, [&mut reported.doors, &mut reported.aggregators]);
+                        reported
+                    }))
                 }));
             }
             Action::Beat(beat, to) => {
@@ -223,7 +229,11 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
         self.asking = Some(Box::pin(async move {
             let caller = Caller::Launch(parts.launch);
             let answer = parts.link.ask(&door, &caller, &Request::Context(claim), ASK_WITHIN).await;
-            Event::Context(answer.and_then(|answer| answer.read::<Context>().map(Box::new)))
+            let context = answer.and_then(|answer| answer.read::<Context>());
+            Event::Context(context.map(|mut context| {
+                only_fit(&parts.link, [&mut context.doors, &mut context.aggregators]);
+                Box::new(context)
+            }))
         }));
     }
 
@@ -251,6 +261,7 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
             | Event::Seen(_)
             | Event::DrainTold(_)
             | Event::NotKept(_)
+            | Event::Interruption(_)
             | Event::Stop => None,
         };
         match fault {
@@ -276,6 +287,19 @@ async fn done<T>(under_way: &mut Pending<'_, T>) -> T {
     };
     *under_way = None;
     result
+}
+
+/// Leaves out doors that this link does not ask at.
+fn only_fit(link: &impl Link, lists: [&mut Vec<String>; 2]) {
+    for doors in lists {
+        doors.retain(|url| {
+            let fits = link.asks_at(url);
+            if !fits {
+                debug!(url, "this door is not asked at");
+            }
+            fits
+        });
+    }
 }
 
 fn orders(answer: Result<Answer, Fault>) -> Result<Orders, Fault> {

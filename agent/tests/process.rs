@@ -273,6 +273,8 @@ async fn what_is_kept_is_private_and_found_again() {
     let kept = Kept {
         nonce: one,
         context: Some(sh("true", "true")),
+        launch: None,
+        index: Some(3),
         stage: Stage::SettingUp,
     };
     host.keep(&kept).unwrap();
@@ -304,6 +306,8 @@ async fn a_worker_of_an_earlier_agent_is_adopted_and_its_end_noticed() {
     host.keep(&Kept {
         nonce: "n".to_owned(),
         context: Some(context),
+        launch: None,
+        index: None,
         stage: Stage::Running(mark.clone()),
     })
     .unwrap();

@@ -48,8 +48,11 @@ struct Inner {
     through: Vec<String>,
     /// Doors at which nobody answers.
     shut: Vec<String>,
+    /// Those that the context names.
+    doors: Vec<String>,
     attempts: Vec<Timestamp>,
     worker: watch::Sender<Option<Exit>>,
+    taken_away: watch::Sender<Option<Timestamp>>,
 }
 
 #[derive(Clone)]
@@ -88,8 +91,10 @@ impl World {
                 beats: Vec::new(),
                 through: Vec::new(),
                 shut: Vec::new(),
+                doors: Vec::new(),
                 attempts: Vec::new(),
                 worker: watch::channel(None).0,
+                taken_away: watch::channel(None).0,
             })),
             clock: Arc::new(VirtualClock(start)),
             stop: CancellationToken::new(),
@@ -153,7 +158,7 @@ impl Link for World {
                     heartbeat: Span::secs(5),
                     ready_within: Span::secs(60),
                     aggregators: Vec::new(),
-                    doors: Vec::new(),
+                    doors: inner.doors.clone(),
                 })
             }
             Request::Report(report) => {
@@ -163,6 +168,7 @@ impl Link for World {
                     Happened::Failed { fault } => format!("failed {}", fault.code),
                     Happened::Drained { exit } => format!("drained {:?}", exit.code),
                     Happened::Exited { exit } => format!("exited {:?}", exit.code),
+                    Happened::Interruption { within } => format!("interrupted within {within}"),
                 };
                 inner.done.push(word);
                 Ok(Answer::Orders(inner.orders.clone()))
@@ -175,6 +181,10 @@ impl Link for World {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    fn asks_at(&self, url: &str) -> bool {
+        !url.contains("unfit")
     }
 }
 
@@ -225,6 +235,10 @@ impl Host for World {
     async fn ended(&self) -> Exit {
         let mut ended = self.see().worker.subscribe();
         ended.wait_for(Option::is_some).await.unwrap().clone().unwrap()
+    }
+    async fn taken_away(&self) -> Timestamp {
+        let mut taken = self.see().taken_away.subscribe();
+        taken.wait_for(Option::is_some).await.unwrap().unwrap()
     }
     fn output(&self) -> String {
         "so far".to_owned()
@@ -429,6 +443,44 @@ async fn an_agent_that_dies_leaves_its_worker_to_the_next() {
     let (of_first, of_second) = (&inner.beats[0].1, &inner.beats.last().unwrap().1);
     assert!(of_second.started_at_ms > of_first.started_at_ms);
     second.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_is_taken_away_while_nobody_answers_drains_by_itself() {
+    let world = World::new();
+    let agent = world.begin();
+    sleep(Duration::from_secs(10)).await;
+    world.see().up = false;
+    let at = world.clock.now() + Duration::from_secs(120);
+    world.see().taken_away.send_replace(Some(at));
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(world.see().done[4..], [] as [&str; 0]);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.see().done[4..], [format!("tell drain {}", at.0)]);
+    world.worker_ends(exit(0));
+    world.see().up = true;
+    assert!(matches!(agent.await.unwrap(), Ok(Ended::Drained)));
+    let inner = world.see();
+    let said = inner.done.iter().skip(5).map(String::as_str).collect::<Vec<_>>();
+    let [kept, interrupted, drained] = said[..] else {
+        panic!("{said:?}");
+    };
+    assert_eq!((kept, drained), ("keep exit Some(0)", "drained Some(0)"));
+    assert!(interrupted.starts_with("interrupted within 1m "), "{interrupted}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn doors_that_the_link_does_not_ask_at_are_none() {
+    let world = World::new();
+    world.see().doors = vec!["http://unfit".to_owned(), "http://fit".to_owned()];
+    let agent = world.begin_at("http://first");
+    sleep(Duration::from_secs(10)).await;
+    world.see().shut.push("http://first".to_owned());
+    sleep(Duration::from_secs(60)).await;
+    let through = world.see().through.clone();
+    assert_eq!(through.last().unwrap(), "http://fit");
+    assert!(!through.contains(&"http://unfit".to_owned()), "{through:?}");
+    agent.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 //! (`{"result", "error"}`), so that a new request needs no new path. The HTTP status repeats the error's code for proxies and
 //! people ([`status_of`]); programs read the reply. Beside it stand `GET /metrics`, `/healthz` and `/readyz`, which need no token.
 //!
-//! [`auth`] says who may ask what, [`server`] listens, [`door`] answers, [`client`] asks.
+//! [`auth`] says who may ask what, [`server`] listens, [`door`] answers, [`client`] asks, [`tls`] proves to who asks that this is the door.
 
 pub mod auth;
 pub mod client;
@@ -13,11 +13,13 @@ pub mod metrics;
 mod patient;
 pub mod server;
 pub(crate) mod text;
+pub mod tls;
 
 pub use client::Client;
 pub use door::{Door, Limits, Ready, Render};
 pub use metrics::Metrics;
-pub use server::{Error, bind, serve};
+pub use server::{Error, bind, serve, serve_tls};
+pub use tls::{Roots, Tls};
 
 use hyper::StatusCode;
 

@@ -510,7 +510,7 @@ async fn a_client_says_what_it_found_instead_of_a_door() {
         "{fault}"
     );
     assert_eq!(
-        Client::new("https://127.0.0.1:1", OPERATOR)
+        Client::new("ftp://127.0.0.1:1", OPERATOR)
             .ask(&status(), SOON)
             .await
             .unwrap_err()

@@ -154,6 +154,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "the text says what is left; `epumgmt instance list` shows it",
     ),
     (
+        "machine-stopped",
+        "the site shows the machine as stopped: nothing works on it",
+        "it is ended and replaced by itself; find out who or what stopped it",
+    ),
+    (
         "management-failed",
         "the broker's management API gave an answer that is none",
         "see the broker's log; does `management-url` point to a management API?",
@@ -176,7 +181,7 @@ pub const CODES: &[(&str, &str, &str)] = &[
     (
         "no-contact",
         "nobody answers there",
-        "is `epumgmt serve` running? does --url fit its `listen`?",
+        "start the service with `epumgmt serve`, or the broker; or correct where it is looked for: `--url` over HTTP, `--amqp-url` over the broker",
     ),
     (
         "no-reports",
@@ -190,7 +195,12 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "see `epumgmt placement list`",
     ),
     ("no-such-pool", "no pool has this name", "see `epumgmt pool list`"),
-    ("no-such-site", "no site has this name", "see `sites:` in the config file"),
+    ("no-such-site", "no site has this name", "see `epumgmt site list`"),
+    (
+        "no-such-template",
+        "no pool launches a template of this name",
+        "see `epumgmt template list`",
+    ),
     (
         "not-possible",
         "what was asked cannot be done as things are",
@@ -200,6 +210,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "not-ready",
         "set-up did not finish in time",
         "see `epumgmt instance logs`; raise the template's `ready-within`",
+    ),
+    (
+        "not-trusted",
+        "the certificate shown at an address does not prove that it is the right place",
+        "the text says what is wrong with it: name the authority with `--ca` or `EPU_CA`, use a name that the certificate has, or renew it",
     ),
     (
         "queue-missing",

@@ -23,7 +23,7 @@ pub enum Invariant {
     I1,
     /// No launch is recorded that takes a pool's live, not leaving instances above the maximum then in force.
     I2,
-    /// No worker chosen for scale-in is ended while busy or unknown before its drain deadline.
+    /// No worker chosen for scale-in, a move or refresh is ended while busy or unknown before its drain deadline.
     I3,
     /// Replacements in any window stay within the pool's limit.
     I4,
@@ -128,7 +128,10 @@ pub fn within_max(staying: u32, more: u32, max: u32) -> Option<Violation> {
 #[must_use]
 pub fn no_busy_ended(instance: &Instance) -> Option<Violation> {
     let ending = instance.ending.as_ref()?;
-    let chosen = matches!(ending.why, Cause::ScaleIn | Cause::SlotRemoved);
+    let chosen = matches!(
+        ending.why,
+        Cause::ScaleIn | Cause::SlotRemoved | Cause::PlacementLeft | Cause::Refresh
+    );
     let ran = instance.ready_at.is_some();
     if chosen && ran && ending.work != Work::Idle {
         return broken(

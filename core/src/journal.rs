@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::code::Fault;
 use crate::health::Health;
-use crate::id::{InstanceId, LaunchId, PoolName, SensorName, SiteName, SlotLabel};
+use crate::id::{InstanceId, LaunchId, PlacementName, PoolName, SensorName, SiteName, SlotLabel};
 use crate::instance::Cause;
 use crate::life::State;
 use crate::pool::Paused;
@@ -122,6 +122,25 @@ pub enum Event {
     PlacementReset {
         /// Which.
         placement: String,
+    },
+    /// A site was added.
+    SiteAdded {
+        /// Which.
+        site: SiteName,
+        /// Its driver.
+        driver: String,
+    },
+    /// A site's settings were changed.
+    SiteChanged {
+        /// Which.
+        site: SiteName,
+        /// Its driver.
+        driver: String,
+    },
+    /// A site was taken out: nothing is launched there any more.
+    SiteRemoved {
+        /// Which.
+        site: SiteName,
     },
     /// The site said that it is about to take the machine away.
     Interruption {
@@ -284,7 +303,7 @@ impl From<Unknown> for Map<String, Value> {
 }
 
 /// Every kind that this release knows, in the order of [`Event`].
-pub const KINDS: [&str; 30] = [
+pub const KINDS: [&str; 33] = [
     "started",
     "stopped",
     "closed",
@@ -298,6 +317,9 @@ pub const KINDS: [&str; 30] = [
     "refresh",
     "placement-parked",
     "placement-reset",
+    "site-added",
+    "site-changed",
+    "site-removed",
     "interruption",
     "decided",
     "launch-recorded",
@@ -335,6 +357,9 @@ impl Event {
             Self::Refresh { .. } => "refresh",
             Self::PlacementParked { .. } => "placement-parked",
             Self::PlacementReset { .. } => "placement-reset",
+            Self::SiteAdded { .. } => "site-added",
+            Self::SiteChanged { .. } => "site-changed",
+            Self::SiteRemoved { .. } => "site-removed",
             Self::Interruption { .. } => "interruption",
             Self::Decided(_) => "decided",
             Self::LaunchRecorded { .. } => "launch-recorded",
@@ -390,6 +415,9 @@ pub enum Action {
         launch: LaunchId,
         /// Where.
         site: SiteName,
+        /// By which of the pool's placements; none: the one that is named like the site.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        placement: Option<PlacementName>,
         /// The instances, with the slots they fill.
         instances: Vec<(InstanceId, Option<SlotLabel>)>,
     },

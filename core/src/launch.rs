@@ -107,7 +107,7 @@ pub enum Purpose {
     /// The pool grows.
     #[default]
     Grow,
-    /// In place of instances of an older template version.
+    /// In place of instances of an older template version, or that are to leave their placement.
     Refresh,
 }
 

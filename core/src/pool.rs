@@ -413,6 +413,9 @@ pub struct Previous {
     pub template: Template,
     /// Its name and digest.
     pub template_version: String,
+    /// Whether it is newer than what is launched, and was gone back from: while the config file has it, it is not applied again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_back: bool,
 }
 
 /// Whose a pool's settings are.

@@ -58,6 +58,10 @@ pub enum Request {
     Sweep(SiteFilter),
     /// Tries what a launch on a site needs, without launching: credentials, clock, image, quota, permissions. Answer: [`SiteReport`].
     SiteCheck(SiteCheck),
+    /// Add a site, or change one that was added so. Answer: its name, a text.
+    SiteAdd(SiteFile),
+    /// Take a site out that was added so. Answer: how many instances still live there.
+    SiteRemove(SiteRemove),
     /// Instances as they are recorded, of any pool or of none; no ids: all live ones. Answer: a list of [`crate::Instance`].
     Records(Ids),
     // ---- provisioner: from agents
@@ -134,6 +138,8 @@ impl Request {
             | Self::Sites(_)
             | Self::Sweep(_)
             | Self::SiteCheck(_)
+            | Self::SiteAdd(_)
+            | Self::SiteRemove(_)
             | Self::Records(_)
             | Self::Context(_)
             | Self::Report(_) => Service::Provisioner,
@@ -171,6 +177,8 @@ impl Request {
             Self::Sites(_) => "sites",
             Self::Sweep(_) => "sweep",
             Self::SiteCheck(_) => "site_check",
+            Self::SiteAdd(_) => "site_add",
+            Self::SiteRemove(_) => "site_remove",
             Self::Records(_) => "records",
             Self::Context(_) => "context",
             Self::Report(_) => "report",
@@ -228,6 +236,8 @@ impl Request {
             | Self::Sites(_)
             | Self::Sweep(_)
             | Self::SiteCheck(_)
+            | Self::SiteAdd(_)
+            | Self::SiteRemove(_)
             | Self::Records(_)
             | Self::Context(_)
             | Self::Report(_)
@@ -475,6 +485,9 @@ pub struct PoolChange {
     pub pool: PoolName,
     /// New values by dotted path, such as `engine.keep.n: 5`; null takes a key out.
     pub set: BTreeMap<String, Value>,
+    /// Another content for its template, under the name that the pool has for it after `set`; left out: what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Box<crate::pool::Template>>,
     /// Refuse when the pool is no longer at this revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_revision: Option<u64>,
@@ -644,6 +657,9 @@ pub struct PoolView {
     pub concerns: Vec<String>,
     /// How long instances took from launch to ready, in milliseconds: the mean of the last ones.
     pub boot_ms: Option<i64>,
+    /// Live instances by the template version that they run.
+    #[serde(default)]
+    pub versions: BTreeMap<String, u32>,
 }
 
 /// A reading with its status at the time of the answer.
@@ -748,6 +764,65 @@ pub struct SiteStatus {
     /// The buckets that pace its calls; none: it is not paced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pace: Vec<BucketView>,
+    /// Most instances of one launch there; a larger one is refused.
+    #[serde(default = "SiteStatus::launch_most_anywhere")]
+    pub launch_most: u32,
+    /// Launches that wait for their turn to be called.
+    #[serde(default)]
+    pub waiting: u32,
+    /// Where it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<SiteOrigin>,
+}
+
+/// Where a site is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum SiteOrigin {
+    /// In a config file; only it can change it.
+    File {
+        /// Which.
+        path: String,
+        /// On which line; 0: it is there though nothing is written, by default.
+        line: u32,
+    },
+    /// In the records.
+    Record {
+        /// Who put it there: an operator's name, or `dtrs` for what clients of the original EPU describe.
+        by: String,
+        /// Whose it is; none: nobody's in particular.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
+    },
+}
+
+/// A site as written in a file: either `sites:` with one site below it, or what would stand there below its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SiteFile {
+    /// What it is called, for messages.
+    pub file: String,
+    /// Its text, YAML or JSON. Secrets in it are references, such as `env:NAME`.
+    pub text: String,
+    /// Its name, or which of several; left out: the only one in the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<crate::id::SiteName>,
+}
+
+/// Take a site out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SiteRemove {
+    /// Which.
+    pub site: crate::id::SiteName,
+    /// Although pools place instances on it, or some live there: nothing is launched there any more, and those that live are watched until
+    /// they end.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl SiteStatus {
+    fn launch_most_anywhere() -> u32 {
+        1_000
+    }
 }
 
 /// A token bucket as it is now.

@@ -32,6 +32,13 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// What was written as in RFC 3339, such as `2026-11-22T19:37:16Z`; none when it is not.
+    #[must_use]
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.trim().parse().ok()?;
+        Some(Self(time.as_millisecond()))
+    }
+
     /// `2026-11-22T19:37:16Z`, for people.
     #[must_use]
     pub fn rfc3339(self) -> String {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use epu_core::Reason;
 use epu_core::code::Chain;
-use epu_core::id::{PoolName, SensorName};
+use epu_core::id::{PoolName, SensorName, SlotLabel};
 use epu_core::instance::{Cause, Drain};
 use epu_core::invariant::{self, Violation};
 use epu_core::journal::{Action, Decided, Entry, Event};
-use epu_core::launch::{INSTANCES_MAX, LaunchRequest, Wanted};
+use epu_core::launch::{LaunchRequest, Wanted};
 use epu_core::lease::Domain;
+use epu_core::pool::{Placement, Pool};
 use epu_core::random::Random;
 use epu_core::request::{DrainOrder, Ids, Request, Terminate};
 use epu_core::time::Timestamp;
@@ -18,11 +19,13 @@ use epu_decision_engines::{Decision, Memory, Observation};
 use epu_store::{DecisionCommit, Outgoing, PoolMemory};
 use tracing::{debug, info};
 
-use crate::guards::Guards;
+use crate::guards::{Breaker, Guards};
 use crate::managing::Managed;
 use crate::orders;
-use crate::plan::{Plan, Wish, plan};
+use crate::outcomes::unparked;
+use crate::plan::{Batch, Plan, Wish, plan};
 use crate::service::Controller;
+use crate::spec::version_on;
 use crate::view::View;
 
 /// A decision with what follows from it once it is recorded.
@@ -47,7 +50,8 @@ impl Controller {
             return;
         }
         let statuses = sensor_changes(managed, now, name);
-        let observation = managed.view.observation(now, managed.target, managed.memory.clone());
+        let boot = managed.guards.boot(&managed.view);
+        let observation = managed.view.observation(now, managed.target, boot, managed.memory.clone());
         let Some((decision, sensors, version)) = wish_of(managed, &observation) else {
             self.wake(name, now + *self.parts.config.look_every);
             return;
@@ -90,6 +94,8 @@ impl Controller {
             };
             journal.push(Entry::new(now, "controller", event).of(name));
         }
+        let free = unparked(managed, &planned.guards);
+        journal.extend(free.into_iter().map(|event| Entry::new(now, "controller", event).of(name)));
         let wake = [
             planned.look_again_at,
             managed.view.next_due(now),
@@ -98,6 +104,7 @@ impl Controller {
         .into_iter()
         .flatten()
         .min();
+        let refresh = planned.refresh.clone();
         let memory_changed =
             managed.target != Some(planned.target) || !managed.guards.says_the_same(&planned.guards) || managed.memory != decision.memory;
         if planned.acts() || differs {
@@ -155,6 +162,9 @@ impl Controller {
         self.show_size(name);
         if let Some(at) = wake {
             self.wake(name, at.max(now + Duration::from_millis(1)));
+        }
+        if let Some(step) = refresh {
+            self.roll(name, &step, now).await;
         }
     }
 
@@ -247,7 +257,14 @@ impl Controller {
                 .set(i64::from(open))
         };
         breaker("storm", managed.guards.storm.is_some());
-        breaker("launch", managed.guards.launching.values().any(|b| b.open_until.is_some()));
+        breaker("launch", managed.guards.launching.values().any(Breaker::holds));
+        self.show_gates(name);
+        let outdated = match &managed.view.pool.refresh {
+            Some(_) => crate::rollout::outdated(&managed.view).0,
+            None => 0,
+        };
+        let gauge = self.parts.metrics.refresh_outdated.with_label_values(&[name.as_str()]);
+        gauge.set(i64::from(outdated));
     }
 }
 
@@ -338,8 +355,13 @@ fn check(view: &View, target: Option<u32>, plan: &Plan, readable: bool) -> Vec<V
             view.pool.spec.max,
             readable || view.pool.removed,
         ),
-        invariant::within_replacement_limit(&plan.guards.replaced, most, *limits.replace_window)
-            .filter(|_| plan.terminate.iter().any(|(why, _)| *why == Cause::Unhealthy)),
+        invariant::within_replacement_limit(&plan.guards.replaced, most, *limits.replace_window).filter(|_| {
+            let ends = plan.terminate.iter().any(|(why, _)| *why == Cause::Unhealthy);
+            ends || plan
+                .drains
+                .iter()
+                .any(|(why, _)| matches!(why, Cause::Refresh | Cause::PlacementLeft))
+        }),
     ]
     .into_iter()
     .flatten()
@@ -396,40 +418,54 @@ fn commands(plan: &Plan, managed: &Managed, name: &PoolName, random: &Random, no
             why: *why,
         });
     }
-    let batches = plan
-        .launches
-        .iter()
-        .flat_map(|batch| batch.wanted.chunks(INSTANCES_MAX).map(|wanted| (&batch.site, wanted)));
-    for (site, wanted) in batches {
-        let launch = random.launch(now);
-        let instances: Vec<Wanted> = wanted
-            .iter()
-            .map(|slot| {
-                let (slot, variables) = slot.clone().map_or((None, BTreeMap::new()), |(label, vars)| (Some(label), vars));
-                Wanted {
-                    id: random.instance(now),
-                    slot,
-                    variables,
-                }
-            })
-            .collect();
-        actions.push(Action::Launch {
-            launch,
-            site: site.clone(),
-            instances: instances.iter().map(|w| (w.id, w.slot.clone())).collect(),
-        });
-        add(Request::Launch(Box::new(LaunchRequest {
-            launch,
-            pool: name.clone(),
-            site: site.clone(),
-            placement: None,
-            purpose: epu_core::launch::Purpose::default(),
-            template: pool.template.clone(),
-            template_version: pool.template_version.clone(),
-            instances,
-            min: 1,
-            epoch: 0,
-        })));
+    for batch in &plan.launches {
+        let Some(placement) = pool.spec.placements.iter().find(|placement| placement.called() == batch.placement) else {
+            continue;
+        };
+        for wanted in batch.wanted.chunks(managed.view.launch_most(placement)) {
+            let launch = Box::new(launch(pool, placement, batch, wanted, random, now));
+            actions.push(Action::Launch {
+                launch: launch.launch,
+                site: launch.site.clone(),
+                placement: launch.placement.clone(),
+                instances: launch.instances.iter().map(|w| (w.id, w.slot.clone())).collect(),
+            });
+            add(Request::Launch(launch));
+        }
     }
     (commands, actions)
+}
+
+/// One launch of those that a placement gets.
+fn launch(
+    pool: &Pool,
+    placement: &Placement,
+    batch: &Batch,
+    wanted: &[Option<(SlotLabel, BTreeMap<String, String>)>],
+    random: &Random,
+    now: Timestamp,
+) -> LaunchRequest {
+    let instance = |slot: &Option<(SlotLabel, BTreeMap<String, String>)>| {
+        let (slot, variables) = slot.clone().map_or((None, BTreeMap::new()), |(label, vars)| (Some(label), vars));
+        Wanted {
+            id: random.instance(now),
+            slot,
+            variables,
+        }
+    };
+    let least = pool.spec.limits.launch_least.unwrap_or(1);
+    let is_enough = usize::try_from(least).is_ok_and(|least| wanted.len() >= least);
+    LaunchRequest {
+        launch: random.launch(now),
+        pool: pool.name.clone(),
+        site: placement.site.clone(),
+        // One that is called like its site needs no name: so the release before understands it.
+        placement: placement.name.clone().filter(|name| name.as_str() != placement.site.as_str()),
+        purpose: batch.purpose,
+        template: placement.template(&pool.template),
+        template_version: version_on(pool, placement),
+        instances: wanted.iter().map(instance).collect(),
+        min: if is_enough { least } else { 1 },
+        epoch: 0,
+    }
 }

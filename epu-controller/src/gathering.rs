@@ -12,13 +12,14 @@ use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::Instance;
-use epu_core::request::{Answer, Caller, InstanceFilter, InstanceView, PoolBrief, PoolView, Request, StatusView};
+use epu_core::request::{Answer, Caller, InstanceFilter, InstanceView, PlacementView, PoolBrief, PoolView, Request, StatusView};
 use epu_core::time::Timestamp;
-use epu_store::Store;
+use epu_store::{PoolMemory, Store};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use crate::ops::store_fault;
+use crate::placements::views;
 use crate::show::{INSTANCES_MAX, bare, one_of, stored_instance};
 use crate::view::View;
 
@@ -52,6 +53,7 @@ impl Gathering {
     pub(crate) async fn answer(self) -> Result<Answer, Fault> {
         match self.request.clone() {
             Request::PoolList(_) => Answer::of(&self.pools().await?),
+            Request::PlacementList(_) => Answer::of(&self.placements().await?),
             Request::InstanceList(filter) => Answer::of(&self.instances(&filter).await?),
             Request::InstanceShow(which) => Answer::of(&self.instance(&which.instance).await?),
             Request::Status(_) => Answer::of(&self.status().await?),
@@ -136,15 +138,53 @@ impl Gathering {
 
     /// Pools that nobody showed, as they are recorded.
     async fn not_shown(&self, shown: &BTreeSet<PoolName>) -> Result<BTreeMap<PoolName, PoolView>, Fault> {
+        let recorded = self.recorded(|name| !shown.contains(name)).await?;
+        let views = recorded.into_iter().map(|(view, memory)| {
+            let shown = PoolView {
+                pool: view.pool.as_ref().clone(),
+                counts: view.pool_counts(),
+                target: memory.target,
+                decision: None,
+                readings: BTreeMap::new(),
+                slots: BTreeMap::new(),
+                concerns: vec![NOT_LED.to_owned()],
+                boot_ms: None,
+                versions: crate::rollout::versions(&view),
+            };
+            (view.pool.name.clone(), shown)
+        });
+        Ok(views.collect())
+    }
+
+    async fn placements(&self) -> Result<Vec<PlacementView>, Fault> {
+        let heard: Heard<Vec<PlacementView>> = self.ask(&self.request).await?;
+        let mut placements: BTreeMap<(PoolName, u32, String), PlacementView> = BTreeMap::new();
+        let mut shown = BTreeSet::new();
+        for of_one in heard.said {
+            // A pool that is just moving may be shown by two: it is taken whole, from one of them.
+            let pools: BTreeSet<PoolName> = of_one.iter().map(|view| view.pool.clone()).collect();
+            let news = of_one.into_iter().filter(|view| !shown.contains(&view.pool));
+            placements.extend(news.map(by_rank));
+            shown.extend(pools);
+        }
+        for (view, memory) in self.recorded(|name| !shown.contains(name)).await? {
+            let guards = serde_json::from_value(memory.guards).unwrap_or_default();
+            placements.extend(views(&view, &guards, self.now).into_iter().map(by_rank));
+        }
+        Ok(placements.into_values().collect())
+    }
+
+    /// Pools as they are recorded, each with what is remembered of it.
+    async fn recorded(&self, wanted: impl Fn(&PoolName) -> bool) -> Result<Vec<(View, PoolMemory)>, Fault> {
         let failed = |error: epu_store::Error| Fault::new("store-failed", Chain(&error).to_string());
         let all = self.store.pool_revisions().await.map_err(failed)?;
-        let missing: BTreeSet<PoolName> = all.into_keys().filter(|name| !shown.contains(name)).collect();
+        let missing: BTreeSet<PoolName> = all.into_keys().filter(wanted).collect();
         if missing.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(Vec::new());
         }
         let pools = self.store.pools().await.map_err(failed)?;
-        let targets = self.store.memories().await.map_err(failed)?;
-        let targets: BTreeMap<PoolName, Option<u32>> = targets.into_iter().map(|(name, memory)| (name, memory.target)).collect();
+        let memories = self.store.memories().await.map_err(failed)?;
+        let mut memories: BTreeMap<PoolName, PoolMemory> = memories.into_iter().collect();
         let mut instances: BTreeMap<PoolName, Vec<Arc<Instance>>> = BTreeMap::new();
         for instance in self.store.instances(true).await.map_err(failed)? {
             if missing.contains(&instance.pool) {
@@ -154,22 +194,18 @@ impl Gathering {
         let pools = pools.into_iter().filter(|pool| missing.contains(&pool.name));
         let views = pools.map(|pool| {
             let name = pool.name.clone();
-            let mut view = View::new(Arc::new(pool.clone()), self.now);
+            let mut view = View::new(Arc::new(pool), self.now);
             drop(view.load(instances.remove(&name).unwrap_or_default(), self.now));
-            let shown = PoolView {
-                pool,
-                counts: view.pool_counts(),
-                target: targets.get(&name).copied().flatten(),
-                decision: None,
-                readings: BTreeMap::new(),
-                slots: BTreeMap::new(),
-                concerns: vec![NOT_LED.to_owned()],
-                boot_ms: None,
-            };
-            (name, shown)
+            (view, memories.remove(&name).unwrap_or_default())
         });
         Ok(views.collect())
     }
+}
+
+/// Where a placement stands in the list.
+fn by_rank(view: PlacementView) -> ((PoolName, u32, String), PlacementView) {
+    let place = (view.pool.clone(), view.rank.unwrap_or(u32::MAX), view.placement.clone());
+    (place, view)
 }
 
 /// Of a pool that several showed, because it is just moving, the newest record.

@@ -1,17 +1,27 @@
 //! What the guardrails remember between decisions: stored with every decision, so that a restart loses no cooldown.
+//!
+//! It is each pool's own: what one pool finds out about a site holds no other pool up.
+
+mod breaker;
+mod score;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use epu_core::id::{LaunchId, SiteName};
+use epu_core::Fault;
+use epu_core::id::LaunchId;
 use epu_core::pool::Limits;
 use epu_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use breaker::{Breaker, Gate, Parked};
+pub use score::Score;
+
+use crate::rollout::Progress;
+use crate::view::View;
+
 /// A worker that ends this soon after it was ready counts as a launch that came to nothing.
 pub const EARLY_EXIT: Duration = Duration::from_secs(10);
-/// A launch pause doubles this often at the most.
-const BACKOFF_DOUBLINGS: u32 = 4;
 
 /// What the guardrails remember.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -27,12 +37,17 @@ pub struct Guards {
     pub replaced: Vec<Timestamp>,
     /// The storm that is on, if one is.
     pub storm: Option<Storm>,
-    /// Launching on each site that has failed.
-    pub launching: BTreeMap<SiteName, Breaker>,
+    /// Launching by each placement, by the placement's name.
+    pub launching: BTreeMap<String, Breaker>,
     /// Outcomes up to here are in `launching`: those from before a restart are not counted twice.
     pub outcomes_until: Timestamp,
     /// A digest of the settings that the rest belongs to: new bounds, engine or limits wait for no cooldown of the old ones.
     pub settings: u64,
+    /// Whether the size aimed at rose and has not been reached since: what is launched until then is growth.
+    pub growing: bool,
+    /// The refresh that is under way, if one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Progress>,
 }
 
 /// Mass unhealthiness.
@@ -44,52 +59,25 @@ pub struct Storm {
     pub probed_at: Timestamp,
 }
 
-/// Launching on one site.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Breaker {
-    /// Launches in a row that came to nothing.
-    pub failures: u32,
-    /// What `failures` was before the last success: a success that does not last takes nothing back.
-    pub failures_before: u32,
-    /// When a worker last came of one.
-    pub last_out_at: Option<Timestamp>,
-    /// The launch that failed last; its other instances' failures are the same one.
-    pub last_failed: Option<LaunchId>,
-    /// The launch that succeeded last; likewise.
-    pub last_out: Option<LaunchId>,
-    /// Nothing is launched before this.
-    pub open_until: Option<Timestamp>,
-    /// How often it has opened in a row.
-    pub opened: u32,
-    /// Whether it has reopened for one trial launch whose outcome is not known.
-    pub probing: bool,
-}
-
-/// What a breaker lets through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Everything.
-    Closed,
-    /// Nothing before then.
-    Open(Timestamp),
-    /// One launch of one instance, as a trial.
-    HalfOpen,
-    /// Nothing: the trial is under way.
-    Probing,
-}
-
-/// How an instance's launch turned out.
+/// How an instance of a launch turned out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaunchOutcome {
-    /// Where.
-    pub site: SiteName,
+    /// By which placement.
+    pub placement: String,
     /// Which launch.
     pub launch: LaunchId,
-    /// When.
+    /// When it was decided on.
+    pub decided_at: Timestamp,
+    /// When it turned out.
     pub at: Timestamp,
-    /// Whether a worker came of it that lasts.
+    /// How.
     pub what: Turned,
+    /// From decision to ready, where it became ready.
+    pub boot: Option<Duration>,
+    /// What went wrong, where something did and that is known.
+    pub fault: Option<Fault>,
+    /// A digest of what was asked ([`crate::spec::asked_by`]), where the same would be asked again now.
+    pub asked: Option<u64>,
     /// Whether it was read from the store at start, where it may have been counted before.
     pub loaded: bool,
 }
@@ -103,65 +91,61 @@ pub enum Turned {
     Bad,
     /// One came and ended at once.
     Short,
-}
-
-impl Breaker {
-    /// What is let through now.
-    #[must_use]
-    pub fn gate(&self, now: Timestamp) -> Gate {
-        match self.open_until {
-            None => Gate::Closed,
-            Some(until) if now < until => Gate::Open(until),
-            Some(_) if self.probing => Gate::Probing,
-            Some(_) => Gate::HalfOpen,
-        }
-    }
-
-    fn take(&mut self, outcome: &LaunchOutcome, limits: &Limits) {
-        match outcome.what {
-            Turned::Out if self.last_out == Some(outcome.launch) => return,
-            Turned::Out => {
-                // Launches may overlap, so a success wipes out nothing before the one before it has lasted.
-                let lasted = self.last_out_at.is_none_or(|before| outcome.at.since(before) >= EARLY_EXIT);
-                if self.failures == 0 && lasted {
-                    self.opened = 0;
-                }
-                self.failures_before = self.failures.max(if lasted { 0 } else { self.failures_before });
-                self.failures = 0;
-                self.last_out_at = Some(outcome.at);
-                self.last_out = Some(outcome.launch);
-                self.open_until = None;
-                self.probing = false;
-                return;
-            }
-            Turned::Bad | Turned::Short if self.last_failed == Some(outcome.launch) => return,
-            Turned::Bad => self.failures = self.failures.saturating_add(1),
-            Turned::Short => self.failures = self.failures.max(self.failures_before).saturating_add(1),
-        }
-        self.last_failed = Some(outcome.launch);
-        if self.failures >= limits.launch_failures && (self.probing || self.open_until.is_none_or(|until| outcome.at >= until)) {
-            let pause = *limits.launch_backoff * 2u32.pow(self.opened.min(BACKOFF_DOUBLINGS));
-            self.opened = self.opened.saturating_add(1);
-            self.open_until = Some(outcome.at + pause);
-            self.probing = false;
-        }
-    }
+    /// The site had no room for it, or the account may not have more.
+    Full,
+    /// The site refuses it for what no waiting mends.
+    Refused,
+    /// One came, and the site took it away.
+    Interrupted,
 }
 
 impl Guards {
-    /// Takes in how a launch turned out. True when a breaker opened or closed by it.
+    /// Takes in how an instance of a launch turned out, unless that was counted before a restart. True when its placement's gate moved.
     pub fn outcome(&mut self, outcome: &LaunchOutcome, limits: &Limits) -> bool {
-        if outcome.loaded && outcome.at <= self.outcomes_until {
+        if self.has_counted(outcome, self.outcomes_until) {
             return false;
         }
+        self.count(outcome, limits)
+    }
+
+    /// Whether it was counted before a restart, by what was remembered then: outcomes up to `until`.
+    #[must_use]
+    pub fn has_counted(&self, outcome: &LaunchOutcome, until: Timestamp) -> bool {
+        outcome.loaded && outcome.at <= until
+    }
+
+    /// Takes in how an instance of a launch turned out. True when its placement's gate moved.
+    pub fn count(&mut self, outcome: &LaunchOutcome, limits: &Limits) -> bool {
         self.outcomes_until = self.outcomes_until.max(outcome.at);
-        if outcome.what == Turned::Out && !self.launching.contains_key(&outcome.site) {
-            return false;
-        }
-        let breaker = self.launching.entry(outcome.site.clone()).or_default();
-        let before = breaker.open_until;
+        let breaker = self.launching.entry(outcome.placement.clone()).or_default();
+        let before = (breaker.open_until, breaker.parked.is_some());
         breaker.take(outcome, limits);
-        breaker.open_until != before
+        (breaker.open_until, breaker.parked.is_some()) != before
+    }
+
+    /// Something else is launched from now on: that launches failed says nothing about it, and a mended template does not wait for the
+    /// pauses of a broken one. That a site has no room, or parked a placement, still counts. True when a gate opened by it.
+    pub fn launch_anew(&mut self, now: Timestamp) -> bool {
+        let mut opened = false;
+        for breaker in self.launching.values_mut() {
+            if breaker.full_since.is_none() && breaker.parked.is_none() {
+                opened |= breaker.reset(now);
+            }
+        }
+        opened
+    }
+
+    /// How long an instance takes from decision to ready: what half of the last ones took by each placement, weighted by how many stay
+    /// there. While nobody stays anywhere it is the best-ranked placement's of which it is known.
+    #[must_use]
+    pub fn boot(&self, view: &View) -> Option<Duration> {
+        let of = |name: &str| self.launching.get(name).and_then(|breaker| breaker.score.boot());
+        let known = view.placed().filter_map(|(name, staying)| Some((of(name)?, staying)));
+        let (sum, n) = known.fold((Duration::ZERO, 0_u32), |(sum, n), (boot, staying)| {
+            (sum + boot * staying, n + staying)
+        });
+        let ranked = || view.pool.spec.placements.iter().find_map(|placement| of(placement.called()));
+        sum.checked_div(n).or_else(ranked)
     }
 
     /// Whether another decision would find the same: times that only say "still so" are left out.
@@ -187,8 +171,11 @@ impl Guards {
             clamp(&mut storm.probed_at);
         }
         clamp(&mut self.outcomes_until);
+        if let Some(rollout) = self.rollout.as_mut() {
+            rollout.not_after(now);
+        }
         for breaker in self.launching.values_mut() {
-            breaker.last_out_at.iter_mut().for_each(clamp);
+            breaker.not_after(now);
         }
     }
 
@@ -221,10 +208,14 @@ mod tests {
 
     fn outcome(n: u128, at: i64, what: Turned) -> LaunchOutcome {
         LaunchOutcome {
-            site: SiteName::new("here").unwrap(),
+            placement: "here".to_owned(),
             launch: LaunchId(uuid::Uuid::from_u128(n)),
+            decided_at: Timestamp(at * 1_000 - 500),
             at: Timestamp(at * 1_000),
             what,
+            boot: None,
+            fault: Some(Fault::new("launch-failed", "it says no")),
+            asked: Some(7),
             loaded: false,
         }
     }
@@ -258,20 +249,20 @@ mod tests {
     #[test]
     fn after_a_few_launches_that_came_to_nothing_launching_pauses_and_then_tries_one() {
         let mut guards = Guards::default();
-        let here = SiteName::new("here").unwrap();
+        let here = "here";
         for n in 0..3 {
             guards.outcome(&outcome(n, 10, Turned::Bad), &limits());
             // Ten instances of one launch fail together: that is one failure.
             guards.outcome(&outcome(n, 10, Turned::Bad), &limits());
         }
-        let gate = |guards: &Guards, s: i64| guards.launching[&here].gate(Timestamp(s * 1_000));
+        let gate = |guards: &Guards, s: i64| guards.launching[here].gate(Timestamp(s * 1_000));
         assert_eq!(gate(&guards, 39), Gate::Open(Timestamp(40_000)));
         assert_eq!(gate(&guards, 40), Gate::HalfOpen);
-        guards.launching.get_mut(&here).unwrap().probing = true;
+        guards.launching.get_mut(here).unwrap().probing = true;
         assert_eq!(gate(&guards, 41), Gate::Probing);
         assert!(guards.outcome(&outcome(9, 50, Turned::Bad), &limits()));
         assert_eq!(gate(&guards, 50), Gate::Open(Timestamp(110_000)), "the pause doubles");
-        guards.launching.get_mut(&here).unwrap().probing = true;
+        guards.launching.get_mut(here).unwrap().probing = true;
         assert!(guards.outcome(&outcome(10, 120, Turned::Out), &limits()));
         assert_eq!(gate(&guards, 120), Gate::Closed);
     }
@@ -279,19 +270,19 @@ mod tests {
     #[test]
     fn workers_that_start_and_end_at_once_open_the_breaker_too() {
         let mut guards = Guards::default();
-        let here = SiteName::new("here").unwrap();
+        let here = "here";
         for n in 0..3 {
             guards.outcome(&outcome(n, 10 + i64::try_from(n).unwrap(), Turned::Out), &limits());
             guards.outcome(&outcome(n, 10 + i64::try_from(n).unwrap(), Turned::Short), &limits());
         }
-        assert!(matches!(guards.launching[&here].gate(Timestamp(13_000)), Gate::Open(_)));
+        assert!(matches!(guards.launching[here].gate(Timestamp(13_000)), Gate::Open(_)));
     }
 
     /// As in a pool of two whose workers end two seconds after they were ready: the successes come in pairs, then the failures.
     #[test]
     fn overlapping_launches_of_workers_that_end_soon_open_the_breaker_and_the_pause_doubles() {
         let mut guards = Guards::default();
-        let here = SiteName::new("here").unwrap();
+        let here = "here";
         guards.outcome(&outcome(0, 0, Turned::Short), &limits());
         let pair = |guards: &mut Guards, n: u128, at: i64| {
             for (what, at) in [(Turned::Out, at), (Turned::Short, at + 2)] {
@@ -301,15 +292,15 @@ mod tests {
             }
         };
         pair(&mut guards, 1, 1);
-        assert_eq!(guards.launching[&here].gate(Timestamp(3_000)), Gate::Open(Timestamp(33_000)));
+        assert_eq!(guards.launching[here].gate(Timestamp(3_000)), Gate::Open(Timestamp(33_000)));
         pair(&mut guards, 3, 34);
-        assert_eq!(guards.launching[&here].gate(Timestamp(36_000)), Gate::Open(Timestamp(96_000)));
+        assert_eq!(guards.launching[here].gate(Timestamp(36_000)), Gate::Open(Timestamp(96_000)));
         // One that lasts makes the next failure the first one.
         guards.outcome(&outcome(5, 100, Turned::Out), &limits());
         guards.outcome(&outcome(6, 200, Turned::Out), &limits());
         guards.outcome(&outcome(6, 202, Turned::Short), &limits());
         assert_eq!(
-            (guards.launching[&here].failures, guards.launching[&here].gate(Timestamp(202_000))),
+            (guards.launching[here].failures, guards.launching[here].gate(Timestamp(202_000))),
             (1, Gate::Closed)
         );
     }
@@ -330,5 +321,122 @@ mod tests {
             );
         }
         assert_eq!(again, guards);
+    }
+
+    #[test]
+    fn without_room_it_pauses_at_once_twice_as_long_each_time_and_one_trial_that_succeeds_ends_it() {
+        let mut guards = Guards::default();
+        let limits = Limits {
+            capacity_memory: Span::secs(100),
+            ..limits()
+        };
+        let gate = |guards: &Guards, s: i64| guards.launching["here"].gate(Timestamp(s * 1_000));
+        assert!(guards.outcome(&outcome(1, 10, Turned::Full), &limits));
+        assert!(
+            !guards.outcome(&outcome(1, 10, Turned::Full), &limits),
+            "the other instances of the same launch"
+        );
+        assert_eq!(gate(&guards, 109), Gate::Open(Timestamp(110_000)));
+        // One that was under way by then, and one of the same launch that did come.
+        let early = |n, at, what| LaunchOutcome {
+            decided_at: Timestamp(9_000),
+            ..outcome(n, at, what)
+        };
+        assert!(!guards.outcome(&early(2, 11, Turned::Full), &limits));
+        assert!(!guards.outcome(&early(3, 60, Turned::Out), &limits));
+        assert_eq!(gate(&guards, 110), Gate::HalfOpen);
+        let mut expected = 100;
+        let mut now = 110;
+        for n in 10..16 {
+            guards.launching.get_mut("here").unwrap().probing = true;
+            assert!(guards.outcome(&outcome(n, now + 1, Turned::Full), &limits));
+            expected = (expected * 2).min(1_600);
+            now += 1 + expected;
+            assert_eq!(gate(&guards, now - 1), Gate::Open(Timestamp(now * 1_000)));
+            assert_eq!(gate(&guards, now), Gate::HalfOpen);
+        }
+        assert!(guards.outcome(&outcome(20, now + 60, Turned::Out), &limits));
+        assert_eq!(gate(&guards, now + 60), Gate::Closed);
+        guards.outcome(&outcome(21, now + 70, Turned::Full), &limits);
+        assert_eq!(
+            gate(&guards, now + 70),
+            Gate::Open(Timestamp((now + 170) * 1_000)),
+            "it was forgotten"
+        );
+        let board = guards.launching["here"].score.board(None);
+        assert_eq!((board.ready, board.failed, board.capacity), (2, 10, 10));
+    }
+
+    #[test]
+    fn what_no_waiting_mends_parks_until_somebody_resets_it() {
+        let mut guards = Guards::default();
+        let refused = LaunchOutcome {
+            fault: Some(Fault::new("site-refused", "x".repeat(10_000))),
+            ..outcome(1, 10, Turned::Refused)
+        };
+        assert!(guards.outcome(&refused, &limits()));
+        let here = guards.launching.get_mut("here").unwrap();
+        assert_eq!(here.gate(Timestamp(i64::MAX)), Gate::Parked);
+        let parked = here.parked.clone().unwrap();
+        assert_eq!(
+            (parked.of, parked.fault.code.as_ref(), parked.fault.text.len()),
+            (7, "site-refused", 500)
+        );
+        guards.outcome(&outcome(2, 20, Turned::Out), &limits());
+        assert_eq!(
+            guards.launching["here"].gate(Timestamp(20_000)),
+            Gate::Parked,
+            "others were under way"
+        );
+        assert!(guards.launching.get_mut("here").unwrap().reset(Timestamp(30_000)));
+        assert_eq!(guards.launching["here"].gate(Timestamp(30_000)), Gate::Closed);
+        // Decided before the reset, told after it.
+        assert!(!guards.outcome(&outcome(3, 30, Turned::Refused), &limits()));
+        assert!(guards.outcome(&outcome(4, 40, Turned::Refused), &limits()));
+        let board = guards.launching["here"].score.board(Some(0.5));
+        assert_eq!(
+            (board.ready, board.failed, board.price),
+            (1, 3, Some(0.5)),
+            "a reset forgets no score"
+        );
+    }
+
+    #[test]
+    fn what_was_asked_differently_by_now_parks_nothing() {
+        let mut guards = Guards::default();
+        let old = LaunchOutcome {
+            asked: None,
+            ..outcome(1, 10, Turned::Refused)
+        };
+        assert!(!guards.outcome(&old, &limits()));
+        assert_eq!(guards.launching["here"].gate(Timestamp(10_000)), Gate::Closed);
+    }
+
+    #[test]
+    fn another_template_waits_for_no_pause_that_failures_brought_about_but_for_room_and_for_a_person() {
+        let mut guards = Guards::default();
+        for n in 1..=3 {
+            guards.outcome(&outcome(n, 10, Turned::Bad), &limits());
+        }
+        assert!(matches!(guards.launching["here"].gate(Timestamp(11_000)), Gate::Open(_)));
+        assert!(guards.launch_anew(Timestamp(12_000)));
+        assert_eq!(guards.launching["here"].gate(Timestamp(12_000)), Gate::Closed);
+        for what in [Turned::Full, Turned::Refused] {
+            let mut guards = Guards::default();
+            guards.outcome(&outcome(1, 10, what), &limits());
+            assert!(!guards.launch_anew(Timestamp(12_000)), "{what:?}");
+            assert_ne!(guards.launching["here"].gate(Timestamp(12_000)), Gate::Closed);
+        }
+    }
+
+    /// As release 0.3 wrote it: by site, without a score.
+    #[test]
+    fn what_the_release_before_remembered_is_read() {
+        let stored = serde_json::json!({
+            "launching": {"here": {"failures": 3, "open_until": 50_000, "opened": 1, "probing": false}}, "outcomes_until": 20_000,
+        });
+        let guards: Guards = serde_json::from_value(stored).unwrap();
+        assert_eq!(guards.launching["here"].gate(Timestamp(49_000)), Gate::Open(Timestamp(50_000)));
+        assert_eq!(guards.launching["here"].score, Score::default());
     }
 }

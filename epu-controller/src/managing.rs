@@ -160,6 +160,11 @@ impl Controller {
             }
             managed.engine = engine;
             managed.trouble = trouble;
+            if managed.view.pool.template_version != pool.template_version && managed.guards.launch_anew(now) {
+                managed.unwritten = true;
+                let closed = Event::BreakerClosed { breaker: "launch".into() };
+                self.noted_entries.push(Entry::new(now, "controller", closed).of(&name));
+            }
             let changed = managed.view.set_pool(pool, now);
             self.take_changed(&name, changed, now);
             return;
@@ -198,6 +203,7 @@ impl Controller {
                 Err(error) => dropped.push(format!("what the guardrails remembered: {error}")),
             }
         }
+        managed.view.on_sites(self.parts.file.borrow().sites.clone());
         self.pools.insert(name.clone(), managed);
         let entries = dropped
             .into_iter()

@@ -1,5 +1,9 @@
 //! The controller's metrics.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use epu_core::PoolName;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -23,6 +27,12 @@ pub struct Metrics {
     pub busy_ended: IntCounterVec,
     /// `epu_controller_breaker_open{pool,breaker}`: 1 while a storm or launch breaker is open.
     pub breaker: IntGaugeVec,
+    /// `epu_controller_refresh_outdated{pool}`: while a refresh is under way, live instances of older template versions.
+    pub refresh_outdated: IntGaugeVec,
+    /// `epu_controller_placement_gate{pool,placement}`: 0 open, 1 paused, 2 parked, 3 being tried with one instance.
+    pub placement_gate: IntGaugeVec,
+    /// Of each pool the placements that `placement_gate` has.
+    shown_gates: Arc<Mutex<BTreeMap<PoolName, BTreeSet<String>>>>,
     /// `epu_controller_outbox_commands`: commands not yet accepted.
     pub outbox: IntGauge,
     /// `epu_controller_retries_total{op}`: commands sent again.
@@ -75,6 +85,17 @@ impl Metrics {
                 &["pool", "because"],
             )?,
             breaker: gauge("epu_controller_breaker_open", "1 while a breaker is open.", &["pool", "breaker"])?,
+            refresh_outdated: gauge(
+                "epu_controller_refresh_outdated",
+                "While a refresh is under way, live instances of older template versions.",
+                &["pool"],
+            )?,
+            placement_gate: gauge(
+                "epu_controller_placement_gate",
+                "Whether launching by a placement is open (0), paused (1), parked (2) or being tried with one instance (3).",
+                &["pool", "placement"],
+            )?,
+            shown_gates: Arc::default(),
             outbox: IntGauge::new("epu_controller_outbox_commands", "Commands not yet accepted by the provisioner.")?,
             retries: counter("epu_controller_retries_total", "Commands sent again.", &["op"])?,
             look_seconds: Histogram::with_opts(
@@ -113,12 +134,31 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Shows the gates of a pool's placements, and no others of it any more.
+    pub(crate) fn show_gates(&self, pool: &PoolName, gates: Vec<(String, i64)>) {
+        let mut all = self.shown_gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: BTreeSet<String> = gates.iter().map(|(name, _)| name.clone()).collect();
+        for (name, level) in gates {
+            self.placement_gate.with_label_values(&[pool.as_str(), name.as_str()]).set(level);
+        }
+        let before = if names.is_empty() {
+            all.remove(pool)
+        } else {
+            all.insert(pool.clone(), names.clone())
+        };
+        for gone in before.unwrap_or_default().difference(&names) {
+            self.placement_gate.remove_label_values(&[pool.as_str(), gone.as_str()]).ok();
+        }
+    }
+
     /// Forgets a pool that is no more.
-    pub fn forget(&self, pool: &epu_core::PoolName) {
+    pub fn forget(&self, pool: &PoolName) {
+        self.show_gates(pool, Vec::new());
         for what in SIZES {
             // One that was never shown has nothing to forget.
             self.size.remove_label_values(&[pool.as_str(), what]).ok();
         }
+        self.refresh_outdated.remove_label_values(&[pool.as_str()]).ok();
         for breaker in ["storm", "launch"] {
             self.breaker.remove_label_values(&[pool.as_str(), breaker]).ok();
         }
@@ -135,6 +175,8 @@ impl Metrics {
             Box::new(self.size.clone()),
             Box::new(self.busy_ended.clone()),
             Box::new(self.breaker.clone()),
+            Box::new(self.refresh_outdated.clone()),
+            Box::new(self.placement_gate.clone()),
             Box::new(self.outbox.clone()),
             Box::new(self.retries.clone()),
             Box::new(self.look_seconds.clone()),
@@ -143,5 +185,31 @@ impl Metrics {
             Box::new(self.refused.clone()),
             Box::new(self.violations.clone()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placement_that_is_no_more_has_no_gate() {
+        let metrics = Metrics::new().unwrap();
+        let pool = PoolName::new("web").unwrap();
+        let shown = |metrics: &Metrics| -> Vec<(String, f64)> {
+            let families = metrics.placement_gate.collect();
+            let all = families.iter().flat_map(|family| family.get_metric());
+            let mut all: Vec<_> = all
+                .map(|one| (one.get_label()[0].value().to_owned(), one.get_gauge().get_value()))
+                .collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            all
+        };
+        metrics.show_gates(&pool, vec![("spot".to_owned(), 2), ("sure".to_owned(), 0)]);
+        assert_eq!(shown(&metrics), [("spot".to_owned(), 2.0), ("sure".to_owned(), 0.0)]);
+        metrics.show_gates(&pool, vec![("sure".to_owned(), 1)]);
+        assert_eq!(shown(&metrics), [("sure".to_owned(), 1.0)]);
+        metrics.forget(&pool);
+        assert_eq!(shown(&metrics), []);
     }
 }

@@ -12,20 +12,23 @@ use epu_core::instance::{Cause, Work};
 use epu_core::journal::{Entry, Event};
 use epu_core::lease::Domain;
 use epu_core::pool::{Origin, Paused, Pool};
-use epu_core::request::{Answer, Caller, EventsAfter, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Request, Terminate};
+use epu_core::request::{
+    Answer, Caller, EventsAfter, PlacementFilter, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, Request, Terminate,
+};
 use epu_core::{Fault, Timestamp};
 use epu_store::JournalQuery;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use crate::rolling::{unless_held_back, with_former};
 use crate::service::Controller;
 use crate::spec;
 use crate::view::Class;
 
 /// The most journal entries in one answer.
 const EVENTS_MAX: u32 = 1_000;
-/// The longest reason for a pause.
-const WHY_MAX: usize = 500;
+/// The longest reason for a pause or a refresh.
+pub(crate) const WHY_MAX: usize = 500;
 
 impl Controller {
     /// Answers a request from what this controller knows.
@@ -47,7 +50,10 @@ impl Controller {
                 )
                 .await
             }
+            Request::PoolRefresh(refresh) => self.pool_refresh(caller, refresh).await,
             Request::PoolRemove(remove) => self.pool_remove(caller, &remove).await,
+            Request::PlacementList(PlacementFilter { pool }) => Answer::of(&self.placement_views(pool.as_ref())?),
+            Request::PlacementReset(reset) => self.placement_reset(caller, &reset).await,
             Request::InstanceList(filter) => Answer::of(&self.instance_list(&filter).await?),
             Request::InstanceShow(which) => Answer::of(&self.instance_show(&which.instance).await?),
             Request::Status(_) => Answer::of(&self.status_view()),
@@ -62,15 +68,20 @@ impl Controller {
     /// Applies the config file's pools, as far as they are led here: whoever leads the others applies them.
     pub(crate) async fn apply_file(&mut self) {
         let file = self.parts.file.borrow_and_update().clone();
+        for managed in self.pools.values_mut() {
+            managed.view.on_sites(file.sites.clone());
+        }
         self.in_file = file.pools.iter().map(|p| p.name.clone()).collect();
         let now = self.parts.clock.now();
         let mut changed = Vec::new();
+        let mut journal = Vec::new();
         for resolved in file.pools.iter().filter(|p| self.term_of(&p.name).is_some()) {
             let origin = Origin::File {
                 path: file.path.clone(),
                 line: resolved.line,
             };
             let before = self.pools.get(&resolved.name).map(|m| m.view.pool.clone());
+            let resolved = &unless_held_back(resolved, before.as_ref());
             let same = before.as_ref().is_some_and(|p| {
                 p.spec == resolved.spec
                     && p.template == resolved.template
@@ -78,26 +89,26 @@ impl Controller {
                     && p.origin == origin
                     && !p.removed
             });
-            if !same {
-                let set = before.as_ref().map(|p| differences(p, resolved));
-                changed.push((pool(resolved, origin, before.as_deref(), None, now), set));
+            if same {
+                continue;
             }
+            let mut after = pool(resolved, origin, before.as_deref(), None, now);
+            let mut events = Vec::new();
+            if let Some(before) = &before {
+                events.push(Event::PoolChanged {
+                    revision: after.revision,
+                    set: differences(before, resolved),
+                });
+                let (with_former, event) = with_former(before, after);
+                after = with_former;
+                events.extend(event);
+            } else {
+                events.push(Event::PoolAdded);
+            }
+            journal.extend(events.into_iter().map(|event| Entry::new(now, "config", event).of(&resolved.name)));
+            changed.push(after);
         }
-        let journal = changed
-            .iter()
-            .map(|(pool, set)| {
-                let event = match set {
-                    Some(set) => Event::PoolChanged {
-                        revision: pool.revision,
-                        set: set.clone(),
-                    },
-                    None => Event::PoolAdded,
-                };
-                Entry::new(now, "config", event).of(&pool.name)
-            })
-            .collect();
-        let pools: Vec<Pool> = changed.into_iter().map(|(pool, _)| pool).collect();
-        let kept = self.keep_pools(pools, journal).await;
+        let kept = self.keep_pools(changed, journal).await;
         if let Err(fault) = &kept
             && !self.file_failed
         {
@@ -107,7 +118,7 @@ impl Controller {
     }
 
     /// Stores pools, then manages them as far as they are led here; whoever leads the others is told.
-    async fn keep_pools(&mut self, pools: Vec<Pool>, journal: Vec<Entry>) -> Result<(), Fault> {
+    pub(crate) async fn keep_pools(&mut self, pools: Vec<Pool>, journal: Vec<Entry>) -> Result<(), Fault> {
         if pools.is_empty() {
             return Ok(());
         }
@@ -183,29 +194,23 @@ impl Controller {
             return Err(Fault::new("conflict", text));
         }
         let known = self.parts.file.borrow().known.clone();
-        let patched = spec::patched(&before, &change.set, &known)?;
-        let mut after = Pool {
-            spec: patched,
+        let patched = spec::patched(&before, &change.set, change.template.as_deref(), &known)?;
+        let after = Pool {
+            spec: patched.spec,
+            template: patched.template,
+            template_version: patched.template_version,
             revision: before.revision + 1,
             ..before.as_ref().clone()
         };
-        if after.spec.template != before.spec.template {
-            let Some(template) = known.templates.get(&after.spec.template) else {
-                return Err(Fault::new(
-                    "bad-config",
-                    format!("change pool {}: no template is named {}", before.name, after.spec.template),
-                ));
-            };
-            after.template = template.clone();
-            after.template_version = spec::version(&after.spec.template, template);
-        }
+        let (after, changed) = with_former(&before, after);
         let now = self.parts.clock.now();
         let revision = after.revision;
         let event = Event::PoolChanged {
             revision,
             set: json!(change.set),
         };
-        let journal = vec![Entry::new(now, caller.name(), event).of(&before.name)];
+        let events = [Some(event), changed].into_iter().flatten();
+        let journal = events.map(|event| Entry::new(now, caller.name(), event).of(&before.name)).collect();
         self.keep_pools(vec![after], journal).await?;
         Answer::of(&revision)
     }
@@ -315,7 +320,7 @@ impl Controller {
 }
 
 /// Whoever acts for certain owners only changes nothing of others'.
-fn must_own(caller: &Caller, pool: &Pool, doing: &str) -> Result<(), Fault> {
+pub(crate) fn must_own(caller: &Caller, pool: &Pool, doing: &str) -> Result<(), Fault> {
     if caller.owns(pool.owner.as_deref()) {
         return Ok(());
     }

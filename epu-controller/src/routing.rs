@@ -15,7 +15,7 @@ use epu_bus::{Answering, Bus, Call};
 use epu_core::Fault;
 use epu_core::id::PoolName;
 use epu_core::lease::{Domain, SHARDS, Standing};
-use epu_core::request::{Answer, Caller, InstanceFilter, Request, Service};
+use epu_core::request::{Answer, Caller, InstanceFilter, PlacementFilter, Request, Service};
 use epu_core::time::Timestamp;
 use epu_store::Store;
 
@@ -263,8 +263,10 @@ fn pool_of(request: &Request) -> Option<&PoolName> {
         Request::PoolShow(which) | Request::PoolResume(which) => Some(&which.pool),
         Request::PoolReconfigure(change) => Some(&change.pool),
         Request::PoolPause(pause) => Some(&pause.pool),
+        Request::PoolRefresh(refresh) => Some(&refresh.pool),
         Request::PoolRemove(remove) => Some(&remove.pool),
-        Request::InstanceList(InstanceFilter { pool, .. }) => pool.as_ref(),
+        Request::PlacementReset(reset) => Some(&reset.pool),
+        Request::InstanceList(InstanceFilter { pool, .. }) | Request::PlacementList(PlacementFilter { pool }) => pool.as_ref(),
         _ => None,
     }
 }
@@ -273,7 +275,7 @@ fn pool_of(request: &Request) -> Option<&PoolName> {
 fn is_gathered(request: &Request) -> bool {
     matches!(
         request,
-        Request::PoolList(_) | Request::InstanceList(_) | Request::InstanceShow(_) | Request::Status(_)
+        Request::PoolList(_) | Request::PlacementList(_) | Request::InstanceList(_) | Request::InstanceShow(_) | Request::Status(_)
     )
 }
 
@@ -327,6 +329,9 @@ mod tests {
         assert_eq!(pool_of(&of(Some(pool()))), Some(&pool()));
         assert_eq!(pool_of(&of(None)), None);
         assert!(is_gathered(&Request::Status(Nothing {})) && !is_gathered(&show()));
+        let of = |pool| Request::PlacementList(PlacementFilter { pool });
+        assert_eq!((pool_of(&of(Some(pool()))), pool_of(&of(None))), (Some(&pool()), None));
+        assert!(is_gathered(&of(None)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epu_bus::{Bus, Calls, Facts};
+use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::fact::{Fact, Kind, Listener};
 use epu_core::health::Health;
@@ -22,7 +23,6 @@ use epu_core::pool::Pool;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Service};
 use epu_core::time::{Clock, Timestamp};
-use epu_core::{Fault, Reason};
 use epu_decision_engines::Registry;
 use epu_store::Store;
 use tokio::sync::watch;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::config::Config;
+use crate::config::{Config, Sites};
 use crate::error::Error;
 use crate::leadership::Leads;
 use crate::listening::Ears;
@@ -89,8 +89,10 @@ pub struct FileConfig {
     pub path: String,
     /// Its pools.
     pub pools: Vec<Resolved>,
-    /// What pools may refer to.
+    /// What pools may refer to, sites that are not in the file among it.
     pub known: Known,
+    /// What is known of those sites.
+    pub sites: Sites,
 }
 
 impl std::fmt::Debug for Parts {
@@ -374,7 +376,9 @@ impl Controller {
         if self.term_of(name).is_none() {
             return;
         }
-        let Some(managed) = self.pools.get_mut(name) else { return };
+        if !self.pools.contains_key(name) {
+            return;
+        }
         if changed.decision {
             self.dirty.insert(name.clone());
         }
@@ -389,26 +393,7 @@ impl Controller {
                 );
             }
         }
-        let limits = managed.view.pool.spec.limits.clone();
-        for outcome in &changed.outcomes {
-            let site = outcome.site.clone();
-            if managed.guards.outcome(outcome, &limits) {
-                managed.unwritten = true;
-                let breaker = managed.guards.launching.get(&site);
-                let open = breaker.is_some_and(|b| b.open_until.is_some());
-                let failures = breaker.map_or(0, |b| b.failures);
-                let event = if open {
-                    let text = format!("{failures} launches in a row on {site} came to nothing");
-                    Event::BreakerOpened {
-                        breaker: "launch".into(),
-                        reason: Reason::new("launch-breaker", text).with("failures", failures),
-                    }
-                } else {
-                    Event::BreakerClosed { breaker: "launch".into() }
-                };
-                journal.push(Entry::new(now, "controller", event).of(name));
-            }
-        }
+        journal.append(&mut self.take_outcomes(name, changed.outcomes, now));
         if !changed.ask_site.is_empty() {
             self.ask_site(name, changed.ask_site);
         }

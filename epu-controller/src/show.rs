@@ -7,8 +7,10 @@ use epu_core::lease::{Domain, SHARDS};
 use epu_core::request::{Answer, InstanceFilter, InstanceView, PoolBrief, PoolView, ReadingView, Request, Service, StatusView};
 use epu_store::Store;
 
+use crate::guards::Breaker;
 use crate::managing::Managed;
 use crate::ops::store_fault;
+use crate::placements;
 use crate::service::Controller;
 use crate::view::Member;
 
@@ -53,7 +55,8 @@ impl Controller {
                 .collect(),
             slots,
             concerns: self.concerns_of(managed),
-            boot_ms: view.boot().map(epu_core::time::millis),
+            boot_ms: managed.guards.boot(view).map(epu_core::time::millis),
+            versions: crate::rollout::versions(view),
         }
     }
 
@@ -79,20 +82,7 @@ impl Controller {
                 view.counts().unhealthy
             ));
         }
-        for (site, breaker) in &managed.guards.launching {
-            if let Some(until) = breaker.open_until {
-                let why = view
-                    .members()
-                    .filter(|m| m.instance.site == *site)
-                    .filter_map(|m| m.instance.fault.as_ref())
-                    .last();
-                let why = why.map_or(String::new(), |fault| format!("; the last fault: {}", one_line(&fault.text)));
-                concerns.push(format!(
-                    "launching on {site} pauses until {until} after {} launches came to nothing{why}",
-                    breaker.failures
-                ));
-            }
-        }
+        concerns.extend(placements::concerns(managed, now));
         if view.pool.paused.any() {
             let what: Vec<&str> = [
                 ("growing", view.pool.paused.grow),
@@ -109,6 +99,7 @@ impl Controller {
             };
             concerns.push(format!("{} is paused{why}", what.join(", ")));
         }
+        concerns.extend(crate::rolling::concerns(managed));
         if self.left_the_file().contains(&view.pool.name) {
             concerns.push("the config file no longer has this pool; `epumgmt pool remove` ends it".into());
         }
@@ -169,10 +160,7 @@ impl Controller {
             _ if pool.removed => "removed",
             _ if self.closed => "closed",
             None => "waiting",
-            _ if managed.trouble.is_some()
-                || managed.guards.storm.is_some()
-                || managed.guards.launching.values().any(|b| b.open_until.is_some()) =>
-            {
+            _ if managed.trouble.is_some() || managed.guards.storm.is_some() || managed.guards.launching.values().any(Breaker::holds) => {
                 "trouble"
             }
             _ if pool.paused.any() => "paused",
@@ -227,6 +215,7 @@ impl Controller {
     pub(crate) fn answer_own(&self, request: &Request) -> Result<Answer, Fault> {
         match request {
             Request::PoolList(_) => Answer::of(&self.pool_views()),
+            Request::PlacementList(filter) => Answer::of(&self.placement_views(filter.pool.as_ref())?),
             Request::InstanceList(_) => Answer::of(&self.live_instances(None)),
             Request::InstanceShow(which) => Answer::of(&self.instances_ending_in(&which.instance)?),
             Request::Status(_) => Answer::of(&self.status_view()),
@@ -285,21 +274,11 @@ pub(crate) async fn stored_instance(store: &dyn Store, which: &str) -> Result<In
     })
 }
 
-/// A fault's text in one line: its beginning, and the end of the output that it quotes, where the reason mostly stands.
-fn one_line(text: &str) -> String {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-    let shortened = |line: &str| line.chars().take(160).collect::<String>();
-    let first = lines.next().map(shortened).unwrap_or_default();
-    lines
-        .next_back()
-        .map_or_else(|| first.clone(), |last| format!("{first} … {}", shortened(last)))
-}
-
 fn wanted_slots(managed: &Managed) -> Vec<epu_core::SlotLabel> {
     let Some(engine) = &managed.engine else { return Vec::new() };
     let observation = managed
         .view
-        .observation(epu_core::Timestamp::START, managed.target, managed.memory.clone());
+        .observation(epu_core::Timestamp::START, managed.target, None, managed.memory.clone());
     engine.decide(&observation).slots.into_keys().collect()
 }
 

@@ -10,6 +10,7 @@
 //! Relative paths (a template's `directory` and programs, a sensor's directories) are resolved against the file's directory, so that they
 //! mean the same wherever the service was started.
 
+mod machines;
 mod programs;
 mod rules;
 
@@ -215,6 +216,23 @@ pub fn version(name: &TemplateName, template: &Template) -> String {
     format!("{name}@{:012x}", digest(template) >> 16)
 }
 
+/// The version of what a pool launches by one of its placements: the template's own, unless the placement changes something in it.
+#[must_use]
+pub fn version_on(pool: &Pool, placement: &Placement) -> String {
+    if placement.machine.is_empty() {
+        pool.template_version.clone()
+    } else {
+        version(&pool.spec.template, &placement.template(&pool.template))
+    }
+}
+
+/// A digest of everything that decides what a launch by a placement asks of its site, the site's own settings (by their digest) included:
+/// what was refused once is refused again for as long as this stays the same.
+#[must_use]
+pub fn asked_by(pool: &Pool, placement: &Placement, site: u64) -> u64 {
+    digest(&(&placement.site, &placement.template(&pool.template), site))
+}
+
 /// What the guardrails hold to: changed bounds, engine or limits are a new wish, a pause or another sensor is not.
 #[must_use]
 pub fn wish_of(spec: &PoolSpec) -> u64 {
@@ -222,7 +240,7 @@ pub fn wish_of(spec: &PoolSpec) -> u64 {
 }
 
 /// A digest of a JSON form.
-fn digest(of: &impl serde::Serialize) -> u64 {
+pub(crate) fn digest(of: &impl serde::Serialize) -> u64 {
     let canonical = serde_json::to_string(of).unwrap_or_default();
     canonical
         .bytes()
@@ -236,12 +254,13 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 /// The most values set at once. Too low: a script has to ask twice.
 pub const SET_MAX: usize = 100;
 
-/// The settings of a pool with new values by dotted path, such as `engine.keep.n`; null takes a key out. A key that contains a dot is
-/// written in double quotes: `sensors."a.b".every`. Setting another engine's key takes the old engine out.
+/// A pool with new values by dotted path, such as `engine.keep.n`; null takes a key out. A key that contains a dot is written in double
+/// quotes: `sensors."a.b".every`. Setting another engine's key takes the old engine out. Naming the template, be it the one that the
+/// pool has, takes its content as it is known now; a content that is given goes before any other.
 ///
 /// # Errors
 /// Every fault of the new settings; the paths in them are those of the pool.
-pub fn patched(pool: &Pool, set: &BTreeMap<String, Value>, known: &Known) -> Result<PoolSpec, Flaws> {
+pub fn patched(pool: &Pool, set: &BTreeMap<String, Value>, template: Option<&Template>, known: &Known) -> Result<Resolved, Flaws> {
     let name = pool.name.as_str();
     let whole = |text: String| Flaws::from(Tree::of(name, Value::Null).flaw("", text));
     if set.len() > SET_MAX {
@@ -256,9 +275,13 @@ pub fn patched(pool: &Pool, set: &BTreeMap<String, Value>, known: &Known) -> Res
     }
     Flaws::none_in(flaws)?;
     let mut tree = json!({ "pools": { name: spec } });
+    let called = tree.pointer(&pointer(["pools", name, "template"])).and_then(Value::as_str);
+    let called = called.unwrap_or_default().to_owned();
     // The pool goes on with the template it has, unless it is given another.
-    if tree.pointer(&pointer(["pools", name, "template"])) == Some(&json!(pool.spec.template)) {
-        tree["templates"] = json!({ pool.spec.template.as_str(): pool.template });
+    let is_known = set.contains_key("template") && known.templates.keys().any(|known| known.as_str() == called);
+    let content = template.or_else(|| (called == pool.spec.template.as_str() && !is_known).then_some(&pool.template));
+    if let Some(content) = content {
+        tree["templates"] = json!({ called: content });
     }
     let tree = Tree::of(name, tree);
     let mut flaws = check(&tree, &schema(&known.engines));
@@ -271,10 +294,7 @@ pub fn patched(pool: &Pool, set: &BTreeMap<String, Value>, known: &Known) -> Res
         flaw.path = short.unwrap_or_else(|| flaw.path.clone());
     }
     Flaws::none_in(flaws)?;
-    pools
-        .pop()
-        .map(|pool| pool.spec)
-        .ok_or_else(|| whole("nothing is left of it".to_owned()))
+    pools.pop().ok_or_else(|| whole("nothing is left of it".to_owned()))
 }
 
 fn put(root: &mut Value, path: &str, value: &Value) -> Result<(), String> {

@@ -8,7 +8,9 @@
 //! again. It is dropped when the provisioner's record moves on, or after a while if it never does.
 
 mod deadlines;
+mod index;
 mod members;
+mod turning_out;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,27 +19,28 @@ use std::time::Duration;
 use epu_core::fact::Heard;
 use epu_core::health::{Health, HealthLimits};
 use epu_core::heartbeat::Condition;
-use epu_core::id::{InstanceId, SensorName, SiteName, SlotLabel};
+use epu_core::id::{InstanceId, SensorName, SlotLabel};
 use epu_core::instance::{Cause, Instance, Work};
 use epu_core::life::State;
-use epu_core::pool::Pool;
+use epu_core::pool::{Placement, Pool};
 use epu_core::reading::{Reading, Readings, SensorReport};
 use epu_core::request::{PoolCounts, SiteWord};
-use epu_core::time::{Timestamp, millis};
+use epu_core::time::Timestamp;
 use epu_decision_engines::{Counts, Memory, Observation, Seen as SeenReading};
 
-use crate::guards::{EARLY_EXIT, LaunchOutcome, Turned};
+use crate::config::Sites;
+use crate::guards::LaunchOutcome;
 use crate::health;
 use crate::listening::Listening;
-use deadlines::Deadlines;
+use crate::rollout::Versions;
+use index::{Index, VictimKey};
 use members::{Members, Place};
+use turning_out::outcomes;
 
 /// An order that was accepted and that no record shows is forgotten after this, and given again if it is still wanted.
 const ORDER_LASTS: Duration = Duration::from_secs(60);
 /// Ended instances are watched for this long, beyond the zombie time, in case they are heard from.
 const ENDED_LASTS: Duration = Duration::from_secs(600);
-/// How many boot times the learned one is the mean of.
-const BOOTS: usize = 20;
 
 /// What a member is to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,16 +106,14 @@ pub struct Member {
     ordered: Option<Note>,
     due: Option<Timestamp>,
     place: Place,
+    rank: u32,
+    outdated: bool,
     class: Class,
     key: Option<VictimKey>,
 }
 
-/// The order in which capacity is given up: generic before slots; not yet running (newest first), longest idle, silent about its
-/// work (newest first), busy (longest first), out of contact.
-type VictimKey = (bool, u8, i64, InstanceId);
-
 impl Member {
-    fn new(instance: Arc<Instance>) -> Self {
+    fn new(instance: Arc<Instance>, rank: u32, outdated: bool) -> Self {
         let class = Class::Ended;
         Self {
             work_since: instance.state_since,
@@ -127,9 +128,17 @@ impl Member {
             ordered: None,
             due: None,
             place: Place::default(),
+            rank,
+            outdated,
             class,
             key: None,
         }
+    }
+
+    /// Whether it is of another version than would be launched by its placement now.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.outdated
     }
 
     /// What it is to a decision.
@@ -162,6 +171,11 @@ impl Member {
         Some(health::quiet_until(heard_at, listening?, limits))
     }
 
+    /// Whether the site said that it takes the machine away. Falling silent is no illness then, and nothing to judge the others by.
+    fn is_being_taken_away(&self) -> bool {
+        self.instance.drain.as_ref().is_some_and(|drain| drain.why == Cause::Interrupted)
+    }
+
     fn worker_failed(&self) -> bool {
         self.instance.exit.as_ref().is_some_and(|exit| !exit.is_success())
     }
@@ -172,6 +186,8 @@ impl Member {
             Class::Ended
         } else if self.instance.state == State::Terminating || ordered == Some(Ordered::End) {
             Class::Ending
+        } else if self.is_being_taken_away() {
+            Class::Draining
         } else if self.instance.state == State::RunningFailed || !self.health.is_good() {
             Class::Unhealthy
         } else if ordered != Some(Ordered::Stay) && (self.instance.drain.is_some() || ordered == Some(Ordered::Drain) || self.told_to_drain)
@@ -182,20 +198,6 @@ impl Member {
         } else {
             Class::Running
         }
-    }
-
-    fn victim_key(&self) -> Option<VictimKey> {
-        if !matches!(self.class, Class::Pending | Class::Running) || self.instance.protected {
-            return None;
-        }
-        let (tier, tie) = match (self.class, self.health, self.work) {
-            (Class::Pending, _, _) => (0, -self.instance.created_at.0),
-            (_, Health::OutOfContact, _) => (4, -self.instance.created_at.0),
-            (_, _, Work::Idle) => (1, self.work_since.0),
-            (_, _, Work::Unknown) => (2, -self.instance.created_at.0),
-            (_, _, Work::Busy) => (3, self.work_since.0),
-        };
-        Some((self.instance.slot.is_some(), tier, tie, self.instance.id))
     }
 }
 
@@ -230,6 +232,10 @@ pub struct View {
     members: Members,
     index: Index,
     settings: u64,
+    /// Of each placement its place among the pool's, the best first.
+    ranks: BTreeMap<String, u32>,
+    versions: Versions,
+    sites: Sites,
     told_at: Timestamp,
     /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
     waiting: BTreeSet<InstanceId>,
@@ -237,20 +243,6 @@ pub struct View {
     listened: Option<Listening>,
     heard_all: bool,
     readings: Readings,
-    boots: Vec<Duration>,
-}
-
-/// What is kept of the members as they change, so that nothing has to be counted or searched.
-#[derive(Debug, Default)]
-struct Index {
-    counts: Counts,
-    ending: u32,
-    victims: BTreeSet<VictimKey>,
-    unhealthy: BTreeSet<InstanceId>,
-    draining: BTreeSet<InstanceId>,
-    slots: BTreeMap<SlotLabel, BTreeSet<InstanceId>>,
-    on_site: BTreeMap<SiteName, u32>,
-    due: Deadlines,
 }
 
 impl View {
@@ -262,12 +254,14 @@ impl View {
             members: Members::default(),
             index: Index::default(),
             settings: 0,
+            ranks: BTreeMap::new(),
+            versions: Versions::default(),
+            sites: Sites::default(),
             told_at: now,
             waiting: BTreeSet::new(),
             listened: None,
             heard_all: false,
             readings: Readings::new(),
-            boots: Vec::new(),
         };
         view.set_pool(pool, now);
         view
@@ -285,6 +279,7 @@ impl View {
         }
         self.settings = crate::spec::wish_of(&pool.spec);
         self.pool = pool;
+        self.rank();
         let mut changed = Changed {
             decision: true,
             ..Changed::default()
@@ -294,6 +289,49 @@ impl View {
             changed.absorb(self.judge(id, now));
         }
         changed
+    }
+
+    /// Whether the pool still has the placement that an instance was launched by.
+    #[must_use]
+    pub fn is_placed(&self, instance: &Instance) -> bool {
+        self.ranks.contains_key(instance.placed_by())
+    }
+
+    /// Ranks members by the pool's placements and its template as they are now.
+    fn rank(&mut self) {
+        let placements = self.pool.spec.placements.iter();
+        let ranks: BTreeMap<String, u32> = placements.map(|placement| placement.called().to_owned()).zip(0..).collect();
+        let versions = Versions::of(&self.pool);
+        if (&ranks, &versions) == (&self.ranks, &self.versions) {
+            return;
+        }
+        (self.ranks, self.versions) = (ranks, versions);
+        for place in self.members.places() {
+            if let Some(member) = self.members.at_mut(place) {
+                let rank = rank_of(&self.ranks, &member.instance);
+                let outdated = self.versions.is_outdated(&member.instance);
+                self.index
+                    .change(member, |member| (member.rank, member.outdated) = (rank, outdated));
+            }
+        }
+    }
+
+    /// Takes what is known of sites.
+    pub fn on_sites(&mut self, sites: Sites) {
+        self.sites = sites;
+    }
+
+    /// The most machines of one launch on a placement's site.
+    #[must_use]
+    pub fn launch_most(&self, placement: &Placement) -> usize {
+        self.sites.get(&placement.site).copied().unwrap_or_default().launch_most
+    }
+
+    /// A digest of what a launch by this placement asks of its site.
+    #[must_use]
+    pub fn asked_by(&self, placement: &Placement) -> u64 {
+        let site = self.sites.get(&placement.site).copied().unwrap_or_default();
+        crate::spec::asked_by(&self.pool, placement, site.settings)
     }
 
     /// Takes in that the provisioner has told of this pool, or of everything.
@@ -314,15 +352,9 @@ impl View {
             decision: true,
             ..Changed::default()
         };
-        changed.outcomes.extend(turned(known.map(|m| m.instance.as_ref()), &instance, now));
-        if let (Some(ready_at), None) = (instance.ready_at, known.and_then(|m| m.instance.ready_at))
-            && known.is_some()
-        {
-            self.boots.push(ready_at.since(instance.created_at));
-            if self.boots.len() > BOOTS {
-                self.boots.remove(0);
-            }
-        }
+        changed
+            .outcomes
+            .extend(outcomes(self, known.map(|m| m.instance.as_ref()), &instance, now));
         if let Some(member) = self.members.get_mut(id) {
             self.index.change(member, |member| {
                 if member.ordered.is_some_and(|note| instance.version > note.version) {
@@ -331,7 +363,9 @@ impl View {
                 member.instance = instance;
             });
         } else {
-            self.put_in(Member::new(instance));
+            let rank = rank_of(&self.ranks, &instance);
+            let outdated = self.versions.is_outdated(&instance);
+            self.put_in(Member::new(instance, rank, outdated));
         }
         changed.absorb(self.judge(id, now));
         changed
@@ -349,11 +383,13 @@ impl View {
         instances.retain(|instance| !instance.state.is_end() || lingers(instance, now));
         instances.sort_by_key(|instance| instance.id);
         changed.decision = !instances.is_empty();
-        changed.outcomes = instances.iter().filter_map(|instance| turned(None, instance, now)).collect();
+        changed.outcomes = instances.iter().flat_map(|instance| outcomes(self, None, instance, now)).collect();
         let mut victims = Vec::with_capacity(instances.len());
-        let index = &mut self.index;
+        let (index, ranks, versions) = (&mut self.index, &self.ranks, &self.versions);
         self.members.fill(instances.into_iter().map(|instance| {
-            let mut member = Member::new(instance);
+            let rank = rank_of(ranks, &instance);
+            let outdated = versions.is_outdated(&instance);
+            let mut member = Member::new(instance, rank, outdated);
             index.add_but_victim(&mut member);
             victims.extend(member.key);
             member
@@ -552,9 +588,9 @@ impl View {
         [self.index.due.first(), readings].into_iter().flatten().min()
     }
 
-    /// What an engine is shown.
+    /// What an engine is shown; `boot` is how long instances are known to take to become ready.
     #[must_use]
-    pub fn observation(&self, now: Timestamp, target: Option<u32>, memory: Memory) -> Observation {
+    pub fn observation(&self, now: Timestamp, target: Option<u32>, boot: Option<Duration>, memory: Memory) -> Observation {
         let seen = |reading: &Reading| SeenReading {
             status: reading.status(now),
             covers_in_progress: reading.covers_in_progress,
@@ -567,7 +603,7 @@ impl View {
             counts: self.index.counts,
             readings: self.readings.iter().map(|(name, reading)| (name.clone(), seen(reading))).collect(),
             slots: self.filled_slots().map(|(label, id)| (label.clone(), id)).collect(),
-            boot: self.boot(),
+            boot,
             memory,
         }
     }
@@ -587,7 +623,7 @@ impl View {
 
     /// Capacity in the order in which it is given up.
     pub fn victims(&self) -> impl Iterator<Item = &Member> {
-        self.index.victims.iter().filter_map(|(_, _, _, id)| self.member(*id))
+        self.index.victims.iter().filter_map(|key| self.member(key.id))
     }
 
     /// Live members in bad health.
@@ -617,10 +653,21 @@ impl View {
         self.index.counts
     }
 
-    /// Live members that are not leaving, on one site.
+    /// Live members that are not leaving, by one placement.
     #[must_use]
-    pub fn staying_on(&self, site: &SiteName) -> u32 {
-        self.index.on_site.get(site).copied().unwrap_or(0)
+    pub fn staying_on(&self, placement: &str) -> u32 {
+        self.index.placed.get(placement).map_or(0, |placed| placed.staying)
+    }
+
+    /// Of those, how many are decided on or coming up.
+    #[must_use]
+    pub fn pending_on(&self, placement: &str) -> u32 {
+        self.index.placed.get(placement).map_or(0, |placed| placed.pending)
+    }
+
+    /// Every placement by which any stay, with how many do.
+    pub fn placed(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.index.placed.iter().map(|(name, placed)| (name.as_str(), placed.staying))
     }
 
     /// Live members, whatever their condition.
@@ -660,15 +707,6 @@ impl View {
     #[must_use]
     pub fn has_heard_all(&self) -> bool {
         self.heard_all
-    }
-
-    /// How long an instance takes from launch to ready: the mean of the last ones.
-    #[must_use]
-    pub fn boot(&self) -> Option<Duration> {
-        let n = u32::try_from(self.boots.len()).ok().filter(|n| *n > 0)?;
-        Some(Duration::from_millis(
-            u64::try_from(self.boots.iter().map(|b| millis(*b)).sum::<i64>() / i64::from(n)).unwrap_or(0),
-        ))
     }
 
     /// Since when, and until when, aggregators have listened without a gap.
@@ -766,156 +804,13 @@ impl View {
     }
 }
 
-impl Index {
-    /// Changes a member and everything that follows from what it is; its deadline stays.
-    fn change(&mut self, member: &mut Member, change: impl FnOnce(&mut Member)) {
-        self.count(member, false);
-        let (class, key) = (member.class, member.key);
-        // Which slot an instance fills never changes, but nothing here depends on that.
-        let slot = member.instance.slot.clone();
-        change(member);
-        member.class = member.classify();
-        member.key = member.victim_key();
-        self.count(member, true);
-        if key != member.key {
-            key.map(|key| self.victims.remove(&key));
-            member.key.map(|key| self.victims.insert(key));
-        }
-        if class != member.class || slot != member.instance.slot {
-            self.leave(class, slot.as_ref(), member.instance.id);
-            self.enter(member);
-        }
-    }
-
-    /// Takes in one that has no deadline yet.
-    fn add(&mut self, member: &mut Member) {
-        self.add_but_victim(member);
-        member.key.map(|key| self.victims.insert(key));
-    }
-
-    fn add_but_victim(&mut self, member: &mut Member) {
-        member.class = member.classify();
-        member.key = member.victim_key();
-        self.count(member, true);
-        self.enter(member);
-    }
-
-    fn remove(&mut self, member: &Member) {
-        self.count(member, false);
-        member.key.map(|key| self.victims.remove(&key));
-        self.leave(member.class, member.instance.slot.as_ref(), member.instance.id);
-    }
-
-    fn enter(&mut self, member: &Member) {
-        let id = member.instance.id;
-        match member.class {
-            Class::Unhealthy => {
-                self.unhealthy.insert(id);
-            }
-            Class::Draining => {
-                self.draining.insert(id);
-            }
-            Class::Pending | Class::Running => {
-                if let Some(label) = member.instance.slot.clone() {
-                    self.slots.entry(label).or_default().insert(id);
-                }
-            }
-            Class::Ending | Class::Ended => {}
-        }
-    }
-
-    fn leave(&mut self, class: Class, slot: Option<&SlotLabel>, id: InstanceId) {
-        match class {
-            Class::Unhealthy => {
-                self.unhealthy.remove(&id);
-            }
-            Class::Draining => {
-                self.draining.remove(&id);
-            }
-            Class::Pending | Class::Running => {
-                if let Some((label, holders)) = slot.and_then(|label| Some((label, self.slots.get_mut(label)?))) {
-                    holders.remove(&id);
-                    if holders.is_empty() {
-                        self.slots.remove(label);
-                    }
-                }
-            }
-            Class::Ending | Class::Ended => {}
-        }
-    }
-
-    fn set_due(&mut self, member: &mut Member, at: Option<Timestamp>) {
-        // One that moves later is found out when the earlier one passes, which is far less often than it moves.
-        if member.due == at || member.due.is_some_and(|due| at.is_some_and(|at| due < at)) {
-            return;
-        }
-        member.due = at;
-        if let Some(at) = at {
-            self.due.add(at, member.place);
-        }
-    }
-
-    fn count(&mut self, member: &Member, there: bool) {
-        let change = |n: &mut u32| *n = if there { *n + 1 } else { n.saturating_sub(1) };
-        let counts = &mut self.counts;
-        match member.class {
-            Class::Pending => {
-                change(&mut counts.capacity);
-                change(&mut counts.pending);
-            }
-            Class::Running => {
-                change(&mut counts.capacity);
-                change(match member.work {
-                    Work::Busy => &mut counts.busy,
-                    Work::Idle => &mut counts.idle,
-                    Work::Unknown => &mut counts.unknown,
-                });
-            }
-            Class::Unhealthy => change(&mut counts.unhealthy),
-            Class::Draining => change(&mut counts.draining),
-            Class::Ending => change(&mut self.ending),
-            Class::Ended => {}
-        }
-        if matches!(member.class, Class::Pending | Class::Running | Class::Unhealthy) {
-            match self.on_site.get_mut(&member.instance.site) {
-                Some(n) => change(n),
-                None => change(self.on_site.entry(member.instance.site.clone()).or_default()),
-            }
-        }
-    }
+/// The rank of the placement that an instance was launched by; behind all others where the pool has it no more.
+fn rank_of(ranks: &BTreeMap<String, u32>, instance: &Instance) -> u32 {
+    ranks.get(instance.placed_by()).copied().unwrap_or(u32::MAX)
 }
 
 fn lingers(instance: &Instance, now: Timestamp) -> bool {
     now.since(instance.state_since) < ENDED_LASTS
-}
-
-/// How a launch turned out, as this change of one of its instances tells.
-fn turned(before: Option<&Instance>, after: &Instance, now: Timestamp) -> Option<LaunchOutcome> {
-    let was = before.map_or(State::Requesting, |b| b.state);
-    let just_exited = after.exit.is_some() && before.is_some_and(|b| b.exit.is_none());
-    let asked_to_go = after.drain.is_some()
-        || after
-            .ending
-            .as_ref()
-            .is_some_and(|e| !matches!(e.why, Cause::Finished | Cause::NotReady | Cause::StartFailed | Cause::Unhealthy));
-    let (what, at) = if just_exited && !asked_to_go && after.ready_at.is_some_and(|ready| now.since(ready) < EARLY_EXIT) {
-        (Turned::Short, now)
-    } else if was < State::Running && after.state == State::Running {
-        (Turned::Out, after.state_since)
-    } else if was < State::Rejected && after.state == State::Rejected && after.fault.as_ref().is_none_or(|fault| fault.code != "closed") {
-        (Turned::Bad, now)
-    } else if was < State::RunningFailed && (after.state == State::RunningFailed || after.state == State::Failed) && !asked_to_go {
-        (Turned::Bad, after.state_since)
-    } else {
-        return None;
-    };
-    Some(LaunchOutcome {
-        site: after.site.clone(),
-        launch: after.launch,
-        at,
-        what,
-        loaded: before.is_none(),
-    })
 }
 
 /// The named readings that an engine needs and that cannot be acted on now.

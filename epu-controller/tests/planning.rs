@@ -10,7 +10,7 @@ use epu_controller::plan::{Plan, Wish, plan};
 use epu_controller::view::{Ordered, View};
 use epu_core::fact::Heard;
 use epu_core::heartbeat::Condition;
-use epu_core::id::{InstanceId, LaunchId, SiteName, SlotLabel};
+use epu_core::id::{InstanceId, LaunchId, SlotLabel};
 use epu_core::instance::{Cause, Exit, Instance, Work};
 use epu_core::life::State;
 use epu_core::pool::Pool;
@@ -718,7 +718,7 @@ proptest! {
 fn a_breaker_is_stored_and_read_again() {
     let mut guards = Guards::default();
     guards.launching.insert(
-        SiteName::new("here").unwrap(),
+        "here".to_owned(),
         Breaker {
             failures: 2,
             last_failed: Some(LaunchId(Uuid::from_u128(3))),

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use epu_core::input::Tree;
-use epu_core::{PoolName, Span};
+use epu_core::{PlacementName, PoolName, SiteName, Span, TemplateName};
 use serde_json::Value;
 
 use crate::config::DEFAULT_FILE;
@@ -33,6 +33,10 @@ pub(crate) struct Reach {
     /// Where `epumgmt serve` listens. Without it: the config file's `listen`, or else http://127.0.0.1:8650.
     #[arg(long, global = true, env = "EPU_URL", value_name = "URL", help_heading = "Service")]
     pub url: Option<String>,
+    /// The authority that signed the certificate of an https:// address, a PEM file; no other is believed. Without it: the config file's
+    /// `tls`, then the authorities that this machine trusts.
+    #[arg(long, global = true, env = "EPU_CA", value_name = "FILE", help_heading = "Service")]
+    pub ca: Option<PathBuf>,
     /// The file with the operators' token. Without it: the variable EPU_TOKEN, then `operator.token` in the config file's data
     /// directory, or else in ./epu-data.
     #[arg(long, global = true, env = "EPU_TOKEN_FILE", value_name = "FILE", help_heading = "Service")]
@@ -74,6 +78,17 @@ pub(crate) enum Command {
     /// Instances: what runs.
     #[command(subcommand)]
     Instance(Instance),
+    /// Placements: where pools launch, in which order, and how that went.
+    #[command(subcommand)]
+    Placement(Placement),
+    /// Sites: where machines come from.
+    #[command(subcommand)]
+    Site(Site),
+    /// Templates: what pools launch, and what runs of each version.
+    #[command(subcommand)]
+    Template(Template),
+    /// What the sweep makes of machines with our tags that no record explains. It ends them by itself; this only looks.
+    Sweep(Sweep),
     /// The state of the whole: pools, sites, and what needs an eye.
     Status,
     /// What happened, from the journal.
@@ -103,6 +118,12 @@ pub(crate) enum Command {
     /// Write the generated references into a directory.
     #[command(hide = true)]
     Docs {
+        /// Which.
+        directory: PathBuf,
+    },
+    /// Write man pages into a directory, one a command.
+    #[command(hide = true)]
+    Man {
         /// Which.
         directory: PathBuf,
     },
@@ -218,6 +239,8 @@ pub(crate) enum Pool {
         /// Which.
         pool: PoolName,
     },
+    /// Replace a pool's instances of older template versions, by drain, within its replacement limit. Without an option: begin.
+    Refresh(Refresh),
     /// Drain a pool's instances, then forget it.
     Remove {
         /// Which.
@@ -226,6 +249,118 @@ pub(crate) enum Pool {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// A refresh, and what to do about it.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("step").args(["pause", "resume", "stop", "rollback", "show"])))]
+pub(crate) struct Refresh {
+    /// Which.
+    pub pool: PoolName,
+    /// Hold it: those that drain go on, no others are chosen.
+    #[arg(long)]
+    pub pause: bool,
+    /// Go on with one that is held.
+    #[arg(long)]
+    pub resume: bool,
+    /// End it where it is. Instances of older versions stay.
+    #[arg(long)]
+    pub stop: bool,
+    /// Launch again what was launched before the template last changed, and replace whatever is not of it.
+    #[arg(long)]
+    pub rollback: bool,
+    /// Only say how far it is.
+    #[arg(long)]
+    pub show: bool,
+    /// Why, for others to read.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub why: String,
+    /// Wait until it is done and show how it goes, for at most this long. Exit code 7 when it is not done then.
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2h",
+        conflicts_with_all = ["pause", "stop", "show"]
+    )]
+    pub wait: Option<Span>,
+}
+
+/// What can be done with placements.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Placement {
+    /// List them, with what each lets through and how launching there went.
+    List {
+        /// Of this pool only.
+        #[arg(long)]
+        pool: Option<PoolName>,
+    },
+    /// Launch there again: on a placement that is parked, once what it was parked for is mended, or that is paused.
+    Reset {
+        /// Whose.
+        pool: PoolName,
+        /// Which, by its name; left out: all of the pool.
+        placement: Option<PlacementName>,
+    },
+}
+
+/// What can be done with sites.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Site {
+    /// List them, with what is happening on each.
+    List,
+    /// Try what launching there needs, without launching: credentials, clock, permissions, and for each pool's template image, size,
+    /// network and quota. Exit code 1 when something is bad.
+    Check {
+        /// Which.
+        site: SiteName,
+        /// With this pool's template only; may be given several times. Left out: every pool's that launches there.
+        #[arg(long, value_name = "POOL")]
+        pool: Vec<PoolName>,
+    },
+    /// Add one, or change one that was added so: it is used at once, and stays until it is removed. The config file's are changed there.
+    Add {
+        /// The file with it, or `-` for standard input: `sites:` with one below it, or what stands there below its name. Secrets in it are
+        /// references: `env:NAME` or `file:/path`, to be found where the provisioner runs.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Its name, or which of several in the file.
+        #[arg(long)]
+        name: Option<SiteName>,
+    },
+    /// Remove one that was added so.
+    Remove {
+        /// Which.
+        site: SiteName,
+        /// Although pools place instances on it, or some live there: nothing is launched there any more, and those that live are watched
+        /// until they end.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// What can be done with templates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Template {
+    /// List every version that a pool launches, or that runs somewhere.
+    List,
+    /// Show one: its content as the pools have it.
+    Show {
+        /// Which, by its name.
+        template: TemplateName,
+    },
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(crate) struct Sweep {
+    /// Show what it would do, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// On this site only.
+    #[arg(long)]
+    pub site: Option<SiteName>,
 }
 
 /// What can be done with instances. An id may be written whole, or as the end of it that tables show.
@@ -384,7 +519,7 @@ pub(crate) struct Serve {
     /// Where to listen, as `address:port`, instead of at the config file's `listen`: several processes can share a file.
     #[arg(long, env = "EPU_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<std::net::SocketAddr>,
-    /// Where agents reach this process, as `http://host:port`, instead of the config file's `advertise`.
+    /// Where agents reach this process, as `https://host:port`, instead of the config file's `advertise`.
     #[arg(long, env = "EPU_ADVERTISE", value_name = "URL")]
     pub advertise: Option<String>,
 }
@@ -469,6 +604,22 @@ mod tests {
             "pool pause web --grow --why storm",
             "pool resume web",
             "pool remove web --force",
+            "pool refresh web",
+            "pool refresh web --pause --why release",
+            "pool refresh web --resume --wait",
+            "pool refresh web --rollback --wait=5m -o json",
+            "pool refresh web --stop",
+            "pool refresh web --show",
+            "placement list --pool web",
+            "placement reset web",
+            "placement reset web spot",
+            "site list",
+            "site check aws --pool web --pool mail",
+            "template list",
+            "template show worker",
+            "sweep --dry-run --site aws",
+            "sweep",
+            "man directory",
             "instance list --pool web --all",
             "instance show 0123456789ab",
             "instance logs 0123 --lines 5",
@@ -515,6 +666,16 @@ mod tests {
             "pool reconfigure web =5",
             "pool reconfigure web n=[1",
             "pool resize web --n -1",
+            "pool refresh",
+            "pool refresh web --pause --resume",
+            "pool refresh web --show --wait",
+            "pool refresh web --wait=5",
+            "placement",
+            "placement reset",
+            "placement reset web a/b",
+            "site check",
+            "template show",
+            "man",
             "instance logs 0123 --lines 0",
             "events --limit 1001",
             "teardown --no-wait --wait 1m",

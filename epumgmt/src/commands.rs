@@ -8,18 +8,24 @@ mod config;
 mod dead;
 mod events;
 mod instance;
+mod man;
+mod placement;
 mod pool;
+mod refresh;
+mod site;
 mod status;
 mod store;
 mod teardown;
+mod template;
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use epu_core::Fault;
 use epu_core::request::Request;
-use epu_core::time::Clock;
+use epu_core::time::{Clock, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -30,7 +36,9 @@ use crate::exit::{Exit, Failure};
 pub(crate) use completions::completions;
 pub(crate) use config::config;
 pub(crate) use dead::dead;
+pub(crate) use man::man;
 pub(crate) use store::store;
+pub(crate) use template::Version;
 
 /// Whoever can be asked.
 #[async_trait]
@@ -131,6 +139,10 @@ impl Session {
         match command {
             Command::Pool(command) => pool::run(self, command).await,
             Command::Instance(command) => instance::run(self, command).await,
+            Command::Placement(command) => placement::run(self, command).await,
+            Command::Site(command) => site::run(self, command).await,
+            Command::Template(command) => template::run(self, command).await,
+            Command::Sweep(how) => site::sweep(self, how).await,
             Command::Status => status::run(self).await,
             Command::Events(which) => events::run(self, &which).await,
             Command::Teardown(how) => teardown::run(self, &how).await,
@@ -143,7 +155,34 @@ impl Session {
             | Command::DemoWorker
             | Command::Agent
             | Command::Docs { .. }
+            | Command::Man { .. }
             | Command::Completions { .. } => Err(Failure::Usage("this command asks no service".to_owned())),
+        }
+    }
+}
+
+/// How long a service may be silent while something is waited for: long enough to be restarted.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Waiting for something that a service does, which may be restarted meanwhile.
+struct Patience {
+    heard: Timestamp,
+}
+
+impl Patience {
+    fn since(heard: Timestamp) -> Self {
+        Self { heard }
+    }
+
+    /// The answer, or none when nobody answered and that has not lasted too long.
+    fn bears<T>(&mut self, now: Timestamp, answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match answer {
+            Ok(answer) => {
+                self.heard = now;
+                Ok(Some(answer))
+            }
+            Err(failure) if failure.exit() == Exit::NoContact && now.since(self.heard) < SILENCE_MAX => Ok(None),
+            Err(failure) => Err(failure),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Answers for Python clients of the original EPU: its services `provisioner` and `epu_management_service` over the wire of dashi 0.3.
+//! Answers for Python clients of the original EPU: its services `provisioner`, `epu_management_service` and `dtrs` over the wire of dashi 0.3.
 //!
-//! One mapping a service ([`management`], [`provisioning`]) onto what is natively asked over the bus, and no second model: a domain is a pool of its
+//! One mapping a service ([`management`], [`provisioning`], [`dtrs`]) onto what is natively asked over the bus, and no second model: a domain is a pool of its
 //! owner, a node is an instance. What has no native place (whose a domain is under which name, its configuration as it was given, who subscribed,
 //! which names a client gave to nodes) is kept as documents in the store ([`domains`], [`nodes`]). Nothing that matters is in memory, so any
 //! number of processes may do this at once; they share the messages.
@@ -20,6 +20,7 @@
 mod arguments;
 pub(crate) mod config;
 mod domains;
+mod dtrs;
 mod engines;
 mod heartbeats;
 mod management;
@@ -33,6 +34,8 @@ mod sections;
 pub(crate) mod table;
 mod telling;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,9 +44,11 @@ use epu_bus::Bus;
 use epu_bus::amqp::dashi::wire::{Asked, Problem};
 use epu_bus::amqp::dashi::{Dashi, Failed, Fire, Handler, Served};
 use epu_controller::service::FileConfig;
+use epu_core::SiteName;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Caller, Request};
 use epu_core::time::Clock;
+use epu_provisioner::iaas::spec::SiteSpec;
 use epu_store::Store;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -55,7 +60,7 @@ use arguments::Arguments;
 use config::{Compatibility, Role};
 use domains::{Documents, Kept};
 use problem::NOT_PERMITTED;
-use table::{Op, Operation};
+use table::{Op, Operation, Whose};
 
 /// Longest time for one native request. The original's clients wait 5 to 60 s.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -76,6 +81,10 @@ pub(crate) struct Parts {
     pub random: Arc<Random>,
     /// What the config file says.
     pub config: Compatibility,
+    /// Where secrets are kept that clients send.
+    pub data_dir: PathBuf,
+    /// The sites of the config file.
+    pub sites: BTreeMap<SiteName, SiteSpec>,
     /// Templates and sites, as the config file has them now.
     pub file: watch::Receiver<Arc<FileConfig>>,
 }
@@ -90,6 +99,8 @@ pub(crate) async fn run(parts: Parts, cancel: CancellationToken) {
         clock: parts.clock,
         random: parts.random,
         config: parts.config,
+        registry: dtrs::Registry::in_directory(&parts.data_dir),
+        sites: parts.sites,
         file: parts.file,
     });
     let services = office.config.services.iter().map(|role| Served {
@@ -109,6 +120,7 @@ pub(crate) async fn run(parts: Parts, cancel: CancellationToken) {
         dashi.run(services, cancel.clone()),
         office.begin_with_definitions(&cancel),
         telling::run(&office, &cancel),
+        office.keep_registry(&cancel),
     );
 }
 
@@ -132,6 +144,8 @@ pub(crate) struct Office {
     clock: Arc<dyn Clock>,
     random: Arc<Random>,
     config: Compatibility,
+    registry: dtrs::Registry,
+    sites: BTreeMap<SiteName, SiteSpec>,
     file: watch::Receiver<Arc<FileConfig>>,
 }
 
@@ -141,6 +155,7 @@ impl Office {
         match role {
             Role::Provisioner => &self.config.provisioner_name,
             Role::EpuManagement => &self.config.management_name,
+            Role::Dtrs => &self.config.dtrs_name,
         }
     }
 
@@ -159,10 +174,15 @@ impl Office {
         Caller::OwnersOperator(caller.to_owned(), vec![caller.to_owned()])
     }
 
-    /// Who asks, after looking at whether he may.
+    /// Who asks, after looking at whether he may; empty for everybody.
     fn admitted(&self, operation: &Operation, caller: Option<&str>) -> Result<String, Problem> {
         let not = |text: String| Problem::new(NOT_PERMITTED, text);
-        if !operation.caller {
+        let for_everybody = match operation.whose {
+            Whose::Nobody => true,
+            Whose::Caller => false,
+            Whose::CallerOrEverybody => caller.is_none(),
+        };
+        if for_everybody {
             if self.config.without_caller >= operation.right {
                 return Ok(String::new());
             }
@@ -187,6 +207,13 @@ impl Office {
                 op: "instance_info".to_owned(),
                 args: Map::from_iter([("record".to_owned(), Value::Object(record.clone()))]),
             });
+        }
+    }
+
+    /// Keeps what the dtrs makes in step, where that is answered for here.
+    async fn keep_registry(&self, cancel: &CancellationToken) {
+        if self.config.services.contains(&Role::Dtrs) {
+            dtrs::run(self, cancel).await;
         }
     }
 
@@ -244,6 +271,22 @@ impl Handler for Desk {
             Op::DescribeDefinition => office.describe_definition(&arguments).await,
             Op::OuHeartbeat => office.ou_heartbeat(&arguments).await,
             Op::InstanceInfo => Ok(Value::Null),
+            Op::AddType => office.add_type(&caller, &arguments).await,
+            Op::UpdateType => office.update_type(&caller, &arguments).await,
+            Op::DescribeType => office.describe_type(&caller, &arguments).await,
+            Op::RemoveType => office.remove_type(&caller, &arguments).await,
+            Op::ListTypes => office.list_types(&caller).await,
+            Op::AddSite => office.add_site(&caller, &arguments).await,
+            Op::UpdateSite => office.update_site(&caller, &arguments).await,
+            Op::DescribeSite => office.describe_site(&caller, &arguments).await,
+            Op::RemoveSite => office.remove_site(&caller, &arguments).await,
+            Op::ListSites => office.list_sites(&caller).await,
+            Op::AddCredentials => office.add_credentials(&caller, &arguments).await,
+            Op::UpdateCredentials => office.update_credentials(&caller, &arguments).await,
+            Op::DescribeCredentials => office.describe_credentials(&caller, &arguments).await,
+            Op::RemoveCredentials => office.remove_credentials(&caller, &arguments).await,
+            Op::ListCredentials => office.list_credentials(&caller, &arguments).await,
+            Op::Lookup => office.lookup(&caller, &arguments).await,
         }
     }
 

@@ -6,6 +6,8 @@
 
 pub(crate) mod distributed;
 pub(crate) mod reference;
+pub(crate) mod sites;
+pub(crate) mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -14,12 +16,12 @@ use std::path::{Path, PathBuf};
 
 use epu_bus::users::Users;
 use epu_controller::spec::{self, Known, Resolved};
-use epu_core::input::{Flaw, Flaws, TEXT_MAX, Tree, check, pointer, schema_of, strict};
+use epu_core::input::{Flaw, Flaws, TEXT_MAX, Tree, check, schema_of, strict};
 use epu_core::pool::Template;
 use epu_core::secret::SecretUrl;
 use epu_core::{Fault, SiteName, Span, TemplateName};
 use epu_decision_engines::Registry;
-use epu_provisioner::iaas::local::LocalSettings;
+use epu_provisioner::iaas::spec::SiteSpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +30,7 @@ use crate::cli::Role;
 use crate::compatibility::config::Compatibility;
 
 use self::distributed::{Amqp, StoreChoice};
+use self::tls::{Tls, Way, Written};
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_FILE: &str = "epu.yaml";
@@ -52,7 +55,7 @@ const RETENTION_LEAST: Span = Span::secs(60);
 struct File {
     /// Where records, keys and the directories of local instances lie. One process at a time uses it.
     data_dir: PathBuf,
-    /// Where operators and agents reach this process, as `address:port`; loopback only.
+    /// Where operators and agents reach this process, as `address:port`; beyond loopback only with `tls`.
     listen: String,
     /// How often deadlines, cooldowns and ageing readings are looked at. News is looked at when it comes.
     tick: Span,
@@ -67,9 +70,17 @@ struct File {
     amqp: Option<Amqp>,
     /// Who may do what, by the name that the broker knows them by. Whoever is not named may do nothing over the broker.
     users: Users,
-    /// Where agents reach this process, as `http://host:port`; left out: at `listen`.
+    /// Where agents reach this process, as `https://host:port`, or `http://host:port` on loopback; left out: at `listen`. Wanted as soon as
+    /// a site is not this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
+    /// By which authority agents know the certificate at `advertise` when it is not the one in `tls`, but that of a proxy or tunnel in front:
+    /// a PEM file, or `system` for those that each machine trusts by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise_ca: Option<String>,
+    /// TLS at the door. Left out: it speaks plain HTTP, and only on loopback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<Tls>,
     /// The key that agents' tokens are made from, as `env:NAME` or `file:/path`; the same for all processes of an installation. Left
     /// out: `installation.key` in `data-dir`, made at the first start.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,14 +88,13 @@ struct File {
     /// Answers for clients of the original EPU. Left out: there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     compatibility: Option<Compatibility>,
-    /// Where to launch, by name.
-    #[schemars(extend("minProperties" = 1, "x-count" = "at least one site is wanted"))]
-    sites: BTreeMap<SiteName, Site>,
+    /// Where to launch, by name. Others can be added while it serves, by `epumgmt site add`.
+    sites: BTreeMap<SiteName, SiteSpec>,
 }
 
 impl Default for File {
     fn default() -> Self {
-        let local = SiteName::new("local").map(|name| (name, Site::default()));
+        let local = SiteName::new("local").map(|name| (name, SiteSpec::default()));
         Self {
             data_dir: DEFAULT_DATA.into(),
             listen: DEFAULT_LISTEN.to_owned(),
@@ -95,6 +105,8 @@ impl Default for File {
             amqp: None,
             users: Users::default(),
             advertise: None,
+            advertise_ca: None,
+            tls: None,
             installation_key: None,
             compatibility: None,
             sites: local.into_iter().collect(),
@@ -134,24 +146,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// One place to launch on. Exactly one driver is given.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-#[schemars(deny_unknown_fields, extend("minProperties" = 1, "maxProperties" = 1, "x-count" = "exactly one driver is wanted, such as `local: {}`"))]
-pub(crate) struct Site {
-    /// Workers are processes of this machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub local: Option<LocalSettings>,
-}
-
-impl Default for Site {
-    fn default() -> Self {
-        Self {
-            local: Some(LocalSettings::default()),
-        }
-    }
-}
-
 /// A config file without faults, with every path made absolute.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -159,7 +153,7 @@ pub(crate) struct Config {
     pub file: PathBuf,
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// Where to listen; loopback.
+    /// Where to listen; beyond loopback only with TLS.
     pub listen: SocketAddr,
     /// How often to look at time.
     pub tick: Span,
@@ -173,14 +167,22 @@ pub(crate) struct Config {
     pub amqp: Option<Amqp>,
     /// Who may do what over it.
     pub users: Users,
-    /// Where agents reach this process.
+    /// Where agents reach this process, when it is not where it listens; see [`Config::way`].
     pub advertise: Option<String>,
+    /// TLS at the door.
+    pub tls: Option<Tls>,
+    /// By what the certificate at `advertise` is known, as written.
+    advertise_ca: Option<String>,
+    /// The certificate of the authority that agents pin, if it is in a file that was named.
+    authority: Option<String>,
     /// Where the key is that agents' tokens are made from.
     pub installation_key: Option<SecretUrl>,
     /// Answers for old clients.
     pub compatibility: Option<Compatibility>,
     /// The sites.
-    pub sites: BTreeMap<SiteName, Site>,
+    pub sites: BTreeMap<SiteName, SiteSpec>,
+    /// On which line each of them stands.
+    pub site_lines: BTreeMap<SiteName, u32>,
     /// The templates.
     pub templates: BTreeMap<TemplateName, Template>,
     /// The pools.
@@ -207,15 +209,19 @@ impl Config {
         let mut flaws = check(&tree, &schema(&engines));
         let file = std::path::absolute(path).map_err(|e| tree.flaw("", format!("find its directory: {e}")))?;
         let base = file.parent().unwrap_or(Path::new("/"));
-        let sites = sites_named(&tree);
         let tick = tree.value().get("tick").and_then(Value::as_str).and_then(|text| text.parse().ok());
-        let known = known(engines, sites, tick.unwrap_or_else(|| File::default().tick));
-        rules(&tree, &mut flaws);
+        let tick = tick.unwrap_or_else(|| File::default().tick);
+        let known = known(engines, sites::named(&tree), sites::are_here(&tree), tick);
+        rules(&tree, base, &mut flaws);
+        sites::rules(&tree, base, &mut flaws);
         let pools = spec::resolve(&tree, Some(base), &known, &mut flaws);
         Flaws::none_in(flaws)?;
         let written: File = tree.get("")?;
+        let data_dir = base.join(&written.data_dir);
+        let tls = written.tls.map(|tls| tls.based(base));
+        let authority = tls::agents_ca(tls.as_ref(), written.advertise_ca.as_deref(), base, &data_dir);
         Ok(Self {
-            data_dir: base.join(&written.data_dir),
+            data_dir,
             listen: written.listen.parse().map_err(|e| tree.flaw("/listen", format!("{e}")))?,
             tick: written.tick,
             retention: written.retention,
@@ -224,8 +230,12 @@ impl Config {
             amqp: written.amqp.map(|amqp| amqp.based(base)),
             users: written.users,
             advertise: written.advertise.map(|url| url.trim_end_matches('/').to_owned()),
+            advertise_ca: written.advertise_ca,
+            tls,
+            authority: authority.map_err(|(place, why)| tree.flaw(&place, why))?,
             installation_key: written.installation_key,
             compatibility: written.compatibility,
+            site_lines: sites::lines(&tree),
             sites: written.sites,
             templates: spec::templates(&tree, Some(base))?,
             pools,
@@ -240,25 +250,30 @@ impl Config {
     pub(crate) fn adjust(&mut self, role: Role, listen: Option<SocketAddr>, advertise: Option<String>) -> Result<(), Fault> {
         let refused = |text: String| Err(Fault::new("bad-config", text));
         let file = self.file.display();
-        if let Some(listen) = listen {
-            if !listen.ip().is_loopback() || listen.port() == 0 {
-                return refused(format!(
-                    "--listen {listen}: it must be a loopback address with a port, such as {DEFAULT_LISTEN}"
-                ));
+        if listen.is_some() || advertise.is_some() {
+            self.listen = listen.unwrap_or(self.listen);
+            self.advertise = advertise
+                .map(|url| url.trim_end_matches('/').to_owned())
+                .or_else(|| self.advertise.take());
+            let far: Vec<&str> = self
+                .sites
+                .iter()
+                .filter(|(_, site)| site.ec2.as_ref().is_some_and(|ec2| tls::is_far(ec2.endpoint.as_deref())))
+                .map(|(name, _)| name.as_str())
+                .collect();
+            if let Some(wrong) = self.way().first_wrong(&far) {
+                return refused(format!("--listen or --advertise: {}; {}", wrong.text, wrong.help));
             }
-            self.listen = listen;
-        }
-        if let Some(url) = advertise {
-            if !distributed::is_door(&url) {
-                return refused(format!("--advertise {url}: write it as http://host:port"));
-            }
-            self.advertise = Some(url.trim_end_matches('/').to_owned());
         }
         if self.amqp.is_some() && !self.users.iter().any(|(_, user)| user.role == epu_bus::users::Role::Service) {
             return refused(format!(
                 "{file}: there is `amqp`, and `users` names nobody with the role `service`: write the broker's user of this process \
                  there, such as `users: {{epu: {{role: service}}}}`"
             ));
+        }
+        let launches = matches!(role, Role::All | Role::Provisioner);
+        if let (true, Some(missing)) = (launches, sites::missing_driver(&self.sites)) {
+            return Err(Fault::new("driver-missing", format!("{file}: {missing}")));
         }
         if role != Role::All && self.amqp.is_none() {
             return refused(format!(
@@ -272,6 +287,29 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// How the door is reached.
+    #[must_use]
+    pub(crate) fn way(&self) -> Way<'_> {
+        Way {
+            listen: self.listen,
+            advertise: self.advertise.as_deref(),
+            tls: self.tls.as_ref(),
+            advertise_ca: self.advertise_ca.as_deref(),
+        }
+    }
+
+    /// The certificate of the authority that agents pin, a PEM text: by it alone they know the door. None when they go by those that their
+    /// machine trusts, or speak no TLS. A self-made one is there once `serve` has made it.
+    #[must_use]
+    pub(crate) fn agents_ca(&self) -> Option<String> {
+        let self_made = || {
+            let made = self.advertise_ca.is_none() && self.tls.as_ref().is_some_and(|tls| tls.self_made.is_some());
+            made.then(|| std::fs::read_to_string(tls::authority_in(&self.data_dir)).ok())
+                .flatten()
+        };
+        self.authority.clone().or_else(self_made)
     }
 
     /// Where records are, for messages.
@@ -288,7 +326,12 @@ impl Config {
     pub(crate) fn known(&self) -> Known {
         Known {
             templates: self.templates.clone(),
-            ..known(Registry::standard(), self.sites.keys().cloned().collect(), self.tick)
+            ..known(
+                Registry::standard(),
+                self.sites.keys().cloned().collect(),
+                sites::all_local(&self.sites),
+                self.tick,
+            )
         }
     }
 }
@@ -316,11 +359,11 @@ pub(crate) fn data_dir_of(path: &Path) -> Option<PathBuf> {
     Some(path.parent().unwrap_or(Path::new("")).join(written))
 }
 
-/// Where a file says that `serve` listens, whatever else may be wrong in it.
+/// How a file says that the door is reached, whatever else may be wrong in it.
 #[must_use]
-pub(crate) fn listen_of(path: &Path) -> Option<String> {
+pub(crate) fn way_of(path: &Path) -> Option<Written> {
     let tree = Tree::read("", &text_of(path).ok()?).ok()?;
-    tree.value().get("listen").and_then(Value::as_str).map(str::to_owned)
+    Some(Written::of(&tree))
 }
 
 /// The broker that a file names, whatever else may be wrong in it; none when it names none, or one that cannot be read.
@@ -360,52 +403,24 @@ fn unplaced(path: &Path, text: String) -> Flaw {
     }
 }
 
-/// The sites of a tree that may have faults: without any, pools would be blamed for what is wrong elsewhere.
-fn sites_named(tree: &Tree) -> BTreeSet<SiteName> {
-    match tree.value().get("sites").and_then(Value::as_object) {
-        Some(sites) => sites.keys().filter_map(|name| SiteName::new(name).ok()).collect(),
-        None => File::default().sites.into_keys().collect(),
-    }
-}
-
-fn known(engines: Registry, sites: BTreeSet<SiteName>, tick: Span) -> Known {
+fn known(engines: Registry, sites: BTreeSet<SiteName>, workers_are_here: bool, tick: Span) -> Known {
     Known {
         engines,
         sites,
         templates: BTreeMap::new(),
         tick,
-        // Every driver there is starts workers on this machine.
-        search: Some(std::env::var_os("PATH").unwrap_or_default()),
+        // Programs of workers on other machines cannot be looked for.
+        search: workers_are_here.then(|| std::env::var_os("PATH").unwrap_or_default()),
     }
 }
 
 /// What the schema cannot say of the program's own settings.
-fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
+fn rules(tree: &Tree, base: &Path, flaws: &mut Vec<Flaw>) {
     let text = |key: &str| tree.value().get(key).and_then(Value::as_str);
     let span = |key: &str| text(key).and_then(|text| text.parse::<Span>().ok());
-    if let Some(listen) = text("listen") {
-        match listen.parse::<SocketAddr>() {
-            Err(_) => {
-                let flaw = tree.flaw("/listen", format!("{listen:?} is no address with a port"));
-                flaws.push(flaw.help(format!("write it like {DEFAULT_LISTEN}")));
-            }
-            Ok(address) if !address.ip().is_loopback() => {
-                let flaw = tree.flaw(
-                    "/listen",
-                    format!("{listen} is beyond loopback, where tokens would travel in the clear"),
-                );
-                flaws.push(flaw.help("listen on loopback and put a proxy with TLS, or an ssh tunnel, in front"));
-            }
-            Ok(address) if address.port() == 0 => {
-                let flaw = tree.flaw("/listen", "port 0 stands for any free one, and agents must know which");
-                flaws.push(flaw.help(format!("name one, such as {DEFAULT_LISTEN}")));
-            }
-            Ok(_) => {}
-        }
-    }
+    tls::rules(tree, base, flaws);
     distributed::rules(tree, flaws);
     crate::compatibility::config::rules(tree, flaws);
-    one_local_site(tree, flaws);
     if let Some(tick) = span("tick").filter(|tick| *tick < TICK.0 || *tick > TICK.1) {
         flaws.push(tree.flaw("/tick", format!("{tick} is not between {} and {}", TICK.0, TICK.1)));
     }
@@ -418,22 +433,6 @@ fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
     let level = tree.value().pointer("/log/level").and_then(Value::as_str);
     if let Some(Err(error)) = level.map(tracing_subscriber::EnvFilter::try_new) {
         flaws.push(tree.flaw("/log/level", format!("no log level: {error}")));
-    }
-}
-
-/// Two sites of this driver would list each other's workers, since a process table is of the whole machine.
-fn one_local_site(tree: &Tree, flaws: &mut Vec<Flaw>) {
-    let Some(sites) = tree.value().get("sites").and_then(Value::as_object) else {
-        return;
-    };
-    let mut local = sites.iter().filter(|(_, site)| site.get("local").is_some()).map(|(name, _)| name);
-    let Some(first) = local.next() else { return };
-    for name in local {
-        let flaw = tree.flaw_at_key(
-            &pointer(["sites", name]),
-            format!("site {first} has the driver `local` already, and this machine is one site"),
-        );
-        flaws.push(flaw.help(format!("take {name} out, and place its pools on {first}")));
     }
 }
 

@@ -10,26 +10,26 @@ use epu_core::{Fault, PoolName};
 pub(crate) const CODES_HELP: &str = "\
 Exit codes:
   0  done
-  1  it failed, or the service reported a fault
+  1  it failed, the service reported a fault, or a check found something bad
   2  wrong usage, bad input, or faults in the config
   3  nobody answers, or not in time
-  4  no token, a wrong one, or not allowed
-  5  there is no such pool, instance or site
+  4  no token, a wrong one, a certificate that is not trusted, or not allowed
+  5  there is no such pool, instance, placement, template or site
   6  refused: it conflicts with how things are
-  7  something was left over: teardown did not finish, or the demo broke a promise";
+  7  something was left over: teardown or a refresh did not finish, or the demo broke a promise";
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
     /// Done.
     Done,
-    /// It failed, or the service reported a fault.
+    /// It failed, the service reported a fault, or a check found something bad.
     Failed,
     /// Wrong usage, bad input, or faults in the config.
     Bad,
     /// Nobody answers, or not in time.
     NoContact,
-    /// No token, a wrong one, or not allowed.
+    /// No token, a wrong one, a certificate that is not trusted, or not allowed.
     Denied,
     /// There is no such thing.
     NotFound,
@@ -59,12 +59,12 @@ impl Exit {
     #[must_use]
     pub(crate) fn of(fault: &Fault) -> Self {
         match fault.code.as_ref() {
-            "bad-config" | "bad-request" | "bad-url" | "too-large" => Self::Bad,
+            "bad-config" | "bad-request" | "bad-url" | "driver-missing" | "too-large" => Self::Bad,
             "no-contact" | "timeout" => Self::NoContact,
-            "unauthorized" | "forbidden" => Self::Denied,
+            "unauthorized" | "forbidden" | "not-trusted" => Self::Denied,
             "unknown-instance" => Self::NotFound,
             "left-over" => Self::LeftOver,
-            "conflict" | "in-use" | "closed" | "from-file" | "stale-epoch" | "claim-refused" => Self::Refused,
+            "conflict" | "in-use" | "closed" | "from-file" | "not-possible" | "stale-epoch" | "claim-refused" => Self::Refused,
             code if code.starts_with("no-such-") => Self::NotFound,
             _ => Self::Failed,
         }

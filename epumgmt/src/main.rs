@@ -55,6 +55,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Agent => Ok(epu_agent::start()),
         Command::Docs { directory } => docs::write(&directory).map(Into::into),
+        Command::Man { directory } => commands::man(&directory).map(Into::into),
         Command::Completions { shell } => commands::completions(shell, &mut screen.to).map(Into::into),
         Command::Config(command) => commands::config(&mut screen, &command).map(Into::into),
         Command::Store(args) => {
@@ -70,6 +71,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         command @ (Command::Pool(_)
         | Command::Instance(_)
+        | Command::Placement(_)
+        | Command::Site(_)
+        | Command::Template(_)
+        | Command::Sweep(_)
         | Command::Status
         | Command::Events(_)
         | Command::Teardown(_)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use epu_bus::Bus as _;
 use epu_bus::amqp::{AmqpBus, Settings};
-use epu_bus::http::Client;
+use epu_bus::http::{Client, Roots};
 use epu_bus::users::Users;
 use epu_core::code::Chain;
 use epu_core::request::{Answer, Caller, Request};
@@ -26,8 +26,10 @@ pub(crate) async fn service(reach: &Reach) -> Result<Box<dyn Service>, Failure> 
     if let Some(settings) = broker(reach) {
         return Ok(Box::new(OverAmqp::connect(settings, reach.timeout).await?));
     }
+    let url = url(reach);
+    let roots = roots(reach, &url)?;
     Ok(Box::new(OverHttp {
-        client: Client::new(url(reach), token(reach)?),
+        client: Client::with_roots(url, token(reach)?, roots),
         within: reach.timeout,
     }))
 }
@@ -86,8 +88,38 @@ impl Service for OverAmqp {
 
 /// Where the service listens.
 fn url(reach: &Reach) -> String {
-    let listen = || config::listen_of(&reach.config).unwrap_or_else(|| config::DEFAULT_LISTEN.to_owned());
-    reach.url.clone().unwrap_or_else(|| format!("http://{}", listen()))
+    let written = || config::way_of(&reach.config).and_then(|way| way.here());
+    let given = reach.url.clone().filter(|url| !url.is_empty());
+    given
+        .or_else(written)
+        .unwrap_or_else(|| format!("http://{}", config::DEFAULT_LISTEN))
+}
+
+/// By whose word the service is known: the authority that was named, or the one of the installation that the config file is of, whose token is
+/// shown, too. So that token goes nowhere else.
+fn roots(reach: &Reach, url: &str) -> Result<Roots, Failure> {
+    if let Some(file) = reach.ca.as_deref().filter(|file| !file.as_os_str().is_empty()) {
+        let text = config::tls::authority_of(file);
+        let named = |why| {
+            Failure::while_doing(
+                "use --ca or EPU_CA",
+                Fault::new("bad-config", format!("{why}; name the PEM file of an authority")),
+            )
+        };
+        return text.map(Roots::Pinned).map_err(named);
+    }
+    if !url.starts_with("https://") {
+        return Ok(Roots::System);
+    }
+    let base = reach.config.parent().unwrap_or(Path::new(""));
+    let Some(file) = config::way_of(&reach.config).and_then(|way| way.authority(base, &data_dir(reach))) else {
+        return Ok(Roots::System);
+    };
+    let why = |why| {
+        let text = format!("{why}; was `epumgmt serve` started? on another machine name a copy of that file with --ca");
+        Failure::while_doing("find the authority of the door's certificate", Fault::new("bad-config", text))
+    };
+    config::tls::authority_of(&file).map(Roots::Pinned).map_err(why)
 }
 
 /// The operators' token: from the file that was named, the environment, or the data directory of this directory's installation.
@@ -98,8 +130,11 @@ fn token(reach: &Reach) -> Result<String, Failure> {
     if let Some(token) = std::env::var("EPU_TOKEN").ok().filter(|token| !token.is_empty()) {
         return Ok(token);
     }
-    let data = config::data_dir_of(&reach.config).unwrap_or_else(|| PathBuf::from(config::DEFAULT_DATA));
-    read_token(&data.join(config::TOKEN_FILE))
+    read_token(&data_dir(reach).join(config::TOKEN_FILE))
+}
+
+fn data_dir(reach: &Reach) -> PathBuf {
+    config::data_dir_of(&reach.config).unwrap_or_else(|| PathBuf::from(config::DEFAULT_DATA))
 }
 
 fn read_token(file: &Path) -> Result<String, Failure> {

@@ -8,13 +8,14 @@
 mod files;
 mod metrics;
 mod parts;
+mod self_made;
+mod sites;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use epu_bus::http;
-use epu_controller::service::FileConfig;
 use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::input::Flaws;
@@ -28,11 +29,15 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use self::parts::{Records, Shared};
-use crate::config::{Config, LogFormat, text_of};
+use self::sites::{Sites, file_config};
+use crate::config::{self, Config, LogFormat, text_of};
 use crate::exit::{Exit, Failure};
 use crate::{cli, compatibility};
 
 pub(crate) use self::metrics::AllMetrics;
+
+/// How often the files of the door's certificate are looked at. Too low: reads of the disk for nothing. Too high: a new one is not used for long.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(60);
 
 /// Why there is no service.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +66,18 @@ enum Error {
     Moved { old: String, new: String, live: usize },
     #[error("there is `compatibility`, and no broker: write `compatibility: {{url: env:EPU_AMQP_URL}}`, or `amqp`")]
     NoBroker,
+    #[error("{}", .0.text)]
+    Site(Fault),
     #[error("make the metrics")]
     Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    Tls(#[from] http::tls::Error),
+    #[error("make a certificate for the door")]
+    SelfMade(#[from] rcgen::Error),
+    #[error(
+        "use {path}: it holds no private key; put the right one back, or delete the directory it is in for a new authority, which agents that live do not believe"
+    )]
+    SelfMadeFile { path: PathBuf, source: rcgen::Error },
     #[error("listen for signals")]
     Signals(#[source] std::io::Error),
     #[error("the {service} stopped: {why}")]
@@ -79,6 +94,7 @@ impl Error {
 
     fn failure(&self) -> Failure {
         let code = match self {
+            Self::Site(fault) => return Failure::while_doing("serve", fault.clone()),
             Self::Store {
                 source: epu_store::Error::InUse { .. },
                 ..
@@ -86,8 +102,16 @@ impl Error {
             Self::Store { .. } => "store-failed",
             Self::Amqp(_) => "no-contact",
             Self::Door(http::Error::Taken { .. }) => "in-use",
-            Self::Door(_) | Self::Moved { .. } | Self::Key(_) | Self::OtherKey | Self::NoBroker => "bad-config",
-            Self::File { .. } | Self::Secret(_) | Self::Metrics(_) | Self::Signals(_) | Self::Stopped { .. } => "internal",
+            Self::Door(_)
+            | Self::Moved { .. }
+            | Self::Key(_)
+            | Self::OtherKey
+            | Self::NoBroker
+            | Self::Tls(_)
+            | Self::SelfMadeFile { .. } => "bad-config",
+            Self::File { .. } | Self::Secret(_) | Self::SelfMade(_) | Self::Metrics(_) | Self::Signals(_) | Self::Stopped { .. } => {
+                "internal"
+            }
         };
         Failure::while_doing("serve", Fault::new(code, Chain(self).to_string()))
     }
@@ -149,8 +173,13 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Error::Signals)?;
 
+    if services_of(role).contains(&Service::Provisioner) {
+        for note in config::sites::notes(&config) {
+            warn!(note, "a site may not work");
+        }
+    }
     let records = Records::open(&config).await?;
-    let listener = http::bind(&config.listen.to_string(), false).await?;
+    let listener = http::bind(&config.listen.to_string(), config.tls.is_some()).await?;
     let (file, file_seen) = watch::channel(Arc::new(file_config(&config)));
     let shared = Shared::new(config, &records, file_seen).await?;
     if records.are_mine() {
@@ -172,6 +201,8 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
         source,
     })?;
 
+    let launches = services_of(role).contains(&Service::Provisioner);
+    let sites = shared.sites(launches, file).await?;
     let cancel = CancellationToken::new();
     let mut services: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
     let text = |error: &dyn std::error::Error| Chain(error).to_string();
@@ -179,7 +210,7 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
         let stop = cancel.clone();
         match service {
             Service::Provisioner => {
-                let parts = shared.provisioner()?;
+                let parts = shared.provisioner(&sites);
                 services.spawn(async move { ("provisioner", epu_provisioner::run(parts, stop).await.map_err(|e| text(&e))) });
             }
             Service::Aggregator => {
@@ -201,18 +232,37 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
             ("compatibility", Ok(()))
         });
     }
-    let door = shared.door()?;
+    if role != cli::Role::Aggregator {
+        let (stop, looking) = (cancel.clone(), sites.clone());
+        services.spawn(async move {
+            looking.keep_looking(stop).await;
+            ("sites", Ok(()))
+        });
+    }
+    let (door, tls) = (shared.door()?, shared.tls.clone());
     let stop = cancel.clone();
-    services.spawn(async move { ("door", http::serve(listener, door, stop).await.map_err(|e| text(&e))) });
-    info!(role = who, installation = shared.installation, listen = %config.listen, data = %config.data_dir.display(), pools = config.pools.len(), "serving");
+    services.spawn(async move {
+        let served = match tls {
+            Some(tls) => http::serve_tls(listener, door, tls, stop).await,
+            None => http::serve(listener, door, stop).await,
+        };
+        ("door", served.map_err(|e| text(&e)))
+    });
+    info!(role = who, installation = shared.installation, listen = %config.listen, url = %config.way().url(), data = %config.data_dir.display(), pools = config.pools.len(), "serving");
 
+    let mut look = tokio::time::interval(LOOK_AT_CERTIFICATE);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let ended = loop {
         tokio::select! {
             biased;
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
             Some(ended) = services.join_next() => break Some(ended),
-            _ = hangup.recv() => reload(&config.file, &config, &file),
+            _ = hangup.recv() => {
+                reload(&config.file, &sites).await;
+                shared.look_at_certificate().await;
+            }
+            _ = look.tick() => shared.look_at_certificate().await,
         }
     };
     cancel.cancel();
@@ -250,7 +300,11 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
 /// Refuses another address than the one that living agents know.
 async fn stay_where_agents_look(shared: &Shared) -> Result<(), Error> {
     let config = &shared.config;
-    let address = config.listen.to_string();
+    // Over TLS it is another one: agents that live would not speak it.
+    let address = match &config.tls {
+        Some(_) => format!("https://{}", config.listen),
+        None => config.listen.to_string(),
+    };
     if let Some(old) = files::other_address(&config.data_dir, &address)? {
         let live = shared.store.instances(true).await.map_err(|source| Error::Store {
             place: config.records_place(),
@@ -268,24 +322,18 @@ async fn stay_where_agents_look(shared: &Shared) -> Result<(), Error> {
 }
 
 /// Reads the config file again. One with faults changes nothing.
-fn reload(path: &Path, running: &Config, file: &watch::Sender<Arc<FileConfig>>) {
+async fn reload(path: &Path, sites: &Sites) {
     match Config::load(path) {
-        Ok(config) if config.sites != running.sites => {
-            error!(file = %path.display(), "not reloaded: its sites are others now, and sites are read at start only; restart to use them (workers go on)");
-        }
         Ok(config) => {
-            info!(file = %path.display(), pools = config.pools.len(), "reloaded; listen, data-dir, store and amqp are read at start only");
-            file.send_replace(Arc::new(file_config(&config)));
+            let pools = config.pools.len();
+            match sites.reload(config).await {
+                Ok(()) => {
+                    info!(file = %path.display(), pools, "reloaded; listen, tls, data-dir, store and amqp are read at start only");
+                }
+                Err(fault) => error!(file = %path.display(), %fault, "not reloaded: a site of it has no driver"),
+            }
         }
         Err(flaws) => error!(file = %path.display(), faults = %flaws, "not reloaded: mend the file and send SIGHUP again"),
-    }
-}
-
-fn file_config(config: &Config) -> FileConfig {
-    FileConfig {
-        path: config.file.display().to_string(),
-        pools: config.pools.clone(),
-        known: config.known(),
     }
 }
 

@@ -3,7 +3,11 @@
 //! Whatever comes from outside (a worker's output, a fault's text) loses its control characters, so that it cannot write to the terminal.
 
 mod events;
+mod placements;
+mod refresh;
+mod sites;
 mod standing;
+mod templates;
 
 use std::time::Duration;
 
@@ -11,12 +15,16 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use epu_core::instance::Work;
 use epu_core::pool::{Origin, Paused};
 use epu_core::reading::Status;
-use epu_core::request::{InstanceView, PoolView, SiteStatus, StatusView};
+use epu_core::request::{InstanceView, PlacementView, PoolView, SiteStatus, StatusView};
 use epu_core::{Reason, Span, State, Timestamp};
 
 use crate::commands::Style;
 
 pub(crate) use events::{event, events};
+pub(crate) use placements::{is_held_back, placements};
+pub(crate) use refresh::{refresh, refreshing};
+pub(crate) use sites::{site_report, sites, sweep};
+pub(crate) use templates::{template, templates};
 
 /// How much of a foreign text stands in a table's cell, in characters.
 const CELL_MAX: usize = 80;
@@ -59,7 +67,8 @@ pub(crate) fn harmless(text: &str) -> String {
 }
 
 /// A text as one short line.
-fn brief(text: &str) -> String {
+#[must_use]
+pub(crate) fn brief(text: &str) -> String {
     let mut line: String = harmless(text).split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((at, _)) = line.char_indices().nth(CELL_MAX) {
         line.truncate(at);
@@ -167,7 +176,7 @@ fn unhealthy(n: u32) -> Cell {
 
 /// One pool: what it is to be, what it is, and why.
 #[must_use]
-pub(crate) fn pool(view: &PoolView, now: Timestamp, style: Style) -> String {
+pub(crate) fn pool(view: &PoolView, places: &[PlacementView], now: Timestamp, style: Style) -> String {
     let pool = &view.pool;
     let mut text = format!("pool {}\n", pool.name);
     let mut fact = |name: &str, value: String| text.push_str(&format!("  {name:<12} {value}\n"));
@@ -190,16 +199,11 @@ pub(crate) fn pool(view: &PoolView, now: Timestamp, style: Style) -> String {
             counts.live, counts.running, counts.busy, counts.idle, counts.booting, counts.draining, counts.ending, counts.unhealthy
         ),
     );
-    fact("template", pool.template_version.clone());
-    let sites: Vec<String> = pool
-        .spec
-        .placements
-        .iter()
-        .map(|placement| match placement.max {
-            Some(max) => format!("{} (at most {max})", placement.site),
-            None => placement.site.to_string(),
-        })
-        .collect();
+    fact("template", refresh::versions(&pool.template_version, &view.versions));
+    if let Some(under_way) = &pool.refresh {
+        fact("refresh", refresh::under_way(under_way, now));
+    }
+    let sites: Vec<String> = pool.spec.placements.iter().map(placements::in_words).collect();
     fact("placements", sites.join(", then "));
     fact(
         "settings",
@@ -221,6 +225,10 @@ pub(crate) fn pool(view: &PoolView, now: Timestamp, style: Style) -> String {
         fact("paused", paused(&pool.paused));
     }
     decision(view, now, &mut text);
+    if !places.is_empty() {
+        text.push('\n');
+        text.push_str(&placements::of_pool(places, now, style));
+    }
     readings(view, now, style, &mut text);
     slots(view, style, &mut text);
     concerns(&view.concerns, style, &mut text);
@@ -327,7 +335,7 @@ pub(crate) fn instances(instances: &[InstanceView], now: Timestamp, style: Style
     }
     let mut table = table(
         style,
-        &["INSTANCE", "POOL", "STATE", "HEALTH", "WORK", "SITE", "AGE", "HEARD", "NOTE"],
+        &["INSTANCE", "POOL", "STATE", "HEALTH", "WORK", "PLACEMENT", "AGE", "HEARD", "NOTE"],
     );
     for view in instances {
         let instance = &view.instance;
@@ -338,7 +346,7 @@ pub(crate) fn instances(instances: &[InstanceView], now: Timestamp, style: Style
             state(instance.state),
             if view.health.is_good() { health } else { health.fg(Color::Red) },
             Cell::new(if view.work == Work::Unknown { "-" } else { view.work.word() }),
-            Cell::new(&instance.site),
+            Cell::new(placement_of(instance)),
             Cell::new(age(now.since(instance.created_at))),
             Cell::new(view.heard_at.map_or_else(|| "-".to_owned(), |at| age(now.since(at)))),
             Cell::new(note(view, now)),
@@ -354,6 +362,16 @@ fn state(state: State) -> Cell {
         State::RunningFailed | State::Failed | State::Rejected => cell.fg(Color::Red),
         State::Requesting | State::Requested | State::ErrorRetrying | State::Pending | State::Started => cell.fg(Color::Yellow),
         State::Terminating | State::Terminated => cell,
+    }
+}
+
+/// By which placement it is where it is; with the site when that is called otherwise.
+fn placement_of(instance: &epu_core::Instance) -> String {
+    let placement = instance.placed_by();
+    if placement == instance.site.as_str() {
+        placement.to_owned()
+    } else {
+        format!("{placement} ({})", instance.site)
     }
 }
 
@@ -406,6 +424,7 @@ pub(crate) fn instance(view: &InstanceView, now: Timestamp, _style: Style) -> St
         "site",
         format!("{}, launch {} index {}", instance.site, instance.launch, instance.index),
     );
+    fact("placement", instance.placed_by().to_owned());
     if let Some(machine) = &instance.machine {
         fact("machine", brief(machine));
     }
@@ -456,7 +475,7 @@ pub(crate) fn instance(view: &InstanceView, now: Timestamp, _style: Style) -> St
 
 /// The whole, on one screen.
 #[must_use]
-pub(crate) fn status(status: &StatusView, sites: &[SiteStatus], style: Style) -> String {
+pub(crate) fn status(status: &StatusView, sites: &[SiteStatus], places: &[PlacementView], style: Style) -> String {
     let closed = if status.closed {
         ", CLOSED by teardown (`epumgmt open` opens it)"
     } else {
@@ -507,20 +526,11 @@ pub(crate) fn status(status: &StatusView, sites: &[SiteStatus], style: Style) ->
         text.push_str(&lines(&table));
     }
     text.push('\n');
-    let mut table = table(style, &["SITE", "DRIVER", "LIVE", "LISTED", "FAULT"]);
-    for site in sites {
-        let listed = site
-            .listed_at
-            .map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(status.now.since(at))));
-        table.add_row([
-            site.site.to_string(),
-            site.driver.clone(),
-            count(site.live),
-            listed,
-            site.fault.as_ref().map_or_else(String::new, |fault| brief(&fault.to_string())),
-        ]);
+    text.push_str(&sites::sites(sites, status.now, style));
+    if !places.is_empty() {
+        text.push_str("\nplacements that do not launch\n");
+        text.push_str(&placements::placements(places, status.now, style));
     }
-    text.push_str(&lines(&table));
     if standing::is_of_several(&status.standing) {
         text.push('\n');
         text.push_str(&standing::standing(&status.standing, status.now, style));

@@ -13,6 +13,7 @@ use epu_core::life::State;
 use epu_core::time::Timestamp;
 
 use crate::lifecycle;
+use crate::site::Ticket;
 
 /// Ended instances are kept in mind this long, so that a lost fact about an end is told again.
 const RECENT_FOR: Duration = Duration::from_secs(600);
@@ -54,6 +55,10 @@ pub(crate) struct Launching {
     pub(crate) failures: u32,
     /// What the site said when it would not launch it: it is not called any more.
     pub(crate) refused: Option<Fault>,
+    /// The call that is under way, or waits for its turn.
+    pub(crate) ticket: Option<Arc<Ticket>>,
+    /// Whether a call may have come to something that nobody heard of: an answer was lost, or another process may have called.
+    pub(crate) doubtful: bool,
     /// When the last call ended, or when this process began to know the launch.
     pub(crate) quiet_since: Timestamp,
 }
@@ -67,8 +72,15 @@ impl Launching {
             next_at: now,
             failures: 0,
             refused: None,
+            ticket: None,
+            doubtful: true,
             quiet_since: now,
         }
+    }
+
+    /// Whether its call waits for its turn and is not made yet.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.calling && self.ticket.as_ref().is_some_and(|ticket| ticket.is_waiting())
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = InstanceId> + '_ {
@@ -250,6 +262,11 @@ impl Book {
 
     pub(crate) fn launch_mut(&mut self, id: LaunchId) -> Option<&mut Launching> {
         self.launches.get_mut(&id)
+    }
+
+    /// Every launch that has no outcome, or of which something lives.
+    pub(crate) fn launches(&self) -> impl Iterator<Item = &Launching> {
+        self.launches.values()
     }
 
     /// What came of calls may not have been recorded: those without an outcome are called again, not before `at`.

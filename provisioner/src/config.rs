@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
 pub struct Config {
-    /// How long a launch is repeated that nobody answers. Too low: machines are given up that come late. Too high: a dead site
+    /// How long a launch is repeated that nobody answers, a day at the most. Too low: machines are given up that come late. Too high: a dead site
     /// holds a pool's places.
     pub launch_window: Span,
     /// How long one call to a site may take.

@@ -4,14 +4,18 @@
 //! byte with the same token while it fails in a way that may pass, waiting longer each time, until the launch window ends. From
 //! then on, when the site said that it will not launch it, and when everything of it has been told to end meanwhile, it is not called
 //! any more and only a complete list of the site settles what came of it (`watching`): an error says nothing of what was started
-//! before it.
+//! before it. Only where the site does all of a call or nothing, and no answer was lost, is its refusal the end of it.
+//!
+//! A call waits for its turn where calls are paced, and is withdrawn when by then nobody wants it any more.
+//!
+//! **Worth having**: when fewer of a launch became ready in time than its `min`, the rest of it is ended (`judging`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use epu_core::Fault;
-use epu_core::id::{InstanceId, LaunchId};
-use epu_core::instance::{Cause, Instance, Work};
+use epu_core::id::{InstanceId, LaunchId, SiteName};
+use epu_core::instance::Instance;
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::launch::{INSTANCES_MAX, Launch, LaunchRequest, Outcome};
 use epu_core::lease::{Domain, Term};
@@ -21,13 +25,17 @@ use epu_core::time::Timestamp;
 use serde_json::Value;
 
 use crate::book::Launching;
-use crate::iaas::{Class, IaasError, IaasLaunch, LaunchToken, Machine, MachineState};
+use crate::iaas::{Admission, Class, IaasError, IaasLaunch, LaunchToken, Machine, MachineState};
 use crate::lifecycle::{Happening, instance_at};
 use crate::service::Service;
-use crate::site::Done;
+use crate::site::{Done, Ticket};
 use crate::turn::{After, stale, store_failed};
 
-/// A launch token is good for so long after the launch window and the time to become ready.
+/// No launch is repeated for longer than this, whatever is configured: sites forget client tokens after a day
+/// (<https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html>).
+const WINDOW_MOST: Duration = Duration::from_secs(86_400);
+/// A launch token is good for so long after the longest launch window and the time to become ready. It does not depend on what is
+/// configured, so that a call repeated after a change of that is the same.
 const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
 /// How much longer to wait after `throttled` than after another passing error.
 const THROTTLED_TIMES: u32 = 4;
@@ -70,7 +78,12 @@ impl Service {
             Ok(true) => {
                 let id = launch.id;
                 let site = launch.request.site.clone();
+                self.metrics.writes.inc();
                 self.book.put_launch(launch, now);
+                if let Some(known) = self.book.launch_mut(id) {
+                    // Nobody can have called it before.
+                    known.doubtful = false;
+                }
                 for instance in &instances {
                     self.metrics.instances.with_label_values(&[instance.state.code()]).inc();
                     self.book.put(instance.clone(), now);
@@ -107,8 +120,18 @@ impl Service {
         if self.closed {
             return Err(closed());
         }
-        if !self.sites.contains_key(&request.site) {
-            return Err(Fault::new("no-such-site", format!("launch: there is no site {}", request.site)));
+        if let Some(fault) = self.no_launches_on(&request.site) {
+            return Err(fault);
+        }
+        let most = self.sites.get(&request.site).map_or(0, |site| site.can.launch_most);
+        if request.instances.len() > usize::try_from(most).unwrap_or(usize::MAX) {
+            let text = format!(
+                "launch {}: {} instances; site {} takes {most} in one launch at the most",
+                request.launch,
+                request.instances.len(),
+                request.site
+            );
+            return Err(Fault::new("too-large", text));
         }
         let mut ids: Vec<InstanceId> = request.instances.iter().map(|wanted| wanted.id).collect();
         ids.sort_unstable();
@@ -155,7 +178,7 @@ impl Service {
                 Arc::new(Instance {
                     state: State::Requested,
                     version: 1,
-                    deadline: Some(now + *self.config.launch_window),
+                    deadline: Some(now + self.launch_window()),
                     ..request.instance(index, wanted, now)
                 })
             })
@@ -174,11 +197,17 @@ impl Service {
 
     // ---- calling
 
-    /// Whether calling again makes sense: nothing came of it yet, it is not too late, and somebody still wants it.
+    pub(crate) fn launch_window(&self) -> Duration {
+        (*self.config.launch_window).min(WINDOW_MOST)
+    }
+
+    /// Whether calling again makes sense: nothing came of it yet, it is not too late, its site takes launches, and somebody still wants it.
     pub(crate) fn is_wanted(&self, known: &Launching, now: Timestamp) -> bool {
+        let leaves = |site: &SiteName| self.sites.get(site).is_some_and(|site| site.leaving.is_some());
         known.launch.outcome.is_none()
             && known.refused.is_none()
-            && now < known.launch.accepted_at + *self.config.launch_window
+            && !leaves(&known.launch.request.site)
+            && now < known.launch.accepted_at + self.launch_window()
             && known
                 .ids()
                 .any(|id| self.book.get(id).is_some_and(|instance| instance.state < State::Terminating))
@@ -188,9 +217,21 @@ impl Service {
         let now = self.clock.now();
         self.book
             .open_launches()
-            .filter(|known| !known.calling && self.is_wanted(known, now))
-            .map(|known| known.next_at)
+            .filter_map(|known| match known.calling {
+                true => known.is_waiting().then(|| known.launch.accepted_at + self.launch_window()),
+                false => self.is_wanted(known, now).then_some(known.next_at),
+            })
             .min()
+    }
+
+    /// Calls that wait for their turn and that nobody wants any more are not made.
+    pub(crate) fn withdraw_unwanted(&self, now: Timestamp) {
+        let waiting = self.book.open_launches().filter(|known| known.is_waiting());
+        for known in waiting.filter(|known| !self.is_wanted(known, now)) {
+            if let Some(ticket) = &known.ticket {
+                ticket.withdraw();
+            }
+        }
     }
 
     /// Calls again what is to be called again. That it is called again is recorded first.
@@ -220,9 +261,11 @@ impl Service {
             return;
         };
         known.calling = true;
+        let ticket = Arc::<Ticket>::default();
+        known.ticket = Some(ticket.clone());
         let request = &known.launch.request;
         let template = request.template.clone();
-        let expiry = known.launch.accepted_at + *self.config.launch_window + *template.ready_within + TOKEN_SPARE;
+        let expiry = known.launch.accepted_at + WINDOW_MOST + *template.ready_within + TOKEN_SPARE;
         let call = IaasLaunch {
             installation: self.installation.clone(),
             launch: id,
@@ -238,8 +281,23 @@ impl Service {
             template,
         };
         let (driver, permits) = (site.driver.clone(), site.launch_permits.clone());
+        let admission = Admission::Launch {
+            machines: u32::try_from(request.instances.len()).unwrap_or(u32::MAX),
+            purpose: request.purpose,
+        };
         self.tasks.spawn(async move {
-            let _permit = permits.acquire().await;
+            let turn = async {
+                driver.admitted(admission).await;
+                permits.acquire().await
+            };
+            let permit = tokio::select! {
+                biased;
+                () = ticket.withdrawn() => None,
+                permit = turn => Some(permit),
+            };
+            if permit.is_none() || !ticket.make() {
+                return Done::Withdrawn(id);
+            }
             let result = driver.call("launch", |iaas| async move { iaas.launch(&call).await }).await;
             Done::Launched { launch: id, result }
         });
@@ -251,11 +309,19 @@ impl Service {
         let now = self.clock.now();
         let Some(known) = self.book.launch_mut(id) else { return };
         known.calling = false;
+        known.ticket = None;
         known.quiet_since = now;
         let launch = known.launch.clone();
+        let is_clear = !known.doubtful
+            && self
+                .sites
+                .get(&launch.request.site)
+                .is_some_and(|site| site.driver.iaas.refuses_whole());
         match result {
             Ok(machines) => self.arrived(&launch, &machines),
             Err(error) if error.class.is_passing() => {
+                // A call that was refused for being one too many has come to nothing; of any other that is not known.
+                known.doubtful |= error.class != Class::Throttled;
                 known.failures = known.failures.saturating_add(1);
                 let failures = known.failures;
                 let times = if error.class == Class::Throttled { THROTTLED_TIMES } else { 1 };
@@ -270,6 +336,7 @@ impl Service {
                     }
                 }
             }
+            Err(error) if is_clear => self.came_to_nothing(&launch, &error.fault()),
             // Part of it may have come all the same, in this call or in one whose answer was lost.
             Err(error) => {
                 if let Some(known) = self.book.launch_mut(id) {
@@ -278,6 +345,32 @@ impl Service {
                 self.look_soon(&launch.request.site, now);
             }
         }
+    }
+
+    /// The call was not made.
+    pub(crate) fn withdrawn(&mut self, id: LaunchId) {
+        let now = self.clock.now();
+        let Some(known) = self.book.launch_mut(id) else { return };
+        known.calling = false;
+        known.ticket = None;
+        known.quiet_since = now;
+        let launch = known.launch.clone();
+        if known.doubtful {
+            return self.look_soon(&launch.request.site, now);
+        }
+        // Nothing was ever sent, or all that was sent was refused.
+        let window = self.launch_window();
+        let fault = if now >= launch.accepted_at + window {
+            Fault::new(
+                "site-throttled",
+                format!("it did not get its turn to be launched within {}", epu_core::Span(window)),
+            )
+        } else if let Some(fault) = self.no_launches_on(&launch.request.site) {
+            fault
+        } else {
+            Fault::new("launch-failed", "it was told to end before it was launched")
+        };
+        self.came_to_nothing(&launch, &fault);
     }
 
     fn arrived(&mut self, launch: &Launch, machines: &[Machine]) {
@@ -290,7 +383,6 @@ impl Service {
             came.push(id);
             self.take_in(id, machine);
         }
-        let min = usize::try_from(launch.request.min).unwrap_or(usize::MAX);
         let short = Fault::new(
             "capacity-short",
             format!("the site launched {} of {} machines", came.len(), launch.request.instances.len()),
@@ -300,13 +392,10 @@ impl Service {
                 self.happen_quietly(*id, Happening::LaunchFailed(short.clone()));
             }
         }
-        if came.len() < min {
-            for id in &came {
-                let (why, work) = (Cause::NotReady, Work::Idle);
-                self.happen_quietly(*id, Happening::Terminate { why, work });
-            }
-        }
         let machines = u32::try_from(came.len()).unwrap_or(u32::MAX);
+        if machines < launch.request.min {
+            self.undo(launch, machines, "came");
+        }
         let fault = (came.len() < ids.len()).then_some(short);
         self.settle(launch, Outcome::Launched { machines }, fault);
     }
@@ -316,7 +405,8 @@ impl Service {
         let Some(instance) = self.instance(id).filter(|instance| instance.is_live()).cloned() else {
             return;
         };
-        if instance.machine.is_none() {
+        let is_news = instance.machine.is_none() || instance.address.is_none() && machine.address.is_some();
+        if is_news {
             self.happen_quietly(
                 id,
                 Happening::Launched {
@@ -341,11 +431,29 @@ impl Service {
                 self.happen_quietly(wanted.id, Happening::LaunchFailed(fault.clone()));
             }
         }
+        if machines > 0 && machines < launch.request.min {
+            self.undo(launch, machines, "came");
+        }
         let outcome = match machines {
             0 => Outcome::Failed { fault: fault.clone() },
             machines => Outcome::Launched { machines },
         };
         self.settle(launch, outcome, Some(fault.clone()));
+    }
+
+    /// Ends what there is of a launch, since no more than so many `came`, or became ready, and that is not worth having.
+    pub(crate) fn undo(&mut self, launch: &Launch, so_many: u32, did: &str) {
+        let text = format!(
+            "{so_many} of {} instances {did}, and fewer than {} are not worth having: the launch is undone",
+            launch.request.instances.len(),
+            launch.request.min
+        );
+        for wanted in &launch.request.instances {
+            let stays = |instance: &Arc<Instance>| instance.machine.is_some() && !instance.is_leaving();
+            if self.instance(wanted.id).is_some_and(stays) {
+                self.happen_quietly(wanted.id, Happening::Undone(Fault::new("launch-undone", text.clone())));
+            }
+        }
     }
 
     fn settle(&mut self, launch: &Launch, outcome: Outcome, fault: Option<Fault>) {

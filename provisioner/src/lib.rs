@@ -6,7 +6,8 @@
 //!
 //! Several processes may do this for one installation: one acts, the others stand by (`leadership`).
 //!
-//! Reading order: [`lifecycle`], [`iaas`], then `leadership`, `service`, `turn`, `launching`, `watching`, `sweeping`, `agents`, `orders`.
+//! Reading order: [`lifecycle`], [`iaas`], then `leadership`, `service`, `turn`, `launching`, `judging`, `watching`, `sweeping`, [`sites`],
+//! `preview`, `agents`, `orders`; [`pace`] for what calls wait for.
 
 mod agents;
 mod book;
@@ -14,13 +15,17 @@ pub mod config;
 mod doors;
 mod error;
 pub mod iaas;
+mod judging;
 mod launching;
 mod leadership;
 pub mod lifecycle;
 pub mod metrics;
 mod orders;
+pub mod pace;
+mod preview;
 mod service;
 mod site;
+pub mod sites;
 mod sweeping;
 mod telling;
 mod turn;

@@ -73,6 +73,10 @@ pub enum Happening {
         /// What its worker is doing, as far as the asker knows.
         work: Work,
     },
+    /// The site halted its machine and keeps it: no work is done there, and none will be.
+    Halted,
+    /// Fewer of its launch became ready than make that worth having.
+    Undone(Fault),
     /// The site confirmed that nothing of it is left.
     Gone,
     /// Its deadline passed.
@@ -196,22 +200,33 @@ pub fn step(was: &Instance, happening: Happening, now: Timestamp, limits: &Deadl
                 end(&mut next, drain.why, Work::Idle, now, &mut effects, &mut go)?;
             } else if next.state < State::Terminating {
                 match &mut next.drain {
-                    Some(standing) if standing.deadline <= drain.deadline => {}
-                    Some(standing) => {
-                        standing.deadline = drain.deadline;
-                        standing.why = drain.why;
-                    }
+                    Some(standing) => also(standing, &drain),
                     None => next.drain = Some(drain),
                 }
             }
         }
         Happening::WithdrawDrain => {
-            if next.state < State::Terminating {
+            // Nobody can withdraw what the site announced.
+            let is_announced = next.drain.as_ref().is_some_and(|drain| drain.why == Cause::Interrupted);
+            if next.state < State::Terminating && !is_announced {
                 next.drain = None;
             }
         }
         Happening::Protect(on) => next.protected = on,
         Happening::Terminate { why, work } => end(&mut next, why, work, now, &mut effects, &mut go)?,
+        Happening::Halted => {
+            if next.state < State::Terminating {
+                next.fault = Some(halted());
+                end(&mut next, Cause::Vanished, Work::Unknown, now, &mut effects, &mut go)?;
+            }
+        }
+        Happening::Undone(fault) => {
+            if next.state < State::Terminating {
+                // What it failed with by itself says more.
+                next.fault.get_or_insert(fault);
+                end(&mut next, Cause::NotReady, Work::Unknown, now, &mut effects, &mut go)?;
+            }
+        }
         Happening::Gone => {
             go(&mut next, Event::Gone)?;
             if next.ending.is_none() && next.state == State::Terminated {
@@ -236,6 +251,26 @@ pub fn nothing_there() -> Fault {
         "launch-timeout",
         "the site did not answer the launch in time and lists nothing for it",
     )
+}
+
+fn halted() -> Fault {
+    Fault::new(
+        "machine-stopped",
+        "the site shows its machine as stopped, which nobody here asked for; it is ended",
+    )
+}
+
+/// Another order to drain joins one that stands: the earlier deadline holds, and what the site announced stays the reason.
+fn also(standing: &mut Drain, another: &Drain) {
+    if another.deadline < standing.deadline {
+        standing.deadline = another.deadline;
+        if standing.why != Cause::Interrupted {
+            standing.why = another.why;
+        }
+    }
+    if another.why == Cause::Interrupted {
+        standing.why = Cause::Interrupted;
+    }
 }
 
 fn enter(instance: &mut Instance, to: State, now: Timestamp, limits: &Deadlines) {

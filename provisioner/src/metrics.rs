@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// Registered by whoever puts the process together.
 #[derive(Debug, Clone)]
@@ -38,6 +38,16 @@ pub struct Metrics {
     pub store_failures: IntCounter,
     /// `epu_provisioner_retired_total`: ended records and journal entries that were forgotten.
     pub retired: IntCounter,
+    /// `epu_provisioner_writes_total`: transactions in which instances, launches or events were written.
+    pub writes: IntCounter,
+    /// `epu_provisioner_pace_tokens{account, region, bucket}`: what is left in each token bucket; below zero, what is owed.
+    pub pace_tokens: GaugeVec,
+    /// `epu_provisioner_pace_wait_seconds{bucket}`: how long calls waited for their turn.
+    pub pace_wait_seconds: HistogramVec,
+    /// `epu_provisioner_pace_waiting{account, region, bucket}`: calls that wait for their turn.
+    pub pace_waiting: IntGaugeVec,
+    /// `epu_provisioner_pace_throttled_total{account, region, bucket}`: calls that the site refused for being too many.
+    pub pace_throttled: IntCounterVec,
 }
 
 impl Metrics {
@@ -48,6 +58,9 @@ impl Metrics {
     pub fn new() -> Result<Self, prometheus::Error> {
         let seconds = HistogramOpts::new("epu_provisioner_iaas_call_seconds", "How long calls to sites took")
             .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0]);
+        let waits = HistogramOpts::new("epu_provisioner_pace_wait_seconds", "How long calls waited for their turn")
+            .buckets(vec![0.001, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0]);
+        let paced = ["account", "region", "bucket"];
         Ok(Self {
             instances: IntGaugeVec::new(Opts::new("epu_provisioner_instances", "Live instances"), &["state"])?,
             launches: IntCounterVec::new(
@@ -94,6 +107,23 @@ impl Metrics {
                 "epu_provisioner_retired_total",
                 "Ended records and journal entries that were forgotten",
             )?,
+            writes: IntCounter::new(
+                "epu_provisioner_writes_total",
+                "Transactions in which instances, launches or events were written",
+            )?,
+            pace_tokens: GaugeVec::new(
+                Opts::new("epu_provisioner_pace_tokens", "What is left in each token bucket"),
+                &paced,
+            )?,
+            pace_wait_seconds: HistogramVec::new(waits, &["bucket"])?,
+            pace_waiting: IntGaugeVec::new(Opts::new("epu_provisioner_pace_waiting", "Calls that wait for their turn"), &paced)?,
+            pace_throttled: IntCounterVec::new(
+                Opts::new(
+                    "epu_provisioner_pace_throttled_total",
+                    "Calls that the site refused for being too many",
+                ),
+                &paced,
+            )?,
         })
     }
 
@@ -116,6 +146,11 @@ impl Metrics {
             Box::new(self.stale_epochs.clone()),
             Box::new(self.store_failures.clone()),
             Box::new(self.retired.clone()),
+            Box::new(self.writes.clone()),
+            Box::new(self.pace_tokens.clone()),
+            Box::new(self.pace_wait_seconds.clone()),
+            Box::new(self.pace_waiting.clone()),
+            Box::new(self.pace_throttled.clone()),
         ]
     }
 

@@ -14,11 +14,12 @@ use epu_core::life::State;
 use epu_core::request::{Answer, Caller, DrainOrder, Ids, Logs, Protect, SiteStatus, SiteWord, Teardown, Terminate};
 use serde_json::Value;
 
-use crate::book::OnSite;
+use crate::book::{Launching, OnSite};
 use crate::iaas::MachineState;
 use crate::lifecycle::{Happening, step};
 use crate::service::Service;
 use crate::site::Done;
+use crate::sites::Offer;
 use crate::turn::store_failed;
 
 /// Most lines of output in one answer.
@@ -151,7 +152,8 @@ impl Service {
         self.turn.asking = self.check_epoch_of(caller, ids.instances.iter().copied(), ids.epoch)?;
         let mut withdrawn = Vec::new();
         for id in &ids.instances {
-            let draining = |instance: &Arc<Instance>| instance.drain.is_some() && instance.state < State::Terminating;
+            let may_stay = |drain: &Drain| drain.why != Cause::Interrupted;
+            let draining = |instance: &Arc<Instance>| instance.drain.as_ref().is_some_and(may_stay) && instance.state < State::Terminating;
             if self.instance(*id).is_some_and(draining) && self.happen(*id, Happening::WithdrawDrain, &caller.name()).is_ok() {
                 withdrawn.push(*id);
             }
@@ -251,9 +253,9 @@ impl Service {
         Answer::of(&known)
     }
 
-    pub(crate) fn site_statuses(&self) -> Result<Answer, Fault> {
+    pub(crate) fn site_statuses(&self) -> Vec<SiteStatus> {
         let gone = |(name, on_site): (&SiteName, &OnSite)| {
-            let lost = on_site.live > 0 && !self.sites.contains_key(name);
+            let lost = on_site.live > 0 && !self.sites.contains_key(name) && !self.offers.contains_key(name);
             lost.then(|| SiteStatus {
                 site: name.clone(),
                 driver: "none".to_owned(),
@@ -268,31 +270,66 @@ impl Service {
                 )),
                 account: None,
                 pace: Vec::new(),
+                launch_most: 1_000,
+                waiting: self.waiting_on(name),
+                origin: None,
             })
         };
-        let statuses: Vec<SiteStatus> = self
-            .sites
+        let origin = |name: &SiteName| self.offers.get(name).and_then(|offer| offer.origin.clone());
+        let unusable = |(name, offer): (&SiteName, &Offer)| {
+            let why = offer.driver.as_ref().err().filter(|_| !self.sites.contains_key(name))?;
+            Some(SiteStatus {
+                site: name.clone(),
+                driver: why.driver.clone(),
+                live: self.book.on_site(name).map_or(0, |on_site| on_site.live),
+                listed_at: None,
+                fault: Some(why.fault.clone()),
+                account: None,
+                pace: Vec::new(),
+                launch_most: 1_000,
+                waiting: self.waiting_on(name),
+                origin: offer.origin.clone(),
+            })
+        };
+        self.sites
             .values()
             .map(|site| {
                 let (account, pace) = site.driver.iaas.standing();
+                let live = self.book.on_site(&site.name).map_or(0, |on_site| on_site.live);
+                let leaving = site.leaving.as_ref().map(|fault| {
+                    let text = format!(
+                        "{}: nothing is launched there, and what is left of {live} instances is watched until they end",
+                        fault.text
+                    );
+                    Fault { text, ..fault.clone() }
+                });
                 SiteStatus {
                     site: site.name.clone(),
                     driver: site.can.driver.to_owned(),
-                    live: self.book.on_site(&site.name).map_or(0, |on_site| on_site.live),
+                    live,
                     listed_at: site.listed_at,
-                    fault: site.fault.as_ref().map(|(_, fault)| fault.clone()),
+                    fault: leaving.or_else(|| site.fault.as_ref().map(|(_, fault)| fault.clone())),
                     account,
                     pace,
+                    launch_most: site.can.launch_most,
+                    waiting: self.waiting_on(&site.name),
+                    origin: origin(&site.name),
                 }
             })
+            .chain(self.offers.iter().filter_map(unusable))
             .chain(self.book.sites().filter_map(gone))
-            .collect();
-        Answer::of(&statuses)
+            .collect()
+    }
+
+    /// Launches on a site that wait for their turn.
+    fn waiting_on(&self, site: &SiteName) -> u32 {
+        let waiting = |known: &&Launching| known.launch.request.site == *site && known.is_waiting();
+        u32::try_from(self.book.open_launches().filter(waiting).count()).unwrap_or(u32::MAX)
     }
 
     // ---- questions that a site answers
 
-    fn may_wait(&self) -> Result<(), Fault> {
+    pub(crate) fn may_wait(&self) -> Result<(), Fault> {
         if self.tasks.len() < QUESTIONS_MAX {
             return Ok(());
         }
@@ -330,22 +367,29 @@ impl Service {
             }
         }
         let order = ids.instances.clone();
+        let now = self.clock.now();
         let sites: Vec<_> = asked
             .into_iter()
             .filter_map(|(site, machines)| {
-                let site = self.sites.get(&site)?;
+                let site = self.sites.get(&site).filter(|site| site.barred_until <= now)?;
                 Some((site.driver.clone(), site.question_permits.clone(), machines))
             })
             .collect();
         self.tasks.spawn(async move {
+            let mut failed = Vec::new();
             for (driver, permits, machines) in sites {
                 let _permit = permits.acquire().await;
                 let names: Vec<String> = machines.keys().cloned().collect();
                 let said = driver.call("describe", |iaas| async move { iaas.describe(&names).await }).await;
-                for (machine, state) in said.unwrap_or_default() {
+                let said = said.unwrap_or_else(|error| {
+                    failed.push((driver.site.clone(), error));
+                    Vec::new()
+                });
+                for (machine, state) in said {
                     let Some(id) = machines.get(&machine) else { continue };
                     let word = match state {
-                        None | Some(MachineState::Gone) => SiteWord::Gone,
+                        // One that is halted works no more than one that is gone.
+                        None | Some(MachineState::Gone | MachineState::Stopped) => SiteWord::Gone,
                         Some(MachineState::Pending | MachineState::Running | MachineState::Stopping) => SiteWord::Running,
                     };
                     words.insert(*id, word);
@@ -358,7 +402,7 @@ impl Service {
                 .filter_map(|id| Some((id, *words.get(&id)?)))
                 .collect();
             answering.answer(Answer::of(&list));
-            Done::Answered
+            Done::Answered(failed)
         });
     }
 
@@ -391,7 +435,7 @@ impl Service {
                 Ok(text) => Ok(Answer::Json(Value::String(text.unwrap_or_default()))),
                 Err(error) => Err(Fault::new("internal", format!("read the output of {id}: {error}"))),
             });
-            Done::Answered
+            Done::Answered(Vec::new())
         });
     }
 }

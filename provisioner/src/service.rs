@@ -22,13 +22,14 @@ use epu_bus::{Bus, Call, Calls, Facts};
 use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::fact::Kind;
-use epu_core::id::{InstanceId, SiteName};
+use epu_core::id::{InstanceId, LaunchId, SiteName};
 use epu_core::lease::{Domain, Member, Standing};
 use epu_core::life::State;
 use epu_core::random::Random;
-use epu_core::request::{Request, Service as Role};
+use epu_core::request::{Answer, Request, Service as Role};
 use epu_core::time::{Clock, Timestamp};
 use epu_store::Store;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -37,11 +38,11 @@ use crate::book::Book;
 use crate::config::{Addresses, Config};
 use crate::doors::Doors;
 use crate::error::Error;
-use crate::iaas::Iaas;
 use crate::leadership::{Leadership, Right};
 use crate::lifecycle::Happening;
 use crate::metrics::Metrics;
-use crate::site::{Done, Driver, Site};
+use crate::site::{Done, Site};
+use crate::sites::{Desk, Formers, Offers};
 use crate::telling::Telling;
 use crate::turn::{Reply, STORE_RETRY, Turn};
 
@@ -74,8 +75,10 @@ pub struct Parts {
     pub random: Arc<Random>,
     /// Mints the tokens of agents.
     pub keyring: Arc<Keyring>,
-    /// Where to launch, by name.
-    pub sites: BTreeMap<SiteName, Arc<dyn Iaas>>,
+    /// Where to launch, as it is now.
+    pub sites: watch::Receiver<Arc<Offers>>,
+    /// Reads what operators write as sites.
+    pub desk: Arc<dyn Desk>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -88,10 +91,11 @@ pub struct Parts {
 /// one leads.
 pub async fn run(parts: Parts, cancel: CancellationToken) -> Result<(), Error> {
     let leadership = Leadership::new(parts.member.clone(), parts.store.clone(), parts.clock.clone());
+    let formers = Formers::default();
     let ended = tokio::select! {
         biased; // whether this process leads is found out before it acts
         never = leadership.renew() => match never {},
-        ended = lead(&parts, &leadership, &cancel) => ended,
+        ended = lead(&parts, &leadership, &formers, &cancel) => ended,
     };
     leadership.leave().await;
     ended
@@ -108,7 +112,7 @@ enum Ended {
     Deposed,
 }
 
-async fn lead(parts: &Parts, leadership: &Leadership, cancel: &CancellationToken) -> Result<(), Error> {
+async fn lead(parts: &Parts, leadership: &Leadership, formers: &Formers, cancel: &CancellationToken) -> Result<(), Error> {
     loop {
         let right = tokio::select! {
             biased;
@@ -122,7 +126,7 @@ async fn lead(parts: &Parts, leadership: &Leadership, cancel: &CancellationToken
         let ended = tokio::select! {
             biased;
             () = leadership.over(&right) => Ok(Ended::Over),
-            ended = act(parts, leadership, &right, cancel) => ended,
+            ended = act(parts, leadership, formers, &right, cancel) => ended,
         };
         // Everything that knew the term is gone now; a call that is just being made sees that it is over.
         right.end();
@@ -143,10 +147,11 @@ async fn lead(parts: &Parts, leadership: &Leadership, cancel: &CancellationToken
 
 /// One term, from its first look at the records to its end. Dropped, it does nothing more: calls to sites go with it, and whoever
 /// waits for an answer hears that nobody is there and asks again.
-async fn act(parts: &Parts, leadership: &Leadership, right: &Right, cancel: &CancellationToken) -> Result<Ended, Error> {
+async fn act(parts: &Parts, leadership: &Leadership, formers: &Formers, right: &Right, cancel: &CancellationToken) -> Result<Ended, Error> {
     let mut facts = parts.bus.listen(&[Kind::Listening]);
     let mut news = leadership.news();
-    let mut service = Service::new(parts, right.clone());
+    let mut offers = parts.sites.clone();
+    let mut service = Service::new(parts, right.clone(), formers.clone());
     service.stood(leadership.standing());
     while let Err(error) = service.load().await {
         if matches!(error, epu_store::Error::Corrupt { .. }) {
@@ -160,6 +165,9 @@ async fn act(parts: &Parts, leadership: &Leadership, right: &Right, cancel: &Can
             () = tokio::time::sleep(STORE_RETRY) => {}
         }
     }
+    service.offers = offers.borrow_and_update().clone();
+    service.recall_sites();
+    service.fit_sites();
     let mut calls = parts.bus.serve(Role::Provisioner);
     info!(
         live = service.book.live_count(),
@@ -180,6 +188,7 @@ async fn act(parts: &Parts, leadership: &Leadership, right: &Right, cancel: &Can
             biased;
             () = cancel.cancelled() => return Ok(Ended::Stopped),
             Ok(()) = news.changed() => service.stood(leadership.standing()),
+            Ok(()) = offers.changed() => service.take_sites(offers.borrow_and_update().clone()),
             Some(done) = service.tasks.join_next(), if !service.tasks.is_empty() => service.done(done).await,
             call = calls.recv() => match call {
                 Some(call) => service.asked(call).await,
@@ -204,6 +213,10 @@ pub(crate) struct Service {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sites: BTreeMap<SiteName, Site>,
+    /// What sites are to be.
+    pub(crate) offers: Arc<Offers>,
+    pub(crate) formers: Formers,
+    pub(crate) desk: Arc<dyn Desk>,
     pub(crate) book: Book,
     pub(crate) turn: Turn,
     pub(crate) tasks: JoinSet<Done>,
@@ -223,29 +236,14 @@ pub(crate) struct Service {
     pub(crate) reload_at: Option<Timestamp>,
     /// Instances for which a second claimant was remembered.
     pub(crate) refused: BTreeSet<InstanceId>,
+    /// Launches of which it is to be found out whether they are worth having.
+    pub(crate) to_judge: BTreeSet<LaunchId>,
     retire_at: Timestamp,
 }
 
 impl Service {
-    fn new(parts: &Parts, right: Right) -> Self {
+    fn new(parts: &Parts, right: Right, formers: Formers) -> Self {
         let now = parts.clock.now();
-        let within = *parts.config.call_within;
-        let at_once = usize::from(parts.config.calls_at_once.max(1));
-        let sites = parts
-            .sites
-            .iter()
-            .map(|(name, iaas)| {
-                let driver = Driver {
-                    site: name.clone(),
-                    iaas: iaas.clone(),
-                    right: right.clone(),
-                    within,
-                    clock: parts.clock.clone(),
-                    metrics: parts.metrics.clone(),
-                };
-                (name.clone(), Site::new(name.clone(), driver, at_once, now))
-            })
-            .collect();
         Self {
             installation: parts.installation.clone(),
             telling: Telling::new(now + *parts.config.tell_every),
@@ -263,13 +261,17 @@ impl Service {
             deposed: false,
             epochs: BTreeMap::new(),
             ask_standing: false,
-            sites,
+            sites: BTreeMap::new(),
+            offers: Arc::default(),
+            formers,
+            desk: parts.desk.clone(),
             book: Book::default(),
             turn: Turn::default(),
             tasks: JoinSet::new(),
             closed: false,
             reload_at: None,
             refused: BTreeSet::new(),
+            to_judge: BTreeSet::new(),
         }
     }
 
@@ -312,6 +314,7 @@ impl Service {
             }
         }
         self.book.replace(instances, launches, now);
+        self.judge_all(now);
         self.metrics.instances.reset();
         for instance in self.book.live() {
             self.metrics.instances.with_label_values(&[instance.state.code()]).inc();
@@ -371,6 +374,11 @@ impl Service {
                 self.happen_quietly(id, Happening::Overdue);
             }
         }
+        self.judge().await;
+        if self.sites_leave() {
+            self.fit_sites();
+        }
+        self.withdraw_unwanted(now);
         self.due_launches(now);
         self.due_sites(now);
         self.tell_page(now);
@@ -455,7 +463,13 @@ impl Service {
             Ok(Done::Terminated { site, machines, result }) => self.terminated(&site, machines, result),
             Ok(Done::Listed { site, began, result }) => self.listed(&site, began, result).await,
             Ok(Done::Described { site, result }) => self.described(&site, result),
-            Ok(Done::Tidied(0) | Done::Answered) => {}
+            Ok(Done::Withdrawn(launch)) => self.withdrawn(launch),
+            Ok(Done::Tidied(0)) => {}
+            Ok(Done::Answered(failed)) => {
+                for (site, error) in failed {
+                    self.bar(&site, &error, 1);
+                }
+            }
             Ok(Done::Tidied(_)) => self.retire_soon(self.clock.now()),
             Err(error) => error!(%error, "a task of the provisioner ended before its time"),
         }
@@ -475,8 +489,11 @@ impl Service {
             Request::Protect(protect) => self.protect(&caller, &protect),
             Request::Teardown(teardown) => self.tear_down(&caller, teardown).await,
             Request::Open(_) => self.open(&caller).await,
-            Request::Sites(_) => self.site_statuses(),
-            Request::Sweep(_) | Request::SiteCheck(_) => Err(Fault::new("not-possible", "not yet")),
+            Request::Sites(_) => Answer::of(&self.site_statuses()),
+            Request::Sweep(filter) => self.sweep_view(&filter).await,
+            Request::SiteCheck(check) => return self.site_check(check, answering),
+            Request::SiteAdd(file) => return self.site_add(&caller, &file, answering).await,
+            Request::SiteRemove(remove) => return self.site_remove(&caller, &remove, answering).await,
             Request::Records(ids) => self.records(&ids).await,
             Request::Context(claim) => self.context(&caller, &claim).await,
             Request::Report(report) => self.report(&caller, report).await,

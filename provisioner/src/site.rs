@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use epu_core::Fault;
@@ -10,10 +11,15 @@ use epu_core::id::{InstanceId, LaunchId, SiteName};
 use epu_core::time::{Clock, Timestamp};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use crate::iaas::{Capabilities, Class, Iaas, IaasError, Machine, MachineState};
+use crate::iaas::{Admission, Capabilities, Class, Iaas, IaasError, Machine, MachineState};
 use crate::leadership::Right;
 use crate::metrics::Metrics;
+
+/// Machines in one call that ends or describes them; the rest follow with the next. Too high: one that the site refuses concerns many.
+pub(crate) const BATCH: usize = 500;
 
 /// What came of a call to a site.
 #[derive(Debug)]
@@ -22,6 +28,8 @@ pub(crate) enum Done {
         launch: LaunchId,
         result: Result<Vec<Machine>, IaasError>,
     },
+    /// A launch whose call was withdrawn before it was made.
+    Withdrawn(LaunchId),
     Terminated {
         site: SiteName,
         machines: Vec<String>,
@@ -39,14 +47,43 @@ pub(crate) enum Done {
     },
     /// What ended machines left behind was removed, of so many.
     Tidied(u32),
-    /// Whoever asked has been answered.
-    Answered,
+    /// Whoever asked has been answered, and with these sites it went wrong.
+    Answered(Vec<(SiteName, IaasError)>),
 }
 
-/// An absence that is being looked into.
+/// A call that waits for its turn: once it is made it cannot be withdrawn, and the other way round.
+#[derive(Debug, Default)]
+pub(crate) struct Ticket {
+    used: AtomicBool,
+    withdrawn: CancellationToken,
+}
+
+impl Ticket {
+    /// The call is about to be made. False when it was withdrawn.
+    pub(crate) fn make(&self) -> bool {
+        !self.used.swap(true, Ordering::SeqCst)
+    }
+
+    /// The call is not to be made. Nothing, when it was made already.
+    pub(crate) fn withdraw(&self) {
+        if !self.used.swap(true, Ordering::SeqCst) {
+            self.withdrawn.cancel();
+        }
+    }
+
+    pub(crate) async fn withdrawn(&self) {
+        self.withdrawn.cancelled().await;
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.used.load(Ordering::SeqCst)
+    }
+}
+
+/// An absence, or a machine that does no work, that is being looked into.
 #[derive(Debug, Default)]
 pub(crate) struct Suspicion {
-    /// How often in a row the site has said gone.
+    /// How often in a row the site has said that it is gone or halted.
     pub(crate) gone: u32,
 }
 
@@ -55,6 +92,24 @@ pub(crate) struct Suspicion {
 pub(crate) struct Stray {
     pub(crate) first_seen: Timestamp,
     pub(crate) looks: u32,
+    /// As it was last listed.
+    pub(crate) machine: Machine,
+}
+
+/// A machine of the last list that the sweep has no more to do with.
+#[derive(Debug)]
+pub(crate) struct Spared {
+    pub(crate) machine: Machine,
+    pub(crate) why: Why,
+}
+
+/// Why the sweep has no more to do with a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// That look took it in as this instance's.
+    Adopted(InstanceId),
+    /// It is, or may become, the machine of another site's instance.
+    Elsewhere,
 }
 
 /// A site.
@@ -66,6 +121,10 @@ pub(crate) struct Site {
     /// The same for what is asked by others.
     pub(crate) question_permits: Arc<Semaphore>,
     pub(crate) can: Capabilities,
+    /// Where it is, in words: one that is elsewhere is another.
+    pub(crate) place: String,
+    /// Why nothing is launched there any more.
+    pub(crate) leaving: Option<Fault>,
     // ---- looking
     pub(crate) looking: bool,
     pub(crate) next_look: Timestamp,
@@ -75,13 +134,21 @@ pub(crate) struct Site {
     /// What went wrong last, and with which call; forgotten when that works again.
     pub(crate) fault: Option<(&'static str, Fault)>,
     pub(crate) look_failures: u32,
+    /// After a failure it is not asked anything of itself before this.
+    pub(crate) rests_until: Timestamp,
+    /// It refused us, or so many calls: nobody's questions are passed on before this.
+    pub(crate) barred_until: Timestamp,
     pub(crate) suspects: BTreeMap<InstanceId, Suspicion>,
     pub(crate) strays: BTreeMap<String, Stray>,
+    pub(crate) spared: Vec<Spared>,
     // ---- ending
     pub(crate) to_end: BTreeSet<String>,
     pub(crate) ending: bool,
     pub(crate) end_at: Timestamp,
     pub(crate) end_failures: u32,
+    /// Most machines of the next call that ends some: fewer after one was refused, so that one machine that cannot be ended keeps no
+    /// other from its end.
+    pub(crate) end_most: usize,
 }
 
 impl Site {
@@ -92,19 +159,41 @@ impl Site {
             driver,
             launch_permits: Arc::new(Semaphore::new(at_once)),
             question_permits: Arc::new(Semaphore::new(at_once)),
+            place: String::new(),
+            leaving: None,
             looking: false,
             next_look: now,
             changing_since: None,
             listed_at: None,
             fault: None,
             look_failures: 0,
+            rests_until: now,
+            barred_until: now,
             suspects: BTreeMap::new(),
             strays: BTreeMap::new(),
+            spared: Vec::new(),
             to_end: BTreeSet::new(),
             ending: false,
             end_at: now,
             end_failures: 0,
+            end_most: BATCH,
         }
+    }
+
+    /// Takes another driver for the same place. What went wrong with the former one is forgotten.
+    pub(crate) fn take_driver(&mut self, iaas: Arc<dyn Iaas>, now: Timestamp) {
+        self.can = iaas.capabilities();
+        self.driver.iaas = iaas;
+        self.fault = None;
+        (self.look_failures, self.end_failures) = (0, 0);
+        (self.rests_until, self.barred_until, self.end_at) = (now, now, now);
+        self.end_most = BATCH;
+        self.look_by(now);
+    }
+
+    /// Has it looked at by then at the latest, but not while it rests after a failure.
+    pub(crate) fn look_by(&mut self, at: Timestamp) {
+        self.next_look = self.next_look.min(at.max(self.rests_until));
     }
 }
 
@@ -120,9 +209,33 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
+    /// Waits for a call's turn, for as long as that takes: the deadline of the call begins afterwards.
+    pub(crate) async fn admitted(&self, call: Admission) {
+        let iaas = self.iaas.clone();
+        let mut task = JoinSet::new();
+        task.spawn(async move { iaas.admit(call).await });
+        if let Some(Err(error)) = task.join_next().await {
+            warn!(site = %self.site, %error, "the driver failed to pace a call, which is made at once");
+        }
+    }
+
+    /// Makes a call with the usual deadline.
+    pub(crate) async fn call<T, F>(&self, name: &'static str, make: impl FnOnce(Arc<dyn Iaas>) -> F) -> Result<T, IaasError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, IaasError>> + Send + 'static,
+    {
+        self.call_within(self.within, name, make).await
+    }
+
     /// Makes a call as a task of its own, so that a driver that panics or never answers harms only this call. Whether this process
     /// still leads is asked in the moment before: it may have waited, or been stopped, since the call was decided on.
-    pub(crate) async fn call<T, F>(&self, name: &'static str, make: impl FnOnce(Arc<dyn Iaas>) -> F) -> Result<T, IaasError>
+    pub(crate) async fn call_within<T, F>(
+        &self,
+        within: Duration,
+        name: &'static str,
+        make: impl FnOnce(Arc<dyn Iaas>) -> F,
+    ) -> Result<T, IaasError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, IaasError>> + Send + 'static,
@@ -141,13 +254,13 @@ impl Driver {
                 ))
             }
         });
-        let result = match tokio::time::timeout(self.within, task.join_next()).await {
+        let result = match tokio::time::timeout(within, task.join_next()).await {
             Ok(Some(Ok(result))) => result,
             Ok(Some(Err(error))) => Err(IaasError::new(Class::Retryable, format!("{name}: the driver failed: {error}"))),
             Ok(None) => Err(IaasError::new(Class::Retryable, format!("{name}: the driver did not run"))),
             Err(_) => Err(IaasError::new(
                 Class::Retryable,
-                format!("{name}: no answer within {}", epu_core::Span(self.within)),
+                format!("{name}: no answer within {}", epu_core::Span(within)),
             )),
         };
         let outcome = result.as_ref().map_or_else(|error| error.class.word(), |_| "ok");

@@ -23,10 +23,12 @@ impl Service {
         known.strays.retain(|id, _| strays.iter().any(|machine| machine.id == *id));
         let mut ripe = Vec::new();
         for machine in strays {
-            let stray = known
-                .strays
-                .entry(machine.id.clone())
-                .or_insert(Stray { first_seen: now, looks: 0 });
+            let stray = known.strays.entry(machine.id.clone()).or_insert_with(|| Stray {
+                first_seen: now,
+                looks: 0,
+                machine: machine.clone(),
+            });
+            stray.machine = machine.clone();
             stray.looks = stray.looks.saturating_add(1);
             let is_ripe = stray.looks >= 2 && now.since(stray.first_seen) >= grace && machine.state != MachineState::Stopping;
             if is_ripe && ripe.len() < most {
@@ -43,7 +45,7 @@ impl Service {
         }
     }
 
-    async fn is_recorded_live(&self, machine: &Machine) -> Result<bool, epu_store::Error> {
+    pub(crate) async fn is_recorded_live(&self, machine: &Machine) -> Result<bool, epu_store::Error> {
         let mut id = machine.instance;
         if let (Some(launch), Some(index)) = (machine.launch, machine.index)
             && let Some(launch) = self.store.launch(launch).await?

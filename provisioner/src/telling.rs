@@ -69,6 +69,10 @@ impl Service {
             return;
         }
         self.telling.next_page = now + *self.config.tell_every;
+        for site in self.sites.values() {
+            // Asked for what it shows, it also shows it as metrics.
+            drop(site.driver.iaas.standing());
+        }
         let mut page = self.book.page(self.telling.after, PAGE);
         let complete = self.telling.after.is_none() && page.len() == self.book.live_count();
         self.telling.after = page.last().filter(|_| page.len() == PAGE).map(|instance| instance.id);

@@ -70,7 +70,7 @@ impl Service {
         // Nobody replaces what has no pool.
         let is_unpooled = request.is_some_and(|request| request.pool.is_unpooled());
         Deadlines {
-            launch_window: *self.config.launch_window,
+            launch_window: self.launch_window(),
             ready_within,
             failed_grace: if is_unpooled { Duration::ZERO } else { *self.config.failed_grace },
             terminate_within: *self.config.terminate_within,
@@ -97,6 +97,9 @@ impl Service {
         next.version = self.book.get(id).map_or(0, |stored| stored.version) + 1;
         if next.state != was.state {
             self.turn.after.push(After::LookSoon(was.site.clone()));
+        }
+        if was.state.is_booting() && !next.state.is_booting() {
+            self.judge_soon(was.launch);
         }
         let next = Arc::new(next);
         self.turn.instances.insert(id, next.clone());
@@ -167,6 +170,9 @@ impl Service {
             }
             return false;
         }
+        if !nothing {
+            self.metrics.writes.inc();
+        }
         let now = self.clock.now();
         for launch in turn.launches.into_values() {
             let id = launch.id;
@@ -176,6 +182,9 @@ impl Service {
         for instance in turn.instances.values() {
             self.count(instance);
             self.book.put(instance.clone(), now);
+        }
+        if !turn.instances.is_empty() {
+            self.withdraw_unwanted(now);
         }
         self.tell(turn.instances.into_values().collect());
         self.tell_all_if_asked();
@@ -220,7 +229,7 @@ impl Service {
         });
         self.book.retry_launches(now + STORE_RETRY);
         for site in self.sites.values_mut() {
-            site.next_look = site.next_look.min(now + STORE_RETRY);
+            site.look_by(now + STORE_RETRY);
         }
     }
 
@@ -276,6 +285,13 @@ pub(crate) fn store_failed(error: &epu_store::Error) -> Fault {
     Fault::new("store-failed", format!("record it: {}", Chain(error)))
 }
 
+/// By when the site takes it away, if it said so.
+fn interrupted_by(instance: &Instance) -> Option<Timestamp> {
+    let drain = instance.drain.as_ref().filter(|drain| drain.why == Cause::Interrupted);
+    let ending = instance.ending.as_ref().filter(|ending| ending.why == Cause::Interrupted);
+    drain.map(|drain| drain.deadline).or(ending.map(|ending| ending.since))
+}
+
 fn remember(journal: &mut Vec<Entry>, was: &Instance, next: &Instance, now: Timestamp, who: &str) {
     let mut note = |event: Remembered| journal.push(Entry::new(now, who.to_owned(), event).of(&was.pool).on(was.id));
     if next.state != was.state {
@@ -298,6 +314,11 @@ fn remember(journal: &mut Vec<Entry>, was: &Instance, next: &Instance, now: Time
             why: None,
             fault: next.fault.clone(),
         });
+    }
+    if let Some(by) = interrupted_by(next)
+        && interrupted_by(was).is_none()
+    {
+        note(Remembered::Interruption { by });
     }
     match (&was.drain, &next.drain) {
         (before, Some(drain)) if before.as_ref() != Some(drain) => note(Remembered::DrainOrdered {

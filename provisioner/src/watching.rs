@@ -2,6 +2,12 @@
 //!
 //! What a list shows moves instances on. What it does not show is only a suspicion: a machine is gone when the site, asked for it by
 //! name, has said so as often as its driver demands, after the time by which its lists lag. A list that failed says nothing.
+//!
+//! **Halted** machines are listed and do no work. The site's word on that is asked for as often as on one that is gone; then the
+//! instance is being ended, and it has ended when its machine is gone.
+//!
+//! **A site that fails** is asked again ever more slowly, whatever happens on it meanwhile; one that refuses us or so many calls is
+//! not asked other people's questions either.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,13 +23,16 @@ use epu_core::time::Timestamp;
 use tracing::{info, warn};
 
 use crate::book::Launching;
-use crate::iaas::{Class, IaasError, Machine, MachineState};
+use crate::iaas::{Admission, Class, IaasError, Machine, MachineState};
 use crate::lifecycle::{Happening, instance_at, nothing_there};
 use crate::service::Service;
-use crate::site::{Done, Site, Suspicion};
+use crate::site::{BATCH, Done, Site, Spared, Suspicion, Why};
 
-/// Machines in one call that ends or describes them; the rest follow with the next.
-const BATCH: usize = 500;
+/// How much longer to wait after `throttled` than after another passing error.
+const THROTTLED_TIMES: u32 = 4;
+
+/// Machines of one list that are remembered for the sweep's preview though nothing is done about them.
+const SPARED_MOST: usize = 1_000;
 
 /// What has been changing for longer than the first is looked at no more often than once in the second. Too slow: a late boot or end
 /// is noticed that much later. Too fast: one that is stuck has the whole site listed all the time.
@@ -39,10 +48,12 @@ impl Service {
         for site in self.sites.values_mut() {
             if !site.ending && site.end_at <= now && !site.to_end.is_empty() {
                 site.ending = true;
-                let machines: Vec<String> = site.to_end.iter().take(BATCH).cloned().collect();
+                let machines: Vec<String> = site.to_end.iter().take(site.end_most).cloned().collect();
                 let (name, driver) = (site.name.clone(), site.driver.clone());
                 self.tasks.spawn(async move {
                     let asked = machines.clone();
+                    let machines_asked = u32::try_from(asked.len()).unwrap_or(u32::MAX);
+                    driver.admitted(Admission::Terminate { machines: machines_asked }).await;
                     let result = driver.call("terminate", |iaas| async move { iaas.terminate(&asked).await }).await;
                     Done::Terminated {
                         site: name,
@@ -82,7 +93,7 @@ impl Service {
     pub(crate) fn look_soon(&mut self, site: &SiteName, now: Timestamp) {
         let fast = self.config.look_fast;
         if let Some(site) = self.sites.get_mut(site) {
-            site.next_look = site.next_look.min(now + *fast.unwrap_or(site.can.look_fast));
+            site.look_by(now + *fast.unwrap_or(site.can.look_fast));
         }
     }
 
@@ -96,6 +107,7 @@ impl Service {
             Ok(()) => {
                 known.works("terminate");
                 known.end_failures = 0;
+                known.end_most = (known.end_most * 2).min(BATCH);
                 for machine in machines {
                     known.to_end.remove(&machine);
                 }
@@ -103,14 +115,37 @@ impl Service {
             }
             Err(error) => {
                 warn!(%site, %error, "machines were not ended; trying again");
-                known.end_failures = known.end_failures.saturating_add(1);
-                let failures = known.end_failures;
                 known.failed("terminate", &error);
-                let wait = self.backoff(failures);
+                let is_refused = error.class == Class::Permanent;
+                let wait = if is_refused && machines.len() > 1 {
+                    // One of them is what the site objects to; halving soon finds which.
+                    known.end_most = (machines.len() / 2).max(1);
+                    *self.config.retry_first
+                } else {
+                    known.end_failures = known.end_failures.saturating_add(1);
+                    if is_refused {
+                        // It is asked for again when its deadline passes, and keeps no other from its end meanwhile.
+                        for machine in &machines {
+                            known.to_end.remove(machine);
+                        }
+                    }
+                    let failures = known.end_failures;
+                    self.wait_after(&error, failures)
+                };
                 if let Some(known) = self.sites.get_mut(site) {
                     known.end_at = now + wait;
                 }
             }
+        }
+    }
+
+    /// How long to wait after so many failures in a row of which this is the last.
+    fn wait_after(&self, error: &IaasError, failures: u32) -> Duration {
+        match error.class {
+            // Only a person can change that; until then the site is asked as seldom as ever.
+            Class::Credentials => self.backoff(u32::MAX),
+            Class::Throttled => self.backoff(failures) * THROTTLED_TIMES,
+            Class::Retryable | Class::Capacity | Class::Quota | Class::Permanent => self.backoff(failures),
         }
     }
 
@@ -122,16 +157,29 @@ impl Service {
         let now = self.clock.now();
         if let Some(known) = self.sites.get_mut(site) {
             known.works("list");
-            known.look_failures = 0;
             known.listed_at = Some(now);
+            known.spared.clear();
         }
         let mut present = BTreeSet::new();
         let mut strays = Vec::new();
         for machine in machines.into_iter().filter(|machine| machine.state != MachineState::Gone) {
-            present.insert(machine.id.clone());
-            match self.owner(site, &machine) {
-                Some(id) => self.seen(id, &machine),
-                None if self.is_elsewhere(site, &machine) => {}
+            let owner = self.owner(site, &machine);
+            // One that is halted is as good as absent, unless it is being ended: then it still has to go.
+            let is_ending = || {
+                owner
+                    .and_then(|id| self.instance(id))
+                    .is_some_and(|i| i.state >= State::Terminating)
+            };
+            if machine.state != MachineState::Stopped || is_ending() {
+                present.insert(machine.id.clone());
+            }
+            match owner {
+                Some(id) => {
+                    if self.seen(id, &machine) {
+                        self.spare(site, machine, Why::Adopted(id));
+                    }
+                }
+                None if self.is_elsewhere(site, &machine) => self.spare(site, machine, Why::Elsewhere),
                 None => strays.push(machine),
             }
         }
@@ -175,8 +223,17 @@ impl Service {
         self.book.is_elsewhere(site, &machine.id) || self.tagged(machine).is_some_and(may_become)
     }
 
-    fn seen(&mut self, id: InstanceId, machine: &Machine) {
-        let Some(instance) = self.instance(id).cloned() else { return };
+    fn spare(&mut self, site: &SiteName, machine: Machine, why: Why) {
+        if let Some(known) = self.sites.get_mut(site)
+            && known.spared.len() < SPARED_MOST
+        {
+            known.spared.push(Spared { machine, why });
+        }
+    }
+
+    /// Takes in how the machine of an instance is. True when it had none before and none was expected at this moment.
+    fn seen(&mut self, id: InstanceId, machine: &Machine) -> bool {
+        let Some(instance) = self.instance(id).cloned() else { return false };
         // While its first call is under way, a machine that is listed before the answer is nothing remarkable.
         let unasked = |known: &Launching| !known.calling || known.launch.attempts > 1;
         let adopted = instance.machine.is_none() && self.book.launch(instance.launch).is_some_and(unasked);
@@ -190,9 +247,11 @@ impl Service {
                 .journal
                 .push(Entry::new(self.clock.now(), "provisioner", event).of(&instance.pool).on(id));
         }
-        if instance.machine.is_none() || instance.state < State::Started {
+        let is_reached = instance.address.is_some() || machine.address.is_none();
+        if instance.machine.is_none() || instance.state < State::Started || !is_reached {
             self.take_in(id, machine);
         }
+        adopted
     }
 
     fn suspect(&mut self, site: &SiteName, began: Timestamp, present: &BTreeSet<String>) {
@@ -262,28 +321,32 @@ impl Service {
             Ok(said) => said,
             Err(error) => return self.look_failed(site, "describe", &error),
         };
-        let mut gone = Vec::new();
+        let mut over = Vec::new();
         if let (Some(known), Some(on_site)) = (self.sites.get_mut(site), self.book.on_site(site)) {
             known.works("describe");
             for (machine, state) in said {
                 let Some(id) = on_site.machines.get(&machine) else { continue };
-                let is_gone = match state {
-                    None | Some(MachineState::Gone) => true,
-                    Some(MachineState::Pending | MachineState::Running | MachineState::Stopping) => false,
+                let is_ending = self.book.get(*id).is_some_and(|instance| instance.state >= State::Terminating);
+                let happened = match state {
+                    None | Some(MachineState::Gone) => Some(Happening::Gone),
+                    Some(MachineState::Stopped) if !is_ending => Some(Happening::Halted),
+                    Some(MachineState::Pending | MachineState::Running | MachineState::Stopping | MachineState::Stopped) => None,
                 };
-                if !is_gone {
+                let Some(happened) = happened else {
                     known.suspects.remove(id);
-                } else if let Some(suspicion) = known.suspects.get_mut(id) {
+                    continue;
+                };
+                if let Some(suspicion) = known.suspects.get_mut(id) {
                     suspicion.gone += 1;
                     if suspicion.gone >= known.can.gone_confirmations {
                         known.suspects.remove(id);
-                        gone.push(*id);
+                        over.push((*id, happened));
                     }
                 }
             }
         }
-        for id in gone {
-            self.happen_quietly(id, Happening::Gone);
+        for (id, happened) in over {
+            self.happen_quietly(id, happened);
         }
         self.looked(site, self.clock.now());
     }
@@ -296,6 +359,8 @@ impl Service {
         let (fast, steady) = (self.config.look_fast, self.config.look_steady);
         let Some(known) = self.sites.get_mut(site) else { return };
         known.looking = false;
+        // Not before: one that lists and does not describe fails all the same.
+        known.look_failures = 0;
         let changing = youngest.is_some() || !known.suspects.is_empty() || !known.strays.is_empty() || !known.to_end.is_empty();
         if !changing {
             known.changing_since = None;
@@ -322,9 +387,23 @@ impl Service {
         known.looking = false;
         let failures = known.look_failures;
         let fast = *self.config.look_fast.unwrap_or(known.can.look_fast);
-        let wait = self.backoff(failures).max(fast) * if error.class == Class::Throttled { 4 } else { 1 };
+        let wait = self.wait_after(error, failures).max(fast);
         if let Some(known) = self.sites.get_mut(site) {
+            known.rests_until = now + wait;
             known.next_look = now + wait;
+        }
+        self.bar(site, error, failures);
+    }
+
+    /// Nobody's questions are passed on for a while to a site that refuses us, or so many calls.
+    pub(crate) fn bar(&mut self, site: &SiteName, error: &IaasError, failures: u32) {
+        let is_refusing = match error.class {
+            Class::Throttled | Class::Credentials | Class::Permanent => true,
+            Class::Retryable | Class::Capacity | Class::Quota => false,
+        };
+        let until = self.clock.now() + self.wait_after(error, failures);
+        if let Some(known) = self.sites.get_mut(site).filter(|_| is_refusing) {
+            known.barred_until = known.barred_until.max(until);
         }
     }
 }

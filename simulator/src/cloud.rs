@@ -3,17 +3,19 @@
 //! A call reaches the site after a while, has its effect there, and answers after another while. A caller that dies in between has had
 //! the effect and does not know it, which is the case that loses machines.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use epu_core::id::{InstanceId, LaunchId, SiteName};
+use epu_core::launch::Purpose;
 use epu_core::random::Random;
-use epu_core::request::{Finding, FindingVerdict, NamedTemplate};
+use epu_core::request::{BucketView, Finding, FindingVerdict, NamedTemplate};
 use epu_core::time::{Clock, Span, Timestamp};
-use epu_provisioner::iaas::{Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine as Listed, MachineState};
+use epu_provisioner::iaas::{Admission, Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine as Listed, MachineState};
+use epu_provisioner::pace::{Action, Pace};
 
 use crate::lock;
 use crate::machines::{Machine, Machines, Order, Power};
@@ -56,6 +58,11 @@ struct How {
     stop_takes: Duration,
     list_lag: Duration,
     capacity: Option<u32>,
+    launch_most: u32,
+    /// What calls wait for, and which refusals for being too many are told to.
+    pace: Option<Arc<Pace>>,
+    /// Machines that were halted from outside and are kept.
+    halted: BTreeSet<String>,
     always: BTreeMap<Call, Mishap>,
     next: BTreeMap<Call, VecDeque<Mishap>>,
     /// What was asked under each token, and the machines that came.
@@ -104,6 +111,9 @@ impl SimCloud {
                 stop_takes: Duration::from_secs(5),
                 list_lag: Duration::from_secs(2),
                 capacity: None,
+                launch_most: 1_000,
+                pace: None,
+                halted: BTreeSet::new(),
                 always: BTreeMap::new(),
                 next: BTreeMap::new(),
                 tokens: BTreeMap::new(),
@@ -131,6 +141,23 @@ impl SimCloud {
     /// There is room for so many machines.
     pub fn has_room_for(&self, machines: Option<u32>) {
         lock(&self.how).capacity = machines;
+    }
+
+    /// One launch is of so many machines at the most. Provisioners hear of it when they begin.
+    pub fn takes_at_once(&self, machines: u32) {
+        lock(&self.how).launch_most = machines;
+    }
+
+    /// Launches and terminations wait for their turn here; none: they do not wait.
+    pub fn is_paced_by(&self, pace: Option<Arc<Pace>>) {
+        lock(&self.how).pace = pace;
+    }
+
+    /// Somebody else halts a machine: nothing works on it any more, and the site keeps it.
+    pub fn halts(&self, machine: &str) {
+        lock(&self.how).halted.insert(machine.to_owned());
+        self.machines.freeze(machine, true);
+        self.transcript.note(format_args!("machine {machine} is halted"));
     }
 
     /// This goes wrong with the next such call; those after it in the order in which they were said.
@@ -189,6 +216,9 @@ impl SimCloud {
             Some(Mishap::Refused(class)) => {
                 self.transcript
                     .note(format_args!("{}: {call:?} is refused: {}", self.name, class.word()));
+                if let (Class::Throttled, Some(pace)) = (class, self.pace()) {
+                    pace.throttled(action(call));
+                }
                 Err(IaasError::new(class, format!("{call:?}: {}", class.word())))
             }
             Some(Mishap::Nothing) => pending().await,
@@ -238,6 +268,21 @@ impl SimCloud {
         }))
     }
 
+    fn pace(&self) -> Option<Arc<Pace>> {
+        lock(&self.how).pace.clone()
+    }
+
+    /// As the site shows a machine.
+    fn state(&self, machine: &Machine) -> MachineState {
+        let state = state_of(machine);
+        let is_up = matches!(state, MachineState::Pending | MachineState::Running);
+        if is_up && lock(&self.how).halted.contains(&machine.id) {
+            MachineState::Stopped
+        } else {
+            state
+        }
+    }
+
     fn room(&self, wanted: usize) -> usize {
         let Some(capacity) = lock(&self.how).capacity else { return wanted };
         let there = self
@@ -270,13 +315,22 @@ impl SimCloud {
             launch: machine.launch,
             index: machine.index,
             instance: None,
-            state: state_of(machine),
+            state: self.state(machine),
             address: None,
         }
     }
 
     fn is_ours(&self, machine: &Machine) -> bool {
         machine.site == self.name && machine.installation == self.installation
+    }
+}
+
+fn action(call: Call) -> Action {
+    match call {
+        Call::Launch => Action::RunInstances,
+        Call::Terminate => Action::TerminateInstances,
+        Call::List => Action::DescribeInstances,
+        Call::Describe => Action::DescribeInstancesById,
     }
 }
 
@@ -300,8 +354,28 @@ impl Iaas for SimCloud {
             look_fast: Span::secs(2),
             look_steady: Span::secs(20),
             sweep_grace: Span::secs(60),
-            launch_most: 1_000,
+            launch_most: lock(&self.how).launch_most,
         }
+    }
+
+    fn refuses_whole(&self) -> bool {
+        true
+    }
+
+    async fn admit(&self, call: Admission) {
+        let Some(pace) = self.pace() else { return };
+        match call {
+            Admission::Launch { machines, purpose } => pace.turn(Action::RunInstances, machines, purpose).await,
+            Admission::Terminate { machines } => pace.turn(Action::TerminateInstances, machines, Purpose::Replace).await,
+        }
+    }
+
+    fn standing(&self) -> (Option<String>, Vec<BucketView>) {
+        let pace = self.pace();
+        (
+            pace.as_ref().map(|_| "simulated".to_owned()),
+            pace.map(|pace| pace.levels()).unwrap_or_default(),
+        )
     }
 
     async fn launch(&self, launch: &IaasLaunch) -> Result<Vec<Listed>, IaasError> {
@@ -345,7 +419,11 @@ impl Iaas for SimCloud {
     async fn describe(&self, machines: &[String]) -> Result<Vec<(String, Option<MachineState>)>, IaasError> {
         let lost = self.reach(Call::Describe).await?;
         let said = self.machines.look(|all| {
-            let state = |id: &String| all.get(id).filter(|machine| self.is_ours(machine)).map(state_of);
+            let state = |id: &String| {
+                all.get(id)
+                    .filter(|machine| self.is_ours(machine))
+                    .map(|machine| self.state(machine))
+            };
             machines.iter().map(|id| (id.clone(), state(id))).collect()
         });
         self.answer(Call::Describe, lost, said).await
@@ -381,8 +459,7 @@ mod tests {
     use crate::queue::SimQueue;
     use crate::time::{SimClock, seconds};
 
-    #[tokio::test(start_paused = true)]
-    async fn the_simulated_site_keeps_the_contract_of_every_driver() {
+    fn cloud() -> (SimCloud, Arc<SimClock>) {
         let clock = Arc::new(SimClock::start(tokio::runtime::Handle::current()));
         let transcript = Arc::new(Transcript::new(clock.clone()));
         let net = Arc::new(SimNet::new(transcript.clone()));
@@ -398,7 +475,13 @@ mod tests {
         );
         let watch = Arc::new(Watch::new(machines.clone(), "ours"));
         let name = SiteName::new("here").unwrap();
-        let cloud = SimCloud::new(name, "ours", machines, clock, random, transcript, watch);
+        let cloud = SimCloud::new(name, "ours", machines, clock.clone(), random, transcript, watch);
+        (cloud, clock)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_simulated_site_keeps_the_contract_of_every_driver() {
+        let (cloud, _) = cloud();
         let setting = contract::Setting {
             installation: "ours".to_owned(),
             template: serde_json::from_value(serde_json::json!({ "run": ["worker"] })).unwrap(),
@@ -406,5 +489,44 @@ mod tests {
             seed: 1,
         };
         contract::holds(&cloud, &setting).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_is_halted_is_kept_until_it_is_ended() {
+        let (cloud, _) = cloud();
+        let machine = cloud.add_machine_of("ours");
+        tokio::time::sleep(seconds(10)).await;
+        cloud.halts(&machine);
+        let ids = [machine];
+        let state = async || cloud.describe(&ids).await.unwrap()[0].1;
+        assert_eq!(state().await, Some(MachineState::Stopped));
+        assert_eq!(cloud.list().await.unwrap()[0].state, MachineState::Stopped);
+        cloud.terminate(&ids).await.unwrap();
+        assert_eq!(state().await, Some(MachineState::Stopping));
+        tokio::time::sleep(seconds(10)).await;
+        assert_eq!(state().await, Some(MachineState::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_wait_where_they_are_paced_and_refusals_are_heard_of() {
+        let (cloud, clock) = cloud();
+        let metrics = Arc::new(epu_provisioner::Metrics::new().unwrap());
+        let pace = epu_provisioner::pace::Pacers::new(clock.clone(), metrics).account("simulated", "here");
+        cloud.is_paced_by(Some(pace.clone()));
+        let launch = Admission::Launch {
+            machines: 600,
+            purpose: Purpose::Grow,
+        };
+        let began = clock.now();
+        cloud.admit(launch).await;
+        assert_eq!(clock.now(), began);
+        cloud.admit(launch).await;
+        assert_eq!(clock.now().since(began).as_secs(), 101);
+        cloud.next_call(Call::Terminate, Mishap::Refused(Class::Throttled));
+        cloud.terminate(&[]).await.unwrap_err();
+        let (account, levels) = cloud.standing();
+        assert_eq!(account.as_deref(), Some("simulated"));
+        let refused = levels.iter().find(|view| view.what == "TerminateInstances").unwrap();
+        assert!((refused.refill - 2.5).abs() < 1e-9, "{refused:?}");
     }
 }

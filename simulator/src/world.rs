@@ -165,6 +165,7 @@ impl World {
             path: String::new(),
             pools: Vec::new(),
             known,
+            sites: epu_controller::config::Sites::default(),
         };
         let mut world = Self {
             services: BTreeMap::new(),
@@ -303,7 +304,8 @@ impl World {
             clock: self.clock.clone(),
             random: self.random.clone(),
             keyring: self.keyring.clone(),
-            sites: sites.collect(),
+            sites: epu_provisioner::sites::fixed(sites.collect()),
+            desk: Arc::new(epu_provisioner::sites::NoDesk),
             metrics: Arc::new(epu_provisioner::Metrics::new().unwrap_or_else(|error| panic!("metrics: {error}"))),
         }
     }

@@ -2,6 +2,7 @@
 //! workers that are processes of this machine. `tests/compatibility/` has the suite and what makes its Python.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 const SUITE: Duration = Duration::from_secs(600);
 /// The variable in which the program and the suite find the broker.
 const URL: &str = "EPU_DASHI_URL";
+/// The variable with a secret that the suite sends, and that a permitted reference names.
+const SECRET: &str = "EPU_TEST_SECRET";
 
 fn config(sysname: Option<&str>) -> String {
     let sysname = sysname.map_or(String::new(), |sysname| format!("  sysname: {sysname}\n"));
@@ -40,6 +43,7 @@ fn config(sysname: Option<&str>) -> String {
          \x20 default-user: default\n\
          \x20 callers: {{looker: read, outcast: none, '*': operate}}\n\
          \x20 instance-info-to: [info_listener]\n\
+         \x20 references: ['env:{SECRET}', 'file:/run/epu/*']\n\
          \x20 most: 50\n\
          \x20 limits: {{cooldown-down: 0s, stabilization: 0s, replace-at-once: 10, replace-window: 1s, storm-at-least: 10}}\n\
          \x20 definitions: {{from-config: {{general: {{engine_class: epu.decisionengine.impls.simplest.SimplestEngine}}}}}}\n"
@@ -133,6 +137,55 @@ async fn nodes_are_launched_and_ended_for_old_clients() {
     let mut served = Served::on(&rabbit, Some("nodes")).await;
     served.passes("test_provisioner.py").await;
     served.installation.stop().await;
+}
+
+#[tokio::test]
+async fn types_sites_and_credentials_are_kept_for_old_clients_and_no_secret_is_anywhere_else() {
+    let rabbit = Rabbit::shared().await.unwrap();
+    let mut served = Served::on(&rabbit, Some("dtrs")).await;
+    let secret = "wJalrXUtnFEMI/K7MDENG-not-a-real-one";
+    served.variables.push((SECRET, secret.to_owned()));
+    served.passes("test_dtrs.py").await;
+    served.installation.stop().await;
+
+    let (data, log) = (served.installation.data(), served.installation.path("serve.log"));
+    let drawer = data.join("credentials");
+    let holds = |path: &Path, text: &str| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    let records: Vec<PathBuf> = files_below(&data).into_iter().filter(|path| !path.starts_with(&drawer)).collect();
+    assert!(records.iter().any(|path| holds(path, r#""by":"dtrs""#)), "there is a site of ours: {records:?}");
+    assert!(records.iter().any(|path| holds(path, "stays.keeper")));
+    for path in records.iter().chain([&log]) {
+        assert!(!holds(path, secret), "the secret is in {}", path.display());
+    }
+    assert!(!holds(&served.installation.path("suite.log"), secret));
+
+    let kept = files_below(&drawer.join("keeper/site"));
+    let fields: Vec<&str> = kept.iter().filter_map(|path| path.file_name()?.to_str()?.rsplit_once('.')).map(|(field, _)| field).collect();
+    assert_eq!(fields, ["stays.access_key", "stays.secret_key"], "what is replaced or removed goes: {kept:?}");
+    assert_eq!(std::fs::read_to_string(&kept[1]).unwrap(), format!("new {secret}"));
+    for path in files_below(&drawer) {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", path.display());
+    }
+    assert_eq!(std::fs::metadata(&drawer).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+/// Every file below a directory, in order.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else if path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }
 
 #[tokio::test]

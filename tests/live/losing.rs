@@ -112,6 +112,7 @@ async fn load(cluster: &Cluster, random: &mut fastrand::Rng, wishes: &mut BTreeM
             let change = PoolChange {
                 pool: PoolName::new(&pool).unwrap(),
                 set: BTreeMap::from([("engine.keep.n".to_owned(), json!(n))]),
+                template: None,
                 if_revision: None,
             };
             let done = cluster.ask::<Value>(Request::PoolReconfigure(change)).await;

@@ -14,7 +14,16 @@ mod compatibility;
 mod dead_letters;
 mod demo;
 mod draining;
+#[cfg(feature = "ec2")]
+mod ec2_fake;
+#[cfg(feature = "ec2")]
+mod ec2_moto;
+#[cfg(feature = "ec2")]
+mod ec2_sites;
+#[cfg(feature = "ec2")]
+mod ec2_losing;
 mod failing;
+mod fake_ec2;
 mod following;
 mod harness;
 mod hearing;
@@ -22,12 +31,16 @@ mod launching;
 mod losing;
 mod monitoring;
 mod operating;
+mod operating_sites;
+mod packages;
 mod pools;
 mod postgres;
 mod queue_probe;
 mod refusing;
 mod several;
+mod sites_change;
 mod slots;
 mod staying;
 mod storing;
 mod systemd;
+mod tls_door;

@@ -10,9 +10,12 @@
 //! or Prometheus that runs there anyway is neither used nor disturbed.
 
 pub mod cluster;
+pub mod ec2_runs;
+pub mod fake_ec2;
 pub mod fleet;
 pub mod installation;
 pub mod keeper;
+pub mod moto;
 pub mod ports;
 pub mod postgres;
 pub mod process;

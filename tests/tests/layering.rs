@@ -19,7 +19,13 @@ const STEPS: &[&[&str]] = &[
 ];
 
 /// Libraries that only one crate (and the tests) may name, so that another can take their place.
-const ONLY: &[(&str, &str)] = &[("lapin", "epu-bus"), ("sqlx", "epu-store")];
+const ONLY: &[(&str, &str)] = &[
+    ("lapin", "epu-bus"),
+    ("sqlx", "epu-store"),
+    ("aws-config", "epu-provisioner"),
+    ("aws-sdk-ec2", "epu-provisioner"),
+    ("aws-sdk-sts", "epu-provisioner"),
+];
 
 /// What deciding must not be able to do: wait, talk, store.
 const PURE: &[&str] = &["epu-core", "epu-decision-engines"];

@@ -77,7 +77,7 @@ impl Life {
     }
 }
 
-/// Whether nobody answered, at the door or behind it.
+/// Whether nobody answered, at the door or behind it, or somebody who could not prove to be the right one.
 fn is_shut(fault: &Fault) -> bool {
-    matches!(&*fault.code, "no-contact" | "timeout")
+    matches!(&*fault.code, "no-contact" | "timeout" | "not-trusted")
 }

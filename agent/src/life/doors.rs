@@ -59,7 +59,7 @@ impl Doors {
     pub(super) fn know(&mut self, all: &[String], preferred: &[String], now: Timestamp) {
         let mut before = std::mem::take(&mut self.doors);
         for url in preferred.iter().chain(all).chain(&self.first) {
-            let is_one = url.starts_with("http://") && url.len() <= URL_MAX;
+            let is_one = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) && url.len() <= URL_MAX;
             if !is_one || self.doors.len() >= DOORS_MAX || self.doors.iter().any(|door| door.url == *url) {
                 continue;
             }

@@ -13,7 +13,7 @@ use crate::host::WorkerMark;
 
 const T0: Timestamp = Timestamp(1_000_000);
 
-fn after(seconds: f64) -> Timestamp {
+pub(super) fn after(seconds: f64) -> Timestamp {
     T0 + Duration::from_secs_f64(seconds)
 }
 
@@ -21,7 +21,7 @@ fn id(text: &str) -> InstanceId {
     format!("01890000-0000-7000-8000-{text:0>12}").parse().unwrap()
 }
 
-fn context() -> Context {
+pub(super) fn context() -> Context {
     Context {
         instance: id("1"),
         pool: PoolName::new("web").unwrap(),
@@ -55,7 +55,7 @@ fn mark() -> WorkerMark {
     }
 }
 
-fn exit(code: i32) -> Exit {
+pub(super) fn exit(code: i32) -> Exit {
     Exit {
         code: Some(code),
         signal: None,
@@ -63,7 +63,7 @@ fn exit(code: i32) -> Exit {
     }
 }
 
-fn drain_by(deadline: Timestamp) -> Orders {
+pub(super) fn drain_by(deadline: Timestamp) -> Orders {
     Orders {
         drain: Some(Drain {
             since: T0,
@@ -74,11 +74,11 @@ fn drain_by(deadline: Timestamp) -> Orders {
     }
 }
 
-fn stop() -> Orders {
+pub(super) fn stop() -> Orders {
     Orders { drain: None, stop: true }
 }
 
-fn seen(work: Work, written_at: Timestamp) -> Event {
+pub(super) fn seen(work: Work, written_at: Timestamp) -> Event {
     Event::Seen(Seen {
         work,
         written_at: Some(written_at),
@@ -87,25 +87,25 @@ fn seen(work: Work, written_at: Timestamp) -> Event {
     })
 }
 
-fn fault(code: &'static str) -> Fault {
+pub(super) fn fault(code: &'static str) -> Fault {
     Fault::new(code, "x")
 }
 
 /// A life that takes steps with middling luck.
-struct Story(Life);
+pub(super) struct Story(pub(super) Life);
 
 impl Story {
-    fn begin(found: Found) -> (Self, Vec<Action>) {
+    pub(super) fn begin(found: Found) -> (Self, Vec<Action>) {
         let (life, todo) = Life::begin(claim(), &["http://p".to_owned()], found, T0, 0.5);
         (Self(life), todo)
     }
 
-    fn at(&mut self, seconds: f64, event: Event) -> Vec<Action> {
+    pub(super) fn at(&mut self, seconds: f64, event: Event) -> Vec<Action> {
         self.0.step(after(seconds), 0.5, event)
     }
 
     /// A life whose worker was started at second 0 and whose readiness was accepted at second 1; its first heartbeat is answered.
-    fn running() -> Self {
+    pub(super) fn running() -> Self {
         let (mut story, _) = Self::begin(Found::default());
         let mut context = context();
         context.set_up.clear();
@@ -123,7 +123,7 @@ impl Story {
     }
 }
 
-fn reports(todo: &[Action]) -> Vec<&'static str> {
+pub(super) fn reports(todo: &[Action]) -> Vec<&'static str> {
     todo.iter()
         .filter_map(|action| match action {
             Action::Report(report) => Some(match &report.happened {
@@ -131,6 +131,7 @@ fn reports(todo: &[Action]) -> Vec<&'static str> {
                 Happened::Failed { .. } => "failed",
                 Happened::Drained { .. } => "drained",
                 Happened::Exited { .. } => "exited",
+                Happened::Interruption { .. } => "interruption",
             }),
             _ => None,
         })
@@ -579,6 +580,8 @@ fn left(stage: Stage) -> Found {
         kept: Some(Kept {
             nonce: "older".to_owned(),
             context: Some(context()),
+            launch: None,
+            index: None,
             stage,
         }),
         ..Found::default()

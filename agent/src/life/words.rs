@@ -26,6 +26,7 @@ impl Life {
         let Some(happened) = self.reports.front().cloned() else {
             return;
         };
+        let happened = self.as_of(happened, now);
         if self.phase != Phase::Over && self.asking.begin(now) {
             self.choose_door(now);
             todo.push(Action::Report(Report { instance, happened }));

@@ -31,7 +31,7 @@ pub(super) struct Broker<'a> {
 /// One management API.
 pub(super) struct Management {
     url: SecretUrl,
-    transport: Transport,
+    transport: Result<Transport, Fault>,
 }
 
 /// What the API says when it refuses.
@@ -76,8 +76,8 @@ impl Management {
             .header(AUTHORIZATION, basic)
             .body(Full::new(Bytes::new()))
             .map_err(|e| Fault::new("bad-url", at(&e.to_string())))?;
-        let (status, answer) = self
-            .transport
+        let transport = self.transport.as_ref().map_err(Clone::clone)?;
+        let (status, answer) = transport
             .exchange(request, ANSWER_WITHIN, ANSWER_MAX)
             .await
             .map_err(|trouble| match trouble {
@@ -87,6 +87,7 @@ impl Management {
                         "nobody answers ({why}); is the plug-in rabbitmq_management enabled, and is that its address?"
                     )),
                 ),
+                Trouble::Untrusted(why) | Trouble::Tls(why) => Fault::new("management-unreachable", at(&why)),
                 Trouble::Broken(why) => Fault::new(
                     "management-unreachable",
                     at(&format!("the connection broke ({why}); it is asked again")),

@@ -2,8 +2,12 @@
 //!
 //! A client keeps connections and may be cloned and used from many tasks. It never repeats a request by itself once any of it was
 //! sent: whether to ask again is the asker's decision, and every request may be asked again.
+//!
+//! The token goes to the door and to nobody else: over `https://` nothing is sent before the door's certificate was checked, and with a
+//! pinned authority ([`Roots::Pinned`]) nothing is sent over plain HTTP at all.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,12 +18,15 @@ use epu_core::time::Span;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
 use serde_json::Value;
 
 use super::text::shortened;
+use super::tls::{Roots, why};
 
 /// The longest answer, in bytes. Too low: a list of very many instances is refused. Too high: memory.
 const ANSWER_MAX: usize = 64 * 1024 * 1024;
@@ -38,7 +45,7 @@ pub struct Client {
     base: Result<String, Fault>,
     shown: String,
     bearer: Result<HeaderValue, Fault>,
-    transport: Transport,
+    transport: Result<Transport, Fault>,
 }
 
 impl fmt::Debug for Client {
@@ -48,11 +55,23 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of the door at `base_url`, which is `http://host:port`. Nothing is sent yet; what is wrong with the address or
-    /// the token is said at the first use.
+    /// A client of the door at `base_url`, which is `http://host:port`, or `https://host:port` with a certificate of an authority that
+    /// this machine trusts. Nothing is sent yet; what is wrong with the address or the token is said at the first use.
     #[must_use]
     pub fn new(base_url: impl AsRef<str>, token: impl AsRef<str>) -> Self {
+        Self::with_roots(base_url, token, Roots::System)
+    }
+
+    /// The same, believing these authorities. With pinned ones the address must begin with `https://`.
+    #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "read more easily where it is called, and once for each door"
+    )]
+    pub fn with_roots(base_url: impl AsRef<str>, token: impl AsRef<str>, roots: Roots) -> Self {
         let url = base_url.as_ref().trim().trim_end_matches('/');
+        let speaks_tls = url.starts_with("https://");
+        let open = matches!(roots, Roots::Pinned(_)) && !speaks_tls;
         let bearer = HeaderValue::from_str(&format!("Bearer {}", token.as_ref().trim())).map_or_else(
             |_| {
                 Err(Fault::new(
@@ -66,10 +85,14 @@ impl Client {
             },
         );
         Self {
-            base: checked(url).map(|()| url.to_owned()),
+            base: checked(url).and_then(|()| if open { Err(in_the_open(url)) } else { Ok(url.to_owned()) }),
             shown: shortened(&strike_password(url), ECHO_MAX),
             bearer,
-            transport: Transport::new(),
+            transport: if speaks_tls {
+                Transport::over_tls(&roots)
+            } else {
+                Transport::new()
+            },
         }
     }
 
@@ -118,7 +141,11 @@ impl Client {
             .body(Full::new(body))
             .map_err(|e| Fault::new("bad-url", format!("ask {op} at {}{path}: {e}", self.shown)))?;
         let url = &self.shown;
-        self.transport
+        let transport = self.transport.as_ref().map_err(|fault| Fault {
+            code: fault.code.clone(),
+            text: format!("ask {op} at {url}: {}", fault.text),
+        })?;
+        transport
             .exchange(request, within, ANSWER_MAX)
             .await
             .map_err(|trouble| match trouble {
@@ -126,6 +153,11 @@ impl Client {
                     "no-contact",
                     format!("ask {op}: nobody answers at {url} ({why}); is `epumgmt serve` running? does --url fit its `listen`?"),
                 ),
+                Trouble::Untrusted(why) => Fault::new(
+                    "not-trusted",
+                    format!("ask {op}: {url} is not trusted, and nothing was sent: {why}"),
+                ),
+                Trouble::Tls(why) => Fault::new("no-contact", format!("ask {op}: no connection to {url}: {why}")),
                 Trouble::Broken(why) => Fault::new(
                     "no-contact",
                     format!(
@@ -165,16 +197,15 @@ fn checked(url: &str) -> Result<(), Fault> {
         let shown = shortened(&strike_password(url), ECHO_MAX);
         Err(Fault::new(
             "bad-url",
-            format!("{shown:?} is not an address to ask at: {why}; write http://HOST:PORT"),
+            format!("{shown:?} is not an address to ask at: {why}; write http://HOST:PORT or https://HOST:PORT"),
         ))
     };
     let Ok(uri) = url.parse::<Uri>() else {
         return bad("it cannot be read");
     };
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return bad("https is not supported"),
-        Some(_) | None => return bad("it does not begin with http://"),
+        Some("http" | "https") => {}
+        Some(_) | None => return bad("it does not begin with http:// or https://"),
     }
     match uri.authority() {
         Some(authority) if authority.as_str().contains('@') => bad("a user or password has no place in it, the token says who asks"),
@@ -185,11 +216,23 @@ fn checked(url: &str) -> Result<(), Fault> {
     }
 }
 
+fn in_the_open(url: &str) -> Fault {
+    let shown = shortened(&strike_password(url), ECHO_MAX);
+    let text = format!(
+        "{shown:?} is not asked: an authority was given for its certificate, and without TLS the token would travel in the open; write https://"
+    );
+    Fault::new("bad-url", text)
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum Trouble {
     /// No connection came about; nothing was sent.
     Unreachable(String),
+    /// Who answers did not prove to be the right one; nothing was sent.
+    Untrusted(String),
+    /// TLS did not come about; nothing was sent.
+    Tls(String),
     /// The connection broke; something may have been sent.
     Broken(String),
     /// Time ran out.
@@ -200,13 +243,24 @@ pub(crate) enum Trouble {
 
 /// HTTP requests over kept connections, with a limit on time and length.
 #[derive(Clone)]
-pub(crate) struct Transport(legacy::Client<HttpConnector, Full<Bytes>>);
+pub(crate) struct Transport(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Transport {
-    pub(crate) fn new() -> Self {
+    /// For plain HTTP; over TLS it believes nobody.
+    pub(crate) fn new() -> Result<Self, Fault> {
+        Roots::nobody().map(Self::with)
+    }
+
+    fn over_tls(roots: &Roots) -> Result<Self, Fault> {
+        roots.client().map(Self::with)
+    }
+
+    fn with(tls: Arc<ClientConfig>) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_WITHIN));
+        connector.enforce_http(false);
+        let connector = HttpsConnector::from((connector, tls));
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -223,6 +277,14 @@ impl Transport {
     ) -> Result<(StatusCode, Bytes), Trouble> {
         let exchanging = async {
             let response = self.0.request(request).await.map_err(|error| {
+                if let Some(word) = why::rustls_error(&error).filter(|_| error.is_connect()) {
+                    let why = why::explained(word);
+                    return if why.untrusted {
+                        Trouble::Untrusted(why.text)
+                    } else {
+                        Trouble::Tls(why.text)
+                    };
+                }
                 let why = root(&error);
                 if error.is_connect() {
                     Trouble::Unreachable(why)
@@ -260,7 +322,6 @@ mod tests {
     #[test]
     fn an_address_that_cannot_be_asked_says_why() {
         for (url, why) in [
-            ("https://host:1", "https is not supported"),
             ("host:1", "does not begin with http://"),
             ("", "cannot be read"),
             ("http://", "cannot be read"),
@@ -273,7 +334,7 @@ mod tests {
             assert!(fault.text.contains(why), "{url}: {fault}");
             assert!(!fault.text.contains("secret"), "{fault}");
         }
-        for url in ["http://127.0.0.1:7480", "http://[::1]:7480", "http://proxy/epu"] {
+        for url in ["http://127.0.0.1:7480", "http://[::1]:7480", "http://proxy/epu", "https://host:1"] {
             assert_eq!(checked(url), Ok(()), "{url}");
         }
     }

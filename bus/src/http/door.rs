@@ -79,6 +79,9 @@ pub struct Limits {
     /// Most connections at a time; more wait in the kernel's queue. Too low: agents wait for each other. Too high: more than the
     /// process may have open files.
     pub connections: usize,
+    /// From connecting to an agreement on TLS, where the door speaks it. Too low: far agents on slow machines do not get in. Too high:
+    /// idle strangers hold connections.
+    pub handshake: Duration,
     /// From the end of one request, or from connecting, to the end of the next one's headers. Too low: agents connect anew for
     /// every heartbeat. Too high: idle strangers hold connections.
     pub header: Duration,
@@ -100,6 +103,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4_096,
+            handshake: Duration::from_secs(10),
             header: Duration::from_secs(30),
             body: Duration::from_secs(10),
             stalled: Duration::from_secs(30),

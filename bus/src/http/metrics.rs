@@ -3,7 +3,7 @@
 use epu_core::Fault;
 use epu_core::code::CODES;
 use prometheus::core::Collector;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 /// Seconds at which a request changes its bucket: a heartbeat is far below the first, a teardown near the last.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
@@ -19,6 +19,10 @@ pub struct Metrics {
     pub seconds: HistogramVec,
     /// `epu_bus_connections`: open connections at the door.
     pub connections: IntGauge,
+    /// `epu_bus_tls_expires_seconds`: how long the door's certificate is still good; negative when it has expired, absent without TLS.
+    pub tls_expires: IntGaugeVec,
+    /// `epu_bus_tls_reloads_total{outcome}`: new certificate files that were taken (`ok`) or not (`failed`).
+    pub tls_reloads: IntCounterVec,
 }
 
 impl Metrics {
@@ -41,6 +45,20 @@ impl Metrics {
                 &["op"],
             )?,
             connections: IntGauge::new("epu_bus_connections", "Open connections at the HTTP door.")?,
+            tls_expires: IntGaugeVec::new(
+                Opts::new(
+                    "epu_bus_tls_expires_seconds",
+                    "How long the door's certificate is still good; absent without TLS.",
+                ),
+                &[],
+            )?,
+            tls_reloads: IntCounterVec::new(
+                Opts::new(
+                    "epu_bus_tls_reloads_total",
+                    "New certificate files that were taken, or could not be used.",
+                ),
+                &["outcome"],
+            )?,
         })
     }
 
@@ -52,6 +70,8 @@ impl Metrics {
             Box::new(self.refused.clone()),
             Box::new(self.seconds.clone()),
             Box::new(self.connections.clone()),
+            Box::new(self.tls_expires.clone()),
+            Box::new(self.tls_reloads.clone()),
         ]
     }
 

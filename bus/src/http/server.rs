@@ -2,7 +2,8 @@
 //!
 //! Connections are accepted here and not by axum's own loop, because the limits that matter are on connections: how many, how
 //! long one may take to say what it wants, how long it may not read its answer. When most places are taken, new connections are
-//! answered once and closed, so that clients that stay connected cannot lock others out.
+//! answered once and closed, so that clients that stay connected cannot lock others out. Agreeing on TLS, where the door speaks it, takes
+//! place within these limits too, beside all other connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::IntGauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -23,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::door::{Door, Limits, router};
+use super::metrics::Metrics;
 use super::patient::Patient;
+use super::tls::{Tls, Unmet, refuse_plain};
 
 /// How long to look up a host name to listen on.
 const LOOK_UP_WITHIN: Duration = Duration::from_secs(5);
@@ -46,7 +50,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Reachable by others, which nobody asked for.
-    #[error("listen on {address}: that is reachable from other machines, and there is no TLS; listen on 127.0.0.1, or allow it explicitly")]
+    #[error(
+        "listen on {address}: that is reachable from other machines, and there is no TLS; listen on 127.0.0.1, or give the door a certificate"
+    )]
     BeyondLoopback {
         /// Which.
         address: SocketAddr,
@@ -115,11 +121,23 @@ pub async fn bind(address: &str, beyond_loopback: bool) -> Result<TcpListener, E
 /// # Errors
 /// When the listener is broken.
 pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken) -> Result<(), Error> {
+    attending(listener, door, None, cancel).await
+}
+
+/// The same over TLS. A client that speaks plain HTTP is told so.
+///
+/// # Errors
+/// When the listener is broken.
+pub async fn serve_tls(listener: TcpListener, door: Door, tls: Arc<Tls>, cancel: CancellationToken) -> Result<(), Error> {
+    attending(listener, door, Some(tls), cancel).await
+}
+
+async fn attending(listener: TcpListener, door: Door, tls: Option<Arc<Tls>>, cancel: CancellationToken) -> Result<(), Error> {
     let door = Arc::new(door);
     let limits = door.limits;
     let router = router(door.clone());
     let places = Arc::new(Semaphore::new(limits.connections));
-    let mut attending = JoinSet::new();
+    let mut attended = JoinSet::new();
     let mut failures = 0_u32;
     let broken = loop {
         let next = async {
@@ -129,7 +147,7 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
         tokio::select! {
             biased;
             () = cancel.cancelled() => break None,
-            Some(ended) = attending.join_next() => {
+            Some(ended) = attended.join_next() => {
                 if let Err(error) = ended {
                     error!(%error, "a connection at the door ended badly");
                 }
@@ -138,9 +156,9 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
                 Ok((stream, _)) => {
                     failures = 0;
                     let many = places.available_permits() < limits.connections / 4;
-                    let connection = attend(stream, router.clone(), limits, !many, cancel.clone());
+                    let connection = attend(stream, tls.clone(), router.clone(), door.metrics.clone(), limits, !many, cancel.clone());
                     let counted = Counted::new(&door.metrics.connections);
-                    attending.spawn(async move {
+                    attended.spawn(async move {
                         connection.await;
                         drop((counted, place));
                     });
@@ -160,10 +178,10 @@ pub async fn serve(listener: TcpListener, door: Door, cancel: CancellationToken)
         }
     };
     drop(listener);
-    let ending = async { while attending.join_next().await.is_some() {} };
+    let ending = async { while attended.join_next().await.is_some() {} };
     if tokio::time::timeout(limits.stop, ending).await.is_err() {
-        warn!(open = attending.len(), "requests at the door did not end in time and are cut off");
-        attending.shutdown().await;
+        warn!(open = attended.len(), "requests at the door did not end in time and are cut off");
+        attended.shutdown().await;
     }
     broken.map_or(Ok(()), |error| Err(Error::Accept(error)))
 }
@@ -195,9 +213,43 @@ fn passes_by_itself(error: &io::Error) -> bool {
     ) || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-async fn attend(stream: TcpStream, router: Router, limits: Limits, keep_alive: bool, stopping: CancellationToken) {
+/// One connection, from its first byte to its end.
+async fn attend(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    metrics: Metrics,
+    limits: Limits,
+    keep_alive: bool,
+    stopping: CancellationToken,
+) {
     // Answers are small and awaited: waiting to fill a packet would only delay them. Failing to say so costs time, nothing else.
     stream.set_nodelay(true).ok();
+    let Some(tls) = tls else {
+        return converse(stream, router, limits, keep_alive, stopping).await;
+    };
+    let met = tokio::select! {
+        biased;
+        () = stopping.cancelled() => return,
+        met = tls.greet(stream, limits.handshake) => met,
+    };
+    match met {
+        Ok(stream) => converse(stream, router, limits, keep_alive, stopping).await,
+        Err(unmet) => {
+            if let Some(why) = unmet.label() {
+                metrics.refuse(why);
+            }
+            if let Unmet::Plain(stream) = unmet {
+                refuse_plain(stream).await;
+            }
+        }
+    }
+}
+
+async fn converse<S>(stream: S, router: Router, limits: Limits, keep_alive: bool, stopping: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)

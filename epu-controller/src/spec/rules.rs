@@ -1,7 +1,7 @@
 //! What a schema cannot say. Each rule looks at the tree, takes a default for what was left out, and is silent about what is not of the
 //! form that the schema asks for: that has been said already.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use epu_core::health::HealthLimits;
@@ -12,12 +12,15 @@ use epu_core::secret::SecretUrl;
 use epu_core::{PoolName, Span};
 use serde_json::{Map, Value};
 
-use super::{Known, programs};
+use super::{Known, machines, programs};
 
 /// An agent that reports more often than this only makes noise.
 const HEARTBEAT_LEAST: Span = Span::millis(100);
 /// The ways a sensor can be read.
 const SOURCES: [&str; 3] = ["rabbitmq", "directory", "heartbeat"];
+
+/// The most placements of a pool. Too low: zones times sizes times markets do not fit. Too high: as many metrics and scores a pool.
+const PLACEMENTS_MAX: usize = 64;
 
 pub(super) struct Rules<'a> {
     pub(super) tree: &'a Tree,
@@ -74,6 +77,7 @@ impl<'a> Rules<'a> {
         let directory = at.text("directory").map(PathBuf::from);
         let directory = self.path(&at, "directory", directory, flaws);
         self.programs(&at, directory.as_deref(), flaws);
+        machines::check(&at.inside(["machine"]), flaws);
     }
 
     fn programs(&self, at: &Spot<'_>, directory: Option<&Path>, flaws: &mut Vec<Flaw>) {
@@ -302,7 +306,10 @@ impl<'a> Rules<'a> {
     fn placements(&self, at: &Spot<'_>, min: u64, flaws: &mut Vec<Flaw>) {
         let sites: Vec<&str> = self.known.sites.iter().map(|site| site.as_str()).collect();
         let Some(list) = at.value("placements").and_then(Value::as_array).filter(|list| !list.is_empty()) else {
-            // No site at all is the fault of whoever names them.
+            if sites.is_empty() {
+                let flaw = self.tree.flaw_at_key(&at.pointer, "there is no site to place it on".to_owned());
+                flaws.push(flaw.help("write one under `sites:` in the config file, or add one with `epumgmt site add`"));
+            }
             if sites.len() > 1 {
                 let flaw = self
                     .tree
@@ -311,23 +318,44 @@ impl<'a> Rules<'a> {
             }
             return;
         };
-        let mut seen = BTreeSet::new();
+        if list.len() > PLACEMENTS_MAX {
+            let text = format!("{} placements are more than {PLACEMENTS_MAX}", list.len());
+            flaws.push(self.tree.flaw_at_key(&at.below("placements"), text));
+            return;
+        }
+        // By name: where it stands, and whether it was given one.
+        let mut seen: BTreeMap<&str, (String, bool)> = BTreeMap::new();
         let mut room = Some(0_u64);
         for i in 0..list.len() {
             let i = i.to_string();
             let here = at.inside(["placements", &i]);
-            if let Some(site) = here.text("site") {
-                if !sites.contains(&site) {
-                    let flaw = here
-                        .flaw("site", format!("no site is named {site:?}"))
-                        .did_you_mean(site, sites.iter().copied());
-                    flaws.push(match flaw.help {
-                        None => flaw.help(format!("there are: {}", sites.join(", "))),
-                        Some(_) => flaw,
-                    });
-                }
-                if !seen.insert(site) {
-                    flaws.push(here.flaw("site", format!("site {site:?} stands here a second time")));
+            machines::check(&here.inside(["machine"]), flaws);
+            if let Some(site) = here.text("site")
+                && !sites.contains(&site)
+            {
+                let flaw = here
+                    .flaw("site", format!("no site is named {site:?}"))
+                    .did_you_mean(site, sites.iter().copied());
+                flaws.push(match flaw.help {
+                    None => flaw.help(format!("there are: {}", sites.join(", "))),
+                    Some(_) => flaw,
+                });
+            }
+            let named = here.text("name");
+            if let Some(called) = named.or_else(|| here.text("site")) {
+                let key = if named.is_some() { "name" } else { "site" };
+                match seen.get(called) {
+                    Some((first, false)) if named.is_none() => {
+                        let text = format!("site {called:?} is used a second time, first {first}, and neither use has a name");
+                        let flaw = here.flaw(key, text);
+                        flaws.push(flaw.help(format!("give each a name of its own, such as `name: {called}-2`")));
+                    }
+                    Some((first, _)) => {
+                        let text = format!("a second placement is called {called:?}, the first one {first}");
+                        let flaw = here.flaw(key, text);
+                        flaws.push(flaw.help("a placement without a name is called like its site; give each a name of its own"));
+                    }
+                    None => drop(seen.insert(called, (here.whereabouts(key), named.is_some()))),
                 }
             }
             // One without a maximum takes the whole pool.
@@ -361,7 +389,7 @@ fn is_about_the_same(of_form: &Flaw, of_engine: &Flaw, tree: &Tree, engine: &str
 }
 
 /// A place in the tree, with what stands below it.
-struct Spot<'a> {
+pub(super) struct Spot<'a> {
     tree: &'a Tree,
     pointer: String,
 }
@@ -371,11 +399,24 @@ impl<'a> Spot<'a> {
         Self { tree: rules.tree, pointer }
     }
 
-    fn tree(&self) -> &'a Tree {
+    pub(super) fn tree(&self) -> &'a Tree {
         self.tree
     }
 
-    fn inside<'k>(&self, keys: impl IntoIterator<Item = &'k str>) -> Self {
+    pub(super) fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// Where something stands, in words.
+    pub(super) fn whereabouts(&self, keys: &str) -> String {
+        let at = self.below(keys);
+        match self.tree.place(&at).value.line {
+            0 => format!("at {}", self.tree.flaw(&at, String::new()).path),
+            line => format!("in line {line}"),
+        }
+    }
+
+    pub(super) fn inside<'k>(&self, keys: impl IntoIterator<Item = &'k str>) -> Self {
         Self {
             tree: self.tree,
             pointer: format!("{}{}", self.pointer, pointer(keys)),
@@ -395,11 +436,11 @@ impl<'a> Spot<'a> {
         }
     }
 
-    fn value(&self, keys: &str) -> Option<&'a Value> {
+    pub(super) fn value(&self, keys: &str) -> Option<&'a Value> {
         self.tree.value().pointer(&self.below(keys))
     }
 
-    fn text(&self, keys: &str) -> Option<&'a str> {
+    pub(super) fn text(&self, keys: &str) -> Option<&'a str> {
         self.value(keys)?.as_str()
     }
 
@@ -411,7 +452,7 @@ impl<'a> Spot<'a> {
         self.text(keys)?.parse().ok()
     }
 
-    fn flaw(&self, keys: &str, text: String) -> Flaw {
+    pub(super) fn flaw(&self, keys: &str, text: String) -> Flaw {
         self.tree.flaw(&self.below(keys), text)
     }
 }

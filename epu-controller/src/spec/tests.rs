@@ -109,6 +109,31 @@ fn each_rule_finds_its_fault_at_its_place() {
         the_flaw("max: 5", "max: 5\n    placements: [{site: mars}]"),
         the_flaw("max: 5", "max: 5\n    placements: [{site: local, max: 3}, {site: local, max: 3}]"),
         the_flaw("max: 5", "max: 5\n    placements:\n      - {site: local, max: 0}"),
+        the_flaw(
+            "max: 5",
+            "max: 5\n    placements: [{site: local, name: a, max: 3}, {site: local, name: a, max: 3}]",
+        ),
+        the_flaw(
+            "max: 5",
+            "max: 5\n    placements:\n      - {site: local}\n      - {site: local, name: local}",
+        ),
+        the_flaw(
+            "max: 5",
+            "max: 5\n    placements:\n      - {site: local}\n      - {site: local, max: 2}",
+        ),
+        the_flaw("max: 5", "max: 5\n    placements: [{site: local, machine: {sise: m7i.large}}]"),
+        the_flaw("max: 5", "max: 5\n    placements: [{site: local, machine: {tags: {\"aws:x\": y}}}]"),
+        the_flaw("heartbeat: 5s", "machine: {tags: {\"epu:pool\": other}}"),
+        the_flaw("heartbeat: 5s", "machine: {launch-template: {version: \"3\"}}"),
+        the_flaw("heartbeat: 5s", "machine: {launch-template: {id: lt-1, name: web, version: \"3\"}}"),
+        the_flaw("heartbeat: 5s", "machine: {launch-template: {id: lt-1, version: $Latest}}"),
+        the_flaw(
+            "heartbeat: 5s",
+            "machine: {volumes: [{device: /dev/sdf, size: 1}, {device: /dev/sdf, size: 2}]}",
+        ),
+        the_flaw("heartbeat: 5s", "machine: {market: {spot: {max-price: 0}}}"),
+        the_flaw("heartbeat: 5s", "machine: {market: cheap}"),
+        the_flaw("heartbeat: 5s", "agent: {url: \"https://x/agent\", sha256: \"00\"}"),
         the_flaw("[sleep, \"60\"]", "[slep]"),
         the_flaw("[sleep, \"60\"]", "[/opt/no-such-program]"),
         the_flaw("[sleep, \"60\"]", "[./no-such-program]"),
@@ -242,7 +267,80 @@ fn pool() -> Pool {
 
 fn patch(set: &[(&str, Value)]) -> Result<PoolSpec, String> {
     let set = set.iter().map(|(path, value)| ((*path).to_owned(), value.clone())).collect();
-    patched(&pool(), &set, &known()).map_err(|flaws| flaws.to_string())
+    let patched = patched(&pool(), &set, None, &known());
+    patched.map(|resolved| resolved.spec).map_err(|flaws| flaws.to_string())
+}
+
+#[test]
+fn a_template_is_changed_by_its_content_or_by_its_name() {
+    let mut known = known();
+    let pool = pool();
+    let other = Template {
+        run: vec!["sleep".to_owned(), "61".to_owned()],
+        ..pool.template.clone()
+    };
+    let nothing = BTreeMap::new();
+    let given = patched(&pool, &nothing, Some(&other), &known).unwrap();
+    assert_eq!((&given.template, &given.spec), (&other, &pool.spec));
+    assert_eq!(given.template_version, version(&pool.spec.template, &other));
+    assert_ne!(given.template_version, pool.template_version);
+
+    // What the config file has by that name is taken only when it is asked for.
+    known.templates.insert(pool.spec.template.clone(), other.clone());
+    let unasked = patched(&pool, &nothing, None, &known).unwrap();
+    assert_eq!(unasked.template_version, pool.template_version);
+    let set = BTreeMap::from([("template".to_owned(), json!(pool.spec.template))]);
+    assert_eq!(patched(&pool, &set, None, &known).unwrap().template, other);
+
+    let broken = Template {
+        run: vec![],
+        directory: Some("relative".into()),
+        ..other
+    };
+    let flaws = patched(&pool, &nothing, Some(&broken), &known).unwrap_err().to_string();
+    assert!(
+        flaws.contains("templates.sleeper.run") && flaws.contains("templates.sleeper.directory"),
+        "{flaws}"
+    );
+}
+
+#[test]
+fn a_placement_that_changes_the_machine_launches_another_version() {
+    let text = GOOD.replace(
+        "max: 5",
+        "max: 5\n    placements:\n      - {site: local, name: cheap, max: 3, machine: {market: {spot: {max-price: 0.1}}, price: 0.03}}\n      - {site: local, name: sure}",
+    );
+    let resolved = read("/etc/epu/epu.yaml", &text, &known()).unwrap().remove(0);
+    let pool = Pool {
+        spec: resolved.spec,
+        ..pool()
+    };
+    let [cheap, sure] = pool.spec.placements.as_slice() else {
+        panic!("two placements")
+    };
+    assert_eq!((cheap.called(), sure.called()), ("cheap", "sure"));
+    assert_eq!(version_on(&pool, sure), pool.template_version);
+    let other = version_on(&pool, cheap);
+    assert!(other.starts_with("sleeper@") && other != pool.template_version, "{other}");
+    assert_eq!(other, version(&pool.spec.template, &cheap.template(&pool.template)));
+    // What was refused is asked anew after any change that the site would see: its own settings among them.
+    let asked = asked_by(&pool, cheap, 1);
+    assert_eq!(asked, asked_by(&pool, cheap, 1));
+    let mut moved = cheap.clone();
+    moved.max = Some(1);
+    assert_eq!(asked, asked_by(&pool, &moved, 1), "how many may be there is none of it");
+    moved.machine.zone = Some("b".into());
+    for another in [asked_by(&pool, &moved, 1), asked_by(&pool, cheap, 2), asked_by(&pool, sure, 1)] {
+        assert_ne!(asked, another);
+    }
+}
+
+#[test]
+fn a_pool_has_so_many_placements_at_the_most() {
+    let many: Vec<String> = (0..65).map(|n| format!("{{site: local, name: p{n}}}")).collect();
+    let text = GOOD.replace("max: 5", &format!("max: 5\n    placements: [{}]", many.join(", ")));
+    let flaws = flaws_in(&text, &known());
+    assert!(flaws.len() == 1 && flaws[0].contains("65 placements are more than 64"), "{flaws:?}");
 }
 
 #[test]

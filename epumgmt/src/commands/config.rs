@@ -20,7 +20,9 @@ pub(crate) fn config(screen: &mut Screen, command: &ConfigCommand) -> Result<Exi
                 text: String::new(),
             })?;
             let config = Config::read(file, &text).map_err(|flaws| Failure::Flaws { flaws, text })?;
+            let notes = config::sites::notes(&config);
             let counts = json!({
+                "notes": notes,
                 "file": config.file,
                 "sites": config.sites.len(),
                 "templates": config.templates.len(),
@@ -29,11 +31,10 @@ pub(crate) fn config(screen: &mut Screen, command: &ConfigCommand) -> Result<Exi
             screen.answer(&counts, |_| {
                 let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
                 let (sites, templates) = (count(config.sites.len(), "site"), count(config.templates.len(), "template"));
-                format!(
-                    "{}: no faults; {sites}, {templates}, {}\n",
-                    file.display(),
-                    count(config.pools.len(), "pool")
-                )
+                let pools = count(config.pools.len(), "pool");
+                let mut text = format!("{}: no faults; {sites}, {templates}, {pools}\n", file.display());
+                text.extend(notes.iter().map(|note| format!("note: {note}\n")));
+                text
             })?;
         }
         ConfigCommand::Schema => {

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use epu_core::PoolName;
 use epu_core::pool::{Origin, Paused};
-use epu_core::request::{Nothing, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, PoolView, Request};
+use epu_core::request::{Nothing, PlacementView, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, PoolView, Request};
 use serde_json::{Value, json};
 
-use super::Session;
+use super::{Session, placement, refresh};
 use crate::cli::{self, Pool};
 use crate::config::text_of;
 use crate::exit::{Exit, Failure};
@@ -20,7 +20,13 @@ pub(super) async fn run(session: &mut Session, command: Pool) -> Result<Exit, Fa
         Pool::Show { pool } => show_one(session, pool).await,
         Pool::Reconfigure { pool, set, if_revision } => {
             let set = cli::settings(&set).map_err(Failure::Usage)?;
-            change(session, PoolChange { pool, set, if_revision }).await
+            let change_of = PoolChange {
+                pool,
+                set,
+                template: None,
+                if_revision,
+            };
+            change(session, change_of).await
         }
         Pool::Resize { pool, n, min, max } => resize(session, pool, n, min, max).await,
         Pool::Pause {
@@ -46,6 +52,7 @@ pub(super) async fn run(session: &mut Session, command: Pool) -> Result<Exit, Fa
             session.screen.answer(&answer, |_| format!("pool {pool} does everything again\n"))?;
             Ok(Exit::Done)
         }
+        Pool::Refresh(how) => refresh::run(session, how).await,
         Pool::Remove { pool, force } => remove(session, pool, force).await,
     }
 }
@@ -77,10 +84,24 @@ async fn list(session: &mut Session) -> Result<Exit, Failure> {
 }
 
 async fn show_one(session: &mut Session, pool: PoolName) -> Result<Exit, Failure> {
-    let view = view(session, pool).await?;
+    let view = view(session, pool.clone()).await?;
+    // A controller of another release may not know of placements; the rest of the answer is worth having then.
+    let placements = placement::list(session, Some(pool)).await.unwrap_or_default();
     let now = session.clock.now();
-    session.screen.answer(&view, |style| show::pool(&view, now, style))?;
+    let answer = Shown {
+        view: &view,
+        placements: &placements,
+    };
+    session.screen.answer(&answer, |style| show::pool(&view, &placements, now, style))?;
     Ok(Exit::Done)
+}
+
+/// A pool with its placements, for programs.
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    view: &'a PoolView,
+    placements: &'a [PlacementView],
 }
 
 async fn view(session: &Session, pool: PoolName) -> Result<PoolView, Failure> {
@@ -127,7 +148,13 @@ async fn resize(session: &mut Session, pool: PoolName, n: Option<u32>, min: Opti
         }
     }
     let if_revision = Some(view.pool.revision);
-    change(session, PoolChange { pool, set, if_revision }).await
+    let sizes = PoolChange {
+        pool,
+        set,
+        template: None,
+        if_revision,
+    };
+    change(session, sizes).await
 }
 
 async fn pause(session: &mut Session, pool: PoolName, paused: Paused) -> Result<Exit, Failure> {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::cli::Cli;
-use crate::show::tests::{NOW, a_pool, an_instance, id};
+use crate::show::tests::{NOW, a_pool, an_instance, id, its_placements};
 
 type Answers = Vec<Result<Value, Fault>>;
 
@@ -298,14 +298,40 @@ fn teardown_waits_until_nothing_is_left() {
         .fails("instance_list", "no-contact")
         .answers("instance_list", [&ending])
         .answers("instance_list", Vec::<u8>::new())
+        .answers("sweep", strays(&["wait"]))
+        .answers("sweep", strays(&["leave"]))
         .answers("teardown", 1);
     let ran = run_with(&service, "teardown --force", Some(yes));
     assert_eq!(ran.exit(), 0);
     assert_eq!(
         ran.text,
-        "1 live: 0 draining, 0 ending\n1 live: 0 draining, 1 ending\nclosed; no live instance is left\n"
+        "0 gone, 1 live: 0 draining, 0 ending\n\
+         0 gone, 1 live: 0 draining, 1 ending (waiting for local to say that they are gone)\n\
+         no instance is live; 1 machine with our tags that no record explains, to be ended by the sweep\n\
+         closed; no live instance is left\n"
     );
     assert_eq!(service.arguments("teardown"), json!({"force": true}));
+}
+
+/// What the sweep makes of machines, one of each verdict.
+fn strays(verdicts: &[&str]) -> Value {
+    let stray = |verdict: &&str| {
+        json!({
+            "site": "aws", "machine": "i-1", "launch": null, "index": null, "first_seen": NOW, "verdict": verdict, "at": null,
+            "why": "no record names it",
+        })
+    };
+    json!({"now": NOW, "sites": [], "machines": verdicts.iter().map(stray).collect::<Vec<_>>()})
+}
+
+#[test]
+fn teardown_does_without_a_sweep_of_another_release() {
+    let service = Fake::default()
+        .answers("instance_list", Vec::<u8>::new())
+        .fails("sweep", "bad-request")
+        .answers("teardown", 0);
+    let ran = run(&service, "teardown --yes");
+    assert_eq!((ran.exit(), ran.text.as_str()), (0, "closed; no live instance is left\n"));
 }
 
 #[test]
@@ -346,10 +372,7 @@ fn teardown_that_leaves_something_says_so_with_exit_code_7() {
     let service = Fake::default()
         .answers("instance_list", [an_instance(1, State::Running)])
         .answers("teardown", 1);
-    assert_eq!(
-        run(&service, "teardown --yes --no-wait").text,
-        "closed; 1 instances are still live\n"
-    );
+    assert_eq!(run(&service, "teardown --yes --no-wait").text, "closed; 1 instance is still live\n");
 }
 
 #[test]
@@ -387,11 +410,20 @@ fn opening_and_status() {
     let service = Fake::default()
         .answers("open", Value::Null)
         .answers("status", status)
-        .answers("sites", Vec::<u8>::new());
+        .answers("sites", Vec::<u8>::new())
+        .answers("placement_list", its_placements());
     assert_eq!(run(&service, "open").text, "open: pools are kept again\n");
     assert!(run(&service, "status").text.starts_with("installation i, release v"));
     let json: Value = serde_json::from_str(&run(&service, "status -o json").text).unwrap();
     assert!(json["status"]["closed"].is_boolean() && json["sites"].is_array());
+    // Those that are open or full need nobody.
+    let held: Vec<&str> = json["placements"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|place| place["placement"].as_str().unwrap())
+        .collect();
+    assert_eq!(held, ["spot", "dear"]);
 }
 
 #[test]
@@ -419,6 +451,179 @@ fn a_file_with_faults_ends_with_exit_code_2() {
     assert_eq!(config(&mut screen, &check).unwrap(), Exit::Done);
     let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
     assert!(text.ends_with("epu.yaml: no faults; 1 site, 0 templates, 0 pools\n"), "{text}");
+}
+
+#[test]
+fn a_pool_is_shown_with_its_placements() {
+    let service = Fake::default()
+        .answers("pool_show", a_pool())
+        .answers("placement_list", its_placements());
+    assert!(run(&service, "pool show web").text.contains("m7i.large us-east-1a spot"));
+    let service = Fake::default()
+        .answers("pool_show", a_pool())
+        .answers("placement_list", its_placements());
+    let json: Value = serde_json::from_str(&run(&service, "pool show web -o json").text).unwrap();
+    assert_eq!(
+        (&json["pool"]["name"], &json["placements"][1]["gate"]),
+        (&json!("web"), &json!("paused"))
+    );
+    assert_eq!(service.arguments("placement_list"), json!({"pool": "web"}));
+    // A controller of another release does not know them.
+    let service = Fake::default()
+        .answers("pool_show", a_pool())
+        .fails("placement_list", "bad-request");
+    assert_eq!(run(&service, "pool show web").exit(), 0);
+}
+
+#[test]
+fn placements_are_listed_and_reset() {
+    let service = Fake::default().answers("placement_list", its_placements());
+    let ran = run(&service, "placement list");
+    assert!(ran.exit() == 0 && ran.text.starts_with("POOL"), "{}", ran.text);
+    assert_eq!(service.arguments("placement_list"), json!({}));
+
+    let service = Fake::default().answers("placement_reset", ["spot", "dear"]);
+    let ran = run(&service, "placement reset web");
+    assert_eq!(
+        ran.text,
+        "placement spot of pool web may launch again\nplacement dear of pool web may launch again\n"
+    );
+    assert_eq!(service.arguments("placement_reset"), json!({"pool": "web"}));
+    let service = Fake::default().answers("placement_reset", Vec::<String>::new());
+    assert_eq!(
+        run(&service, "placement reset web spot").text,
+        "placement spot of pool web was neither parked nor paused\n"
+    );
+    assert_eq!(service.arguments("placement_reset"), json!({"pool": "web", "placement": "spot"}));
+    let json: Value = serde_json::from_str(&run(&service, "placement reset web -o json").text).unwrap();
+    assert_eq!(json, json!({"pool": "web", "reset": []}));
+    assert_eq!(
+        run(
+            &Fake::default().fails("placement_reset", "no-such-placement"),
+            "placement reset web x"
+        )
+        .exit(),
+        5
+    );
+}
+
+#[test]
+fn a_check_of_a_site_ends_badly_when_something_is_bad() {
+    let report =
+        |verdict: &str| json!({"site": "local", "driver": "local", "findings": [{"what": "machine", "verdict": verdict, "text": "seen"}]});
+    for (verdict, exit) in [("good", 0), ("unknown", 0), ("doubtful", 0), ("bad", 1)] {
+        let service = Fake::default()
+            .answers("pool_list", [a_pool()])
+            .answers("site_check", report(verdict));
+        let ran = run(&service, "site check local");
+        assert_eq!(ran.exit(), exit, "{verdict}");
+        assert!(ran.text.contains("machine"), "{}", ran.text);
+        let asked = service.arguments("site_check");
+        assert_eq!(
+            (&asked["site"], &asked["templates"][0]["name"]),
+            (&json!("local"), &json!("pool web, placement local"))
+        );
+        assert_eq!(run(&service, "site check local -o json").exit(), exit);
+    }
+    let service = Fake::default().answers("pool_show", a_pool()).answers("site_check", report("good"));
+    assert_eq!(run(&service, "site check local --pool web").exit(), 0);
+    assert_eq!(run(&service, "site check elsewhere --pool web").exit(), 2);
+    let service = Fake::default().answers("sites", Vec::<u8>::new());
+    assert_eq!(run(&service, "site list -o json").text, "[]\n");
+}
+
+#[test]
+fn the_sweep_is_only_looked_at() {
+    let refused = run(&Fake::default(), "sweep");
+    assert_eq!(refused.exit(), 2);
+    assert!(refused.ended.unwrap_err().shown(false).contains("--dry-run"));
+    let service = Fake::default().answers("sweep", strays(&["terminate"]));
+    assert!(run(&service, "sweep --dry-run --site aws").text.contains("end it"));
+    assert_eq!(service.arguments("sweep"), json!({"site": "aws"}));
+}
+
+fn refreshing(outdated: u32, draining: u32, is_on: bool) -> Value {
+    let refresh = is_on.then(|| json!({"since": NOW, "by": "ada"}));
+    json!({
+        "pool": "web", "refresh": refresh, "version": "sleeper@new", "previous": "sleeper@old",
+        "versions": {"sleeper@new": 3 - outdated, "sleeper@old": outdated}, "outdated": outdated, "draining": draining, "held": null,
+    })
+}
+
+#[test]
+fn a_refresh_is_asked_for_and_waited_for() {
+    for (option, step) in [
+        ("", "start"),
+        (" --pause", "pause"),
+        (" --resume", "resume"),
+        (" --stop", "stop"),
+        (" --rollback", "rollback"),
+        (" --show", "show"),
+    ] {
+        let service = Fake::default().answers("pool_refresh", refreshing(2, 1, true));
+        assert_eq!(run(&service, &format!("pool refresh web{option}")).exit(), 0);
+        assert_eq!(service.arguments("pool_refresh"), json!({"pool": "web", "do": step}), "{option}");
+    }
+    let service = Fake::default()
+        .answers("pool_refresh", refreshing(2, 0, true))
+        .answers("pool_refresh", refreshing(2, 0, true))
+        .fails("pool_refresh", "no-contact")
+        .answers("pool_refresh", refreshing(1, 1, true))
+        .answers("pool_refresh", refreshing(0, 0, false));
+    let ran = run(&service, "pool refresh web --wait --why new");
+    assert_eq!(ran.exit(), 0);
+    let progress: Vec<&str> = ran.text.lines().take(2).collect();
+    assert_eq!(
+        progress,
+        [
+            "2 to be replaced, 0 of them draining; 1 of the new version",
+            "1 to be replaced, 1 of them draining; 2 of the new version"
+        ]
+    );
+    assert!(ran.text.contains("every instance is of this version"), "{}", ran.text);
+    let steps: Vec<Value> = service.asked().iter().map(|asked| asked["args"]["do"].clone()).collect();
+    assert_eq!(steps[0], "start");
+    assert!(steps[1..].iter().all(|step| step == "show"), "{steps:?}");
+}
+
+#[test]
+fn a_refresh_that_is_stopped_leaves_something() {
+    let service = Fake::default()
+        .answers("pool_refresh", refreshing(2, 1, true))
+        .answers("pool_refresh", refreshing(1, 0, false));
+    let ran = run(&service, "pool refresh web --rollback --wait");
+    assert_eq!(ran.exit(), 7);
+    assert!(ran.ended.unwrap_err().shown(false).contains("was stopped"));
+    let service = Fake::default().fails("pool_refresh", "not-possible");
+    assert_eq!(run(&service, "pool refresh web --rollback").exit(), 6);
+}
+
+#[test]
+fn templates_are_those_of_the_pools() {
+    let service = Fake::default().answers("pool_list", [a_pool()]);
+    assert!(run(&service, "template list").text.contains("sleeper@0123456789ab"));
+    let shown = run(&service, "template show sleeper");
+    assert!(shown.exit() == 0 && shown.text.contains("sleep"), "{}", shown.text);
+    assert_eq!(run(&service, "template show other").exit(), 5);
+    let json: Value = serde_json::from_str(&run(&service, "template list -o json").text).unwrap();
+    assert_eq!((&json[0]["live"], &json[0]["content"]), (&json!(3), &Value::Null));
+}
+
+#[test]
+fn every_command_that_is_shown_has_a_man_page() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(man(directory.path()).unwrap(), Exit::Done);
+    for (page, says) in [
+        ("epumgmt.1", "teardown"),
+        ("epumgmt-pool-refresh.1", "rollback"),
+        ("epumgmt-site-check.1", "Exit code 1"),
+        ("epumgmt-sweep.1", "dry"),
+    ] {
+        let text = std::fs::read_to_string(directory.path().join(page)).unwrap();
+        assert!(text.contains(says), "{page}");
+    }
+    assert!(!directory.path().join("epumgmt-demo-worker.1").exists());
+    assert_eq!(man(&directory.path().join("none")).unwrap_err().exit(), Exit::Failed);
 }
 
 #[test]

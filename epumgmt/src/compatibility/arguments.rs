@@ -3,7 +3,7 @@
 use epu_bus::amqp::dashi::wire::Problem;
 use serde_json::{Map, Value};
 
-use super::table::{Kind, Operation};
+use super::table::{Kind, Operation, Whose};
 
 /// The longest id, name or caller, in characters.
 pub(crate) const TEXT_MAX: usize = 255;
@@ -25,7 +25,11 @@ impl Arguments {
     /// A `Type error` that names the argument.
     pub(crate) fn bind(operation: &Operation, mut given: Map<String, Value>) -> Result<Self, Problem> {
         let op = operation.name;
-        let named = if operation.caller { given.remove("caller") } else { None };
+        let named = if operation.whose == Whose::Nobody {
+            None
+        } else {
+            given.remove("caller")
+        };
         let caller = match named {
             Some(Value::String(caller)) if caller.chars().count() <= TEXT_MAX => Some(caller).filter(|caller| !caller.is_empty()),
             Some(Value::Null) | None => None,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use epu_bus::amqp::Settings;
 use epu_bus::amqp::dashi::wire::{DEFAULT_EXCHANGE, Names};
 use epu_core::input::{Flaw, Tree};
+use epu_core::machine::AgentSource;
 use epu_core::pool::Limits;
 use epu_core::secret::SecretUrl;
 use epu_core::{SiteName, TemplateName};
@@ -40,13 +41,17 @@ pub(crate) struct Compatibility {
     /// The name of the EPU Management service, as clients call it.
     #[schemars(length(min = 1, max = 100))]
     pub management_name: String,
+    /// The name of the service `dtrs`, as clients call it.
+    #[schemars(length(min = 1, max = 100))]
+    pub dtrs_name: String,
     /// Who a client is that names no `caller`. Left out: it is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 100))]
     pub default_user: Option<String>,
     /// What callers may do with what is theirs, by name; `*` is everybody who is not named. What belongs to another is never theirs.
     pub callers: BTreeMap<String, Right>,
-    /// What may be done by operations that name no caller: domain definitions, `terminate_all`, `enable`, `dump_state`, heartbeats.
+    /// What may be done by operations that name no caller: domain definitions, sites for everybody, `terminate_all`, `enable`, `dump_state`,
+    /// heartbeats.
     pub without_caller: Right,
     /// Services that are sent every change of an instance as `instance_info`, such as a Python EPU Management service.
     #[schemars(extend("maxItems" = 16))]
@@ -61,6 +66,16 @@ pub(crate) struct Compatibility {
     /// The template of a domain that names no `epuworker_type`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_template: Option<TemplateName>,
+    /// What instances of a deployable type run that has no `run` of its own. The default does nothing until it is ended: the machine itself is the
+    /// worker, as in the original.
+    #[schemars(length(min = 1, max = 100))]
+    pub run: Vec<String>,
+    /// Where machines of deployable types get the agent from.
+    pub agent: AgentSource,
+    /// Secrets that callers may name instead of sending them, as `env:NAME` or `file:/path`, whole or as a beginning that ends with `*`. Whoever
+    /// may name a secret can have it used at a site of his own, so name none that is not meant for that.
+    #[schemars(length(max = 100), inner(regex(pattern = r"^(env:[A-Za-z_][A-Za-z0-9_]*\*?|env:\*|file:/.*)$")))]
+    pub references: Vec<String>,
     /// The largest size of a domain: the most that `preserve_n` may be, and the maximum of a domain that follows a queue. The original had none.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub most: u32,
@@ -80,9 +95,10 @@ impl Default for Compatibility {
             url: None,
             exchange: DEFAULT_EXCHANGE.to_owned(),
             sysname: None,
-            services: BTreeSet::from([Role::Provisioner, Role::EpuManagement]),
+            services: BTreeSet::from([Role::Provisioner, Role::EpuManagement, Role::Dtrs]),
             provisioner_name: "provisioner".to_owned(),
             management_name: "epu_management_service".to_owned(),
+            dtrs_name: "dtrs".to_owned(),
             default_user: None,
             callers: BTreeMap::from([(ANYBODY.to_owned(), Right::Operate)]),
             without_caller: Right::Operate,
@@ -91,6 +107,9 @@ impl Default for Compatibility {
             provisioner_vars: BTreeMap::new(),
             default_site: None,
             default_template: None,
+            run: vec!["/bin/sleep".to_owned(), "infinity".to_owned()],
+            agent: AgentSource::default(),
+            references: Vec::new(),
             most: 1_000,
             limits: Limits::default(),
             queue_url: None,
@@ -167,11 +186,22 @@ pub(crate) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
         flaws.push(flaw.help("give `url`, such as env:EPU_DASHI_URL, or the broker of the installation as `amqp`"));
     }
     let name = |key: &str, default: &str| section.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
-    if name("provisioner-name", "provisioner") == name("management-name", "epu_management_service") {
-        flaws.push(tree.flaw(
-            SECTION,
-            "`provisioner-name` and `management-name` are the same: each service has a queue of its own",
-        ));
+    let names = [
+        ("provisioner-name", "provisioner"),
+        ("management-name", "epu_management_service"),
+        ("dtrs-name", "dtrs"),
+    ];
+    for (at, (key, default)) in names.into_iter().enumerate() {
+        let same = names
+            .into_iter()
+            .skip(at + 1)
+            .find(|(other, or)| name(other, or) == name(key, default));
+        if let Some((other, _)) = same {
+            flaws.push(tree.flaw(
+                SECTION,
+                format!("`{key}` and `{other}` are the same: each service has a queue of its own"),
+            ));
+        }
     }
 }
 
@@ -183,6 +213,8 @@ pub(crate) enum Role {
     Provisioner,
     /// Keeps domains.
     EpuManagement,
+    /// Keeps deployable types, sites and credentials.
+    Dtrs,
 }
 
 /// What somebody may do.
@@ -237,6 +269,10 @@ mod tests {
         assert_eq!(
             flaws("compatibility: {url: env:URL, provisioner-name: epu_management_service}\n").len(),
             1
+        );
+        assert_eq!(
+            flaws("compatibility: {url: env:URL, dtrs-name: provisioner}\n"),
+            ["`provisioner-name` and `dtrs-name` are the same: each service has a queue of its own"]
         );
     }
 

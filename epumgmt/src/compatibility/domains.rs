@@ -51,6 +51,9 @@ pub(crate) struct Domain {
     /// Who is protected while it shrinks by those that its user named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shield: Option<Shield>,
+    /// Whether its template was made of a deployable type of its owner.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub made: bool,
 }
 
 /// A thing with the revision it has in the store; 0 when it is not there yet.

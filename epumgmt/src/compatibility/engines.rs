@@ -15,9 +15,9 @@
 use std::collections::BTreeMap;
 
 use epu_bus::amqp::dashi::wire::Problem;
-use epu_core::PoolName;
 use epu_core::id::SlotLabel;
 use epu_core::pool::Template;
+use epu_core::{PoolName, SiteName};
 use serde_json::{Map, Value, json};
 
 use super::config::Compatibility;
@@ -154,6 +154,17 @@ pub(crate) fn wanted(sections: &Sections, config: &Compatibility) -> Result<Want
 }
 
 impl Wanted {
+    /// The site it is placed on, if it names one.
+    #[must_use]
+    pub(crate) fn site(&self) -> Option<&str> {
+        self.settings.get("placements")?.get(0)?.get("site")?.as_str()
+    }
+
+    /// Places it on a site.
+    pub(crate) fn place_on(&mut self, site: &SiteName) {
+        self.settings.insert("placements".to_owned(), json!([{ "site": site }]));
+    }
+
     /// The pool as a file that the controller reads; `template` is the named one's content, if there is such a one.
     #[must_use]
     pub(crate) fn file(&self, pool: &PoolName, template: Option<&Template>) -> String {

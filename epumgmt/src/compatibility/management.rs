@@ -14,7 +14,7 @@ use super::sections::Sections;
 use super::{OURSELVES, Office};
 
 /// How often a document is written anew that somebody else changed meanwhile.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 
 impl Office {
     // ---- domains
@@ -27,7 +27,9 @@ impl Office {
         let below = Sections::of(&found.is.as_object().cloned().unwrap_or_default())
             .map_err(|why| value_error(format!("definition {definition}: {why}")))?;
         let config = below.merged(&Sections::of(&arguments.mapping("config")).map_err(value_error)?);
-        let wanted = engines::wanted(&config, &self.config)?;
+        let mut wanted = engines::wanted(&config, &self.config)?;
+        let template = self.template_wanted(caller, &wanted).await.map_err(as_value_error)?;
+        self.place(caller, &mut wanted).await?;
         let before = self.documents.domain(caller, id).await?;
         let pool = match &before {
             Some(before) => before.is.pool.clone(),
@@ -49,16 +51,15 @@ impl Office {
                 subscribers: subscriber.into_iter().map(|(name, op)| (name.to_owned(), op.to_owned())).collect(),
                 added_at: self.clock.now(),
                 shield: None,
+                made: template.as_ref().is_some_and(|(_, made)| *made),
             },
         };
         if !self.documents.put_domain(&kept).await? {
             return Err(taken().into());
         }
-        let known = self.file.borrow().known.clone();
-        let template = known.templates.iter().find(|(name, _)| name.as_str() == wanted.template);
         let file = PoolFile {
             file: format!("domain {id}"),
-            text: wanted.file(&pool, template.map(|(_, template)| template)),
+            text: wanted.file(&pool, template.as_ref().map(|(template, _)| template)),
         };
         let added = self.ask::<Value>(Self::owner(caller), Request::PoolAdd(file)).await;
         if let Err(failed) = added {
@@ -100,7 +101,20 @@ impl Office {
                 );
                 return Err(value_error(text).into());
             }
-            let set = changed(&old, &new);
+            if kept.is.made && (old.site(), &old.allocation) != (new.site(), &new.allocation) {
+                let text = format!(
+                    "domain {id}: its template was made of deployable type {} for its site and allocation, which stay; remove it and add it anew to \
+                     change them",
+                    old.template
+                );
+                return Err(value_error(text).into());
+            }
+            let mut set = changed(&old, &new);
+            if set.contains_key("placements") {
+                let mut new = new;
+                self.place(caller, &mut new).await?;
+                set.extend(new.settings.get("placements").map(|placements| ("placements".to_owned(), placements.clone())));
+            }
             if !set.is_empty() {
                 if !self.lower(&mut kept).await? {
                     continue;
@@ -116,6 +130,7 @@ impl Office {
                 let change = PoolChange {
                     pool: kept.is.pool.clone(),
                     set,
+                    template: None,
                     if_revision: None,
                 };
                 self.ask::<Value>(Self::owner(caller), Request::PoolReconfigure(change)).await?;
@@ -285,6 +300,14 @@ impl Office {
         let found = self.documents.definition(id).await?;
         found.ok_or_else(|| not_found(format!("Domain definition {id} does not exist")).into())
     }
+}
+
+/// A type that cannot be used is a setting that cannot.
+fn as_value_error(failed: Failed) -> Failed {
+    if failed.passing {
+        return failed;
+    }
+    value_error(failed.problem.value).into()
 }
 
 /// The settings that differ, so that what an operator changed natively meanwhile stays.

@@ -7,7 +7,7 @@ use epu_bus::amqp::dashi::wire::Problem;
 use epu_controller::spec;
 use epu_core::Fault;
 use epu_core::id::UNPOOLED;
-use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName, TemplateName};
+use epu_core::id::{InstanceId, LaunchId, PoolName, TemplateName};
 use epu_core::instance::{Cause, Instance, Work};
 use epu_core::launch::{LaunchRequest, Wanted};
 use epu_core::life::State;
@@ -95,7 +95,7 @@ impl Office {
 
     /// Launches a node that has its document.
     async fn launch(&self, kept: Kept<Node>, arguments: &Arguments) -> Result<Value, Failed> {
-        let request = match self.launch_request(&kept, arguments) {
+        let request = match self.launch_request(&kept, arguments).await? {
             Ok(request) => request,
             Err(fault) => return self.refused(kept, &fault).await,
         };
@@ -122,38 +122,57 @@ impl Office {
         }
     }
 
-    fn launch_request(&self, kept: &Kept<Node>, arguments: &Arguments) -> Result<LaunchRequest, Fault> {
-        let known = self.file.borrow().known.clone();
-        let lookup = |text: String| Fault::new("no-such-site", text);
+    /// What is asked of our own provisioner, or why it cannot be asked for.
+    async fn launch_request(&self, kept: &Kept<Node>, arguments: &Arguments) -> Result<Result<LaunchRequest, Fault>, Failed> {
+        let lookup = |text: String| Ok(Err(Fault::new("no-such-site", text)));
+        let caller = kept.is.creator.as_deref().unwrap_or_default();
         let (type_name, site_name) = (arguments.text("deployable_type"), arguments.text("site"));
-        let name = TemplateName::new(type_name).ok();
-        let template = name.as_ref().and_then(|name| known.templates.get(name));
-        let (Some(name), Some(template)) = (name.as_ref(), template) else {
-            return Err(lookup(format!("there is no template {type_name} in the config file")));
-        };
-        let site = SiteName::new(site_name).ok().filter(|site| known.sites.contains(site));
-        let site = site.ok_or_else(|| lookup(format!("there is no site {site_name} in the config file")))?;
         let mut vars: BTreeMap<String, Value> = self.config.provisioner_vars.clone();
         vars.extend(arguments.mapping("vars"));
         vars.entry("node_id".to_owned()).or_insert_with(|| json!(kept.name));
-        let template = engines::with_variables(template, &engines::variables(&vars));
+        let variables = engines::variables(&vars);
+        let allocation = arguments.some_text("allocation");
+        let template = match self.template_of_file(type_name) {
+            Some(template) => Some(template),
+            None => match self.template_of_type(caller, type_name, site_name, allocation, &variables).await {
+                Ok(template) => template,
+                Err(failed) if failed.passing => return Err(failed),
+                Err(failed) => return lookup(failed.problem.value),
+            },
+        };
+        let Some((template, name)) = template.zip(TemplateName::new(type_name).ok()) else {
+            return lookup(format!(
+                "there is no template {type_name} in the config file, and {caller} has no deployable type of that name"
+            ));
+        };
+        let Some(meant) = self.site_meant(caller, site_name).await? else {
+            return lookup(format!(
+                "there is no site {site_name} in the config file, and {caller} has none with credentials under names that can stand in one"
+            ));
+        };
+        self.until_known(&meant).await;
+        let template = engines::with_variables(&template, &variables);
         let wanted = Wanted {
             id: kept.is.instance,
             slot: None,
             variables: BTreeMap::new(),
         };
-        Ok(LaunchRequest {
+        let pool = match PoolName::new(UNPOOLED) {
+            Ok(pool) => pool,
+            Err(error) => return Ok(Err(Fault::new("internal", error.to_string()))),
+        };
+        Ok(Ok(LaunchRequest {
             launch: kept.is.launch,
-            pool: PoolName::new(UNPOOLED).map_err(|error| Fault::new("internal", error.to_string()))?,
-            site,
+            pool,
+            site: meant.site,
             placement: None,
             purpose: epu_core::launch::Purpose::default(),
-            template_version: spec::version(name, &template),
+            template_version: spec::version(&name, &template),
             template,
             instances: vec![wanted],
             min: 1,
             epoch: 0,
-        })
+        }))
     }
 
     /// Remembers that a node will never be, and says so to those who are told of nodes.

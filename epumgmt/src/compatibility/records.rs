@@ -40,7 +40,7 @@ pub(crate) fn node(instance: &Instance, about: &About) -> Map<String, Value> {
     put("state", json!(instance.state.code()));
     put("state_desc", json!(description(instance)));
     put("state_changes", json!(changes(instance)));
-    put("site", json!(instance.site));
+    put("site", json!(shown_site(instance, about)));
     put("allocation", json!(about.allocation));
     put("creator", json!(about.creator));
     put("update_counter", json!(instance.version));
@@ -117,6 +117,16 @@ pub(crate) fn instance(view: &InstanceView, about: &About) -> Value {
     });
     record.extend(more.as_object().cloned().unwrap_or_default());
     Value::Object(record)
+}
+
+/// A site as its user calls it: one of a caller has the caller's name at its end.
+fn shown_site<'a>(instance: &'a Instance, about: &About) -> &'a str {
+    let site = instance.site.as_str();
+    let own = about
+        .creator
+        .as_deref()
+        .and_then(|creator| site.strip_suffix(creator)?.strip_suffix('.'));
+    own.unwrap_or(site)
 }
 
 /// Seconds since 1970, as Python's `time.time()` has them.
@@ -206,6 +216,14 @@ mod tests {
             heard_at: None,
         };
         insta::assert_json_snapshot!(instance(&view, &about()));
+    }
+
+    #[test]
+    fn a_site_of_a_caller_is_shown_as_he_calls_it() {
+        let mut instance = running();
+        instance.site = epu_core::SiteName::new("ec2.east.alice").expect("a name");
+        assert_eq!(node(&instance, &about())["site"], "ec2.east");
+        assert_eq!(node(&instance, &About::default())["site"], "ec2.east.alice");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Every operation of the original that is answered: what is dispatched by, and what `docs/wire-compatibility.md` is written from.
 
+mod dtrs;
+
 use super::config::{Right, Role};
 
 /// What an argument must be.
@@ -35,6 +37,17 @@ impl Kind {
             Self::Anything => "anything",
         }
     }
+}
+
+/// For whom something is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// For nobody: there is no argument `caller`.
+    Nobody,
+    /// For a caller, or the default user.
+    Caller,
+    /// For a caller, or for everybody when none is named.
+    CallerOrEverybody,
 }
 
 /// An argument.
@@ -81,6 +94,22 @@ pub(crate) enum Op {
     DescribeDefinition,
     OuHeartbeat,
     InstanceInfo,
+    AddType,
+    UpdateType,
+    DescribeType,
+    RemoveType,
+    ListTypes,
+    AddSite,
+    UpdateSite,
+    DescribeSite,
+    RemoveSite,
+    ListSites,
+    AddCredentials,
+    UpdateCredentials,
+    DescribeCredentials,
+    RemoveCredentials,
+    ListCredentials,
+    Lookup,
 }
 
 /// An operation.
@@ -92,8 +121,8 @@ pub(crate) struct Operation {
     pub op: Op,
     /// Its arguments, without `caller`.
     pub arguments: &'static [Argument],
-    /// Whether it takes `caller`.
-    pub caller: bool,
+    /// For whom it is asked.
+    pub whose: Whose,
     /// What is needed to ask it.
     pub right: Right,
     /// How the original's own clients send it.
@@ -114,6 +143,7 @@ pub(crate) fn of(role: Role) -> &'static [Operation] {
     match role {
         Role::Provisioner => PROVISIONER,
         Role::EpuManagement => EPU_MANAGEMENT,
+        Role::Dtrs => dtrs::DTRS,
     }
 }
 
@@ -135,12 +165,13 @@ const PROVISIONER: &[Operation] = &[
             optional("allocation", Kind::TextOrNull),
             optional("vars", Kind::MappingOrNull),
         ],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Operate,
         sent_as: "fire",
         in_order: true,
         about: "Launches one instance that belongs to no pool: it is watched and swept, and never replaced or resized. Asking again with the same \
-                ids launches nothing more. `deployable_type` is a template of the config file; `vars` are put over its variables.",
+                ids launches nothing more. `deployable_type` is a template of the config file or a deployable type of the caller, `site` a site of the \
+                config file or of the caller; `vars` are put over its variables.",
         reply: "a list with one node record, with `__version`; a launch that is refused is a record in `900-FAILED` or `950-REJECTED` and no error",
         errors: "`ProvisioningError` when an id, the type or the site is empty, or not exactly one instance is asked for",
     },
@@ -148,7 +179,7 @@ const PROVISIONER: &[Operation] = &[
         name: "terminate_nodes",
         op: Op::TerminateNodes,
         arguments: &[wanted("nodes", Kind::Texts)],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Operate,
         sent_as: "fire",
         in_order: true,
@@ -160,7 +191,7 @@ const PROVISIONER: &[Operation] = &[
         name: "terminate_all",
         op: Op::TerminateAll,
         arguments: &[],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -172,7 +203,7 @@ const PROVISIONER: &[Operation] = &[
         name: "enable",
         op: Op::Enable,
         arguments: &[],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -184,7 +215,7 @@ const PROVISIONER: &[Operation] = &[
         name: "describe_nodes",
         op: Op::DescribeNodes,
         arguments: &[optional("nodes", Kind::TextsOrNull)],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Read,
         sent_as: "call",
         in_order: true,
@@ -196,7 +227,7 @@ const PROVISIONER: &[Operation] = &[
         name: "dump_state",
         op: Op::DumpState,
         arguments: &[wanted("nodes", Kind::TextsOrNull), optional("force_subscribe", Kind::TextOrNull)],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Read,
         sent_as: "fire",
         in_order: true,
@@ -221,7 +252,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
             optional("subscriber_name", Kind::TextOrNull),
             optional("subscriber_op", Kind::TextOrNull),
         ],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -234,7 +265,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "remove_domain",
         op: Op::RemoveDomain,
         arguments: &[DOMAIN],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -246,7 +277,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "reconfigure_domain",
         op: Op::ReconfigureDomain,
         arguments: &[DOMAIN, wanted("config", Kind::MappingOrNull)],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -258,7 +289,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "list_domains",
         op: Op::ListDomains,
         arguments: &[],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Read,
         sent_as: "call",
         in_order: true,
@@ -270,7 +301,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "describe_domain",
         op: Op::DescribeDomain,
         arguments: &[DOMAIN],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Read,
         sent_as: "call",
         in_order: true,
@@ -282,7 +313,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "subscribe_domain",
         op: Op::SubscribeDomain,
         arguments: &[DOMAIN, wanted("subscriber_name", Kind::Text), wanted("subscriber_op", Kind::Text)],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Operate,
         sent_as: "fire",
         in_order: true,
@@ -294,7 +325,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "unsubscribe_domain",
         op: Op::UnsubscribeDomain,
         arguments: &[DOMAIN, wanted("subscriber_name", Kind::Text)],
-        caller: true,
+        whose: Whose::Caller,
         right: Right::Operate,
         sent_as: "fire",
         in_order: true,
@@ -306,7 +337,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "add_domain_definition",
         op: Op::AddDefinition,
         arguments: &[DEFINITION, wanted("definition", Kind::Mapping)],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -318,7 +349,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "update_domain_definition",
         op: Op::UpdateDefinition,
         arguments: &[DEFINITION, wanted("definition", Kind::Mapping)],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -330,7 +361,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "remove_domain_definition",
         op: Op::RemoveDefinition,
         arguments: &[DEFINITION],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Operate,
         sent_as: "call",
         in_order: true,
@@ -342,7 +373,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "list_domain_definitions",
         op: Op::ListDefinitions,
         arguments: &[],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Read,
         sent_as: "call",
         in_order: true,
@@ -354,7 +385,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "describe_domain_definition",
         op: Op::DescribeDefinition,
         arguments: &[DEFINITION],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Read,
         sent_as: "call",
         in_order: true,
@@ -366,7 +397,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "ou_heartbeat",
         op: Op::OuHeartbeat,
         arguments: &[wanted("heartbeat", Kind::Anything)],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Operate,
         sent_as: "fire",
         in_order: false,
@@ -379,7 +410,7 @@ const EPU_MANAGEMENT: &[Operation] = &[
         name: "instance_info",
         op: Op::InstanceInfo,
         arguments: &[wanted("record", Kind::Anything)],
-        caller: false,
+        whose: Whose::Nobody,
         right: Right::Operate,
         sent_as: "fire",
         in_order: false,
@@ -398,7 +429,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_optional_arguments_come_last() {
-        for role in [Role::Provisioner, Role::EpuManagement] {
+        for role in [Role::Provisioner, Role::EpuManagement, Role::Dtrs] {
             let names: BTreeSet<_> = of(role).iter().map(|operation| operation.name).collect();
             assert_eq!(names.len(), of(role).len());
             for operation in of(role) {

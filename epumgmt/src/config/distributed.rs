@@ -131,14 +131,6 @@ impl Amqp {
     }
 }
 
-/// Whether agents can use it as an address.
-#[must_use]
-pub(super) fn is_door(url: &str) -> bool {
-    url.strip_prefix("http://")
-        .map(|rest| rest.trim_end_matches('/'))
-        .is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', ' ', '@']))
-}
-
 /// What the schema cannot say of these settings.
 pub(super) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
     let text = |pointer: &str| tree.value().pointer(pointer).and_then(Value::as_str);
@@ -179,9 +171,5 @@ pub(super) fn rules(tree: &Tree, flaws: &mut Vec<Flaw>) {
         .and_then(|users| serde_json::from_value::<Users>(users.clone()).ok());
     for (name, wrong) in users.iter().flat_map(Users::faults) {
         flaws.push(tree.flaw(&pointer(["users", name]), wrong));
-    }
-    if let Some(url) = text("/advertise").filter(|url| !is_door(url)) {
-        let flaw = tree.flaw("/advertise", format!("{url:?} is no address that agents can use"));
-        flaws.push(flaw.help("write it as http://host:port"));
     }
 }

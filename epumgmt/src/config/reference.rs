@@ -20,62 +20,98 @@ quotes. Relative paths count from the directory the file is in. Passwords never 
 /// The whole document.
 #[must_use]
 pub(crate) fn document(engines: &Registry) -> String {
-    let mut text = HEAD.to_owned();
-    section(&mut text, "", &super::schema(engines), engines);
-    text
+    let mut document = Document {
+        text: HEAD.to_owned(),
+        engines,
+        described: Vec::new(),
+    };
+    document.section("", &super::schema(engines));
+    document.text
 }
 
-/// One mapping: its keys as a table, then each mapping within it.
-fn section(text: &mut String, path: &str, schema: &Value, engines: &Registry) {
-    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
-        return;
-    };
-    let title = if path.is_empty() {
-        "The file".to_owned()
-    } else {
-        format!("`{path}`")
-    };
-    text.push_str(&format!("\n## {title}\n\n"));
-    if !path.is_empty() {
-        text.push_str(&format!("{}\n\n", meaning(schema)));
-    }
-    if schema.get("maxProperties") == Some(&1.into()) {
-        text.push_str("Exactly one of these keys is given.\n\n");
-    }
-    text.push_str("| key | value | default | meaning |\n|---|---|---|---|\n");
-    let required: Vec<&str> = schema
-        .get("required")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    let chosen: Vec<(&String, &Value)> = properties.iter().filter(|(key, _)| !is_alias(path, key, engines)).collect();
-    for (key, value) in &chosen {
-        let default = match value.get("default") {
-            Some(Value::Object(map)) if map.is_empty() => "none".to_owned(),
-            Some(Value::Object(map)) if map.values().any(Value::is_object) => inline(value.get("default")),
-            Some(Value::Object(_)) => "see below".to_owned(),
-            Some(_) => inline(value.get("default")),
-            None if required.contains(&key.as_str()) => "required".to_owned(),
-            None => "none".to_owned(),
+/// A mapping with fewer keys than this is described wherever it stands; a larger one once.
+const LARGE: usize = 8;
+
+struct Document<'a> {
+    text: String,
+    engines: &'a Registry,
+    /// The keys of each large mapping, and where they were described.
+    described: Vec<(Value, String)>,
+}
+
+impl Document<'_> {
+    /// One mapping: its keys as a table, then each mapping within it.
+    fn section(&mut self, path: &str, schema: &Value) {
+        let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+            return;
         };
-        text.push_str(&format!("| `{key}` | {} | {default} | {} |\n", kind(value), cell(&meaning(value))));
+        let title = if path.is_empty() {
+            "The file".to_owned()
+        } else {
+            format!("`{path}`")
+        };
+        self.text.push_str(&format!("\n## {title}\n\n"));
+        if !path.is_empty() {
+            self.text.push_str(&format!("{}\n\n", meaning(schema)));
+        }
+        // Where the two meet, it is the pools' that people look for.
+        if properties.len() >= LARGE && !path.starts_with("compatibility") {
+            let keys = &schema["properties"];
+            if let Some((_, elsewhere)) = self.described.iter().find(|(known, _)| known == keys) {
+                self.text.push_str(&format!("Its keys are those of `{elsewhere}`.\n"));
+                return;
+            }
+            self.described.push((keys.clone(), path.to_owned()));
+        }
+        if schema.get("maxProperties") == Some(&1.into()) {
+            self.text.push_str("Exactly one of these keys is given.\n\n");
+        }
+        self.text.push_str("| key | value | default | meaning |\n|---|---|---|---|\n");
+        let required: Vec<&str> = schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let engines = self.engines;
+        let chosen: Vec<(&String, &Value)> = properties.iter().filter(|(key, _)| !is_alias(path, key, engines)).collect();
+        for (key, value) in &chosen {
+            let default = match value.get("default") {
+                Some(Value::Object(map)) if map.is_empty() => "none".to_owned(),
+                Some(Value::Object(map)) if map.values().any(Value::is_object) => inline(value.get("default")),
+                Some(Value::Object(_)) => "see below".to_owned(),
+                Some(_) => inline(value.get("default")),
+                None if required.contains(&key.as_str()) => "required".to_owned(),
+                None => "none".to_owned(),
+            };
+            let row = format!("| `{key}` | {} | {default} | {} |\n", kind(value), cell(&meaning(value)));
+            self.text.push_str(&row);
+        }
+        for (key, value) in chosen {
+            let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            self.inner(&below, value);
+        }
     }
-    for (key, value) in chosen {
-        let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        inner(text, &below, value, engines);
+
+    fn inner(&mut self, path: &str, schema: &Value) {
+        if schema.get("properties").is_some() {
+            self.section(path, schema);
+        } else if let Some(of) = entries(schema) {
+            self.inner(&format!("{path}.NAME"), of);
+        } else if let Some(item) = schema.get("items") {
+            self.inner(&format!("{path}[]"), item);
+        } else {
+            for option in options(schema).into_iter().flatten() {
+                self.section(path, option);
+            }
+        }
     }
 }
 
-fn inner(text: &mut String, path: &str, schema: &Value, engines: &Registry) {
-    if schema.get("properties").is_some() {
-        section(text, path, schema, engines);
-    } else if let Some(of) = entries(schema) {
-        inner(text, &format!("{path}.NAME"), of, engines);
-    } else if let Some(item) = schema.get("items") {
-        inner(text, &format!("{path}[]"), item, engines);
-    }
+/// The forms that a value may have, where there are several.
+fn options(schema: &Value) -> Option<&Vec<Value>> {
+    schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array)
 }
 
 /// What every value of a mapping with free keys looks like.
@@ -94,9 +130,10 @@ fn is_alias(path: &str, key: &str, engines: &Registry) -> bool {
 
 fn kind(schema: &Value) -> String {
     let text = |key: &str| schema.get(key).and_then(Value::as_str);
-    let options = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array);
-    if let Some(options) = options {
-        let words: Vec<String> = options.iter().flat_map(words_of).collect();
+    if let Some(options) = options(schema) {
+        let mut words: Vec<String> = options.iter().flat_map(words_of).collect();
+        let others = options.iter().filter(|option| words_of(option).is_empty()).map(kind);
+        words.extend(others.map(|other| format!("a {other}")));
         return format!("one of {}", words.join(", "));
     }
     if schema.get("enum").is_some() {

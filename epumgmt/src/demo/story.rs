@@ -449,7 +449,14 @@ fn ended_busy_by_us(view: &InstanceView) -> bool {
     let Some(ending) = &instance.ending else { return false };
     let ours = matches!(
         ending.why,
-        Cause::ScaleIn | Cause::SlotRemoved | Cause::PoolRemoved | Cause::Operator | Cause::Teardown | Cause::DrainDeadline
+        Cause::ScaleIn
+            | Cause::SlotRemoved
+            | Cause::PlacementLeft
+            | Cause::Refresh
+            | Cause::PoolRemoved
+            | Cause::Operator
+            | Cause::Teardown
+            | Cause::DrainDeadline
     );
     ours && instance.ready_at.is_some() && ending.work != Work::Idle && instance.pool.as_str() == POOL
 }

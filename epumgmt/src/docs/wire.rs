@@ -7,7 +7,10 @@ use epu_core::Fault;
 use epu_core::fact::Fact;
 use epu_core::heartbeat::{Heartbeat, Orders};
 use epu_core::journal::Entry;
-use epu_core::request::{Context, InstanceView, PoolView, Reply, Reported, Request, Service, SiteStatus, SiteWord, StatusView};
+use epu_core::request::{
+    Context, InstanceView, PlacementView, PoolView, RefreshView, Reply, Reported, Request, Service, SiteReport, SiteStatus, SiteWord,
+    StatusView, SweepView,
+};
 use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -64,6 +67,10 @@ pub(super) fn document() -> Result<String, Fault> {
         schemas.subschema_for::<StatusView>(),
         schemas.subschema_for::<SiteStatus>(),
         schemas.subschema_for::<SiteWord>(),
+        schemas.subschema_for::<SweepView>(),
+        schemas.subschema_for::<SiteReport>(),
+        schemas.subschema_for::<RefreshView>(),
+        schemas.subschema_for::<PlacementView>(),
         schemas.subschema_for::<Entry>(),
     ]);
     let types = schemas.take_definitions(false);
@@ -307,6 +314,12 @@ fn answered(op: &str, answer: Value) -> Result<(), Fault> {
         "status" => drop(read::<StatusView>(op, answer)?),
         "events" => drop(read::<Vec<Entry>>(op, answer)?),
         "pool_show" => drop(read::<PoolView>(op, answer)?),
+        "sweep" => drop(read::<SweepView>(op, answer)?),
+        "site_check" => drop(read::<SiteReport>(op, answer)?),
+        "site_add" => drop(read::<epu_core::SiteName>(op, answer)?),
+        "pool_refresh" => drop(read::<RefreshView>(op, answer)?),
+        "placement_list" => drop(read::<Vec<PlacementView>>(op, answer)?),
+        "placement_reset" => drop(read::<Vec<String>>(op, answer)?),
         _ => {}
     }
     Ok(())
@@ -316,6 +329,9 @@ fn answered(op: &str, answer: Value) -> Result<(), Fault> {
 fn example(op: &str) -> (Value, Value) {
     let drain = json!({ "since": 1_763_840_236_000_i64, "deadline": 1_763_843_836_000_i64, "why": "operator" });
     let template = json!({ "run": ["python3", "worker.py"] });
+    let machine = json!({
+        "run": ["/usr/bin/worker"], "machine": { "image": "ami-1", "size": "m7i.large", "zone": "us-east-1a", "market": { "spot": {} } },
+    });
     let file = "templates: {sleeper: {run: [sleep, 1h]}}\npools: {jobs: {template: sleeper, max: 3, engine: {keep: {n: 2}}}}\n";
     let counts = json!({ "live": 1, "running": 1, "booting": 0, "draining": 0, "ending": 0, "unhealthy": 0, "busy": 1, "idle": 0 });
     match op {
@@ -339,6 +355,42 @@ fn example(op: &str) -> (Value, Value) {
             json!({}),
             json!([{ "site": "local", "driver": "local", "live": 1, "listed_at": 1_763_840_236_000_i64, "fault": null }]),
         ),
+        "sweep" => {
+            let stray = json!({
+                "site": "aws", "machine": "i-0abc", "launch": null, "index": null, "first_seen": 1_763_840_230_000_i64, "verdict": "terminate",
+                "at": 1_763_840_830_000_i64, "why": "no record names it",
+            });
+            let view = json!({ "now": 1_763_840_236_000_i64, "sites": [], "machines": [stray] });
+            (json!({ "site": "aws" }), view)
+        }
+        "site_check" => {
+            let named = json!({ "name": "pool jobs, placement spot", "template": machine });
+            let finding = json!({ "what": "image ami-1 (pool jobs, placement spot)", "verdict": "good", "text": "x86_64, available" });
+            let report = json!({ "site": "aws", "driver": "ec2", "findings": [finding] });
+            (json!({ "site": "aws", "templates": [named] }), report)
+        }
+        "site_add" => (
+            json!({ "file": "west.yaml", "text": "sites: {west: {ec2: {region: us-west-2}}}\n" }),
+            json!("west"),
+        ),
+        "site_remove" => (json!({ "site": "west", "force": false }), json!(0)),
+        "pool_refresh" => {
+            let view = json!({
+                "pool": "jobs", "refresh": { "since": 1_763_840_236_000_i64, "by": "operator" }, "version": "worker@3d81ecfa1146",
+                "previous": "worker@9a1b4c2d0e3f", "versions": { "worker@3d81ecfa1146": 1, "worker@9a1b4c2d0e3f": 2 }, "outdated": 2,
+                "draining": 1, "held": null,
+            });
+            (json!({ "pool": "jobs", "do": "start", "why": "a new release" }), view)
+        }
+        "placement_list" => {
+            let view = json!({
+                "pool": "jobs", "placement": "spot", "rank": 1, "site": "aws", "machine": "ami-1 m7i.large us-east-1a spot", "live": 1,
+                "max": 4, "gate": "paused", "until": 1_763_840_536_000_i64, "fault": { "code": "site-capacity", "text": "no room" },
+                "score": { "ready": 3, "failed": 1, "capacity": 1, "boot_p50_ms": 41_000, "boot_p95_ms": 95_000, "price": 0.0416 },
+            });
+            (json!({ "pool": "jobs" }), json!([view]))
+        }
+        "placement_reset" => (json!({ "pool": "jobs", "placement": "spot" }), json!(["spot"])),
         "context" => {
             let context = json!({
                 "instance": ID, "pool": "jobs", "token": "i.…", "run": ["python3", "worker.py"], "set_up": [], "variables": {},

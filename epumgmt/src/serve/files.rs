@@ -34,9 +34,13 @@ pub(super) fn other_address(data_dir: &Path, address: &str) -> Result<Option<Str
 
 /// Remembers the address that agents are given from now on.
 pub(super) fn keep_address(data_dir: &Path, address: &str) -> Result<(), Error> {
-    let path = data_dir.join(ADDRESS_FILE);
-    let draft = draft(&path, address).map_err(|source| Error::file(&path, source))?;
-    std::fs::rename(draft, &path).map_err(|source| Error::file(&path, source))
+    replace(&data_dir.join(ADDRESS_FILE), address)
+}
+
+/// Writes a file that only its owner can read, in place of what is there: others see the former one or this one, whole.
+pub(super) fn replace(path: &Path, content: &str) -> Result<(), Error> {
+    let draft = draft(path, content).map_err(|source| Error::file(path, source))?;
+    std::fs::rename(draft, path).map_err(|source| Error::file(path, source))
 }
 
 /// The secret in a file that only its owner can read, made when there is none. Of several processes that make it at once, one

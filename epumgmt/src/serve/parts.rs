@@ -1,36 +1,37 @@
 //! What the services of one process are made of.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use epu_bus::Bus;
 use epu_bus::amqp::dashi::Dashi;
 use epu_bus::amqp::{AmqpBus, Link};
-use epu_bus::http::{Door, Limits, Ready};
+use epu_bus::http::tls::Files;
+use epu_bus::http::{Door, Limits, Ready, Tls};
 use epu_bus::local::LocalBus;
 use epu_bus::token::{Keyring, OperatorToken};
 use epu_controller::service::FileConfig;
 use epu_core::Fault;
 use epu_core::code::Chain;
-use epu_core::id::SiteName;
 use epu_core::lease::Member;
 use epu_core::random::Random;
 use epu_core::request::Service;
 use epu_core::time::{Clock, SystemClock, Timestamp};
 use epu_decision_engines::Registry;
 use epu_provisioner::config::Addresses;
-use epu_provisioner::iaas::Iaas;
-use epu_provisioner::iaas::local::{AgentProgram, Local};
+use epu_provisioner::iaas::ec2::{Accounts, Ec2Parts};
+use epu_provisioner::pace::Pacers;
 use epu_sensor_aggregator::sensors::RealSources;
 use epu_store::{Metered, PgStore, SqliteStore, Store};
 use ring::digest;
 use tokio::sync::{Mutex, watch};
+use tracing::error;
 
 use super::metrics::{AllMetrics, render};
-use super::{Error, files};
+use super::sites::Sites;
+use super::{Error, files, self_made};
 use crate::compatibility;
-use crate::config::{Config, Site, TOKEN_FILE};
+use crate::config::{Config, TOKEN_FILE};
 
 /// How long an answer of `/readyz` stands: each is a write to the disk, and anybody may ask.
 const READY_FOR: Duration = Duration::from_secs(5);
@@ -90,6 +91,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: AllMetrics,
     pub(super) file: watch::Receiver<Arc<FileConfig>>,
+    pub(super) tls: Option<Arc<Tls>>,
     random: Arc<Random>,
     keys: Keyring,
     operator: String,
@@ -118,6 +120,7 @@ impl Shared {
         let fresh = format!("epu-{}", &epu_bus::token::fresh_secret()?[..12]);
         let installation = store.keep("installation", &fresh).await.map_err(kept)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+        let tls = certificate(&config, &clock, &metrics)?;
         let random = Arc::new(Random::from_system());
         let name = format!("{}-{}-{:04x}", host(), std::process::id(), random.number() & 0xffff);
         let amqp = match &config.amqp {
@@ -139,6 +142,7 @@ impl Shared {
             amqp,
             metrics,
             file,
+            tls,
             keys: Keyring::new(key.as_bytes())?,
             operator,
             name,
@@ -159,13 +163,32 @@ impl Shared {
         }
     }
 
+    /// Where agents reach this process.
     fn url(&self) -> String {
-        let listen = || format!("http://{}", self.config.listen);
-        self.config.advertise.clone().unwrap_or_else(listen)
+        self.config.way().url()
     }
 
-    pub(super) fn provisioner(&self) -> Result<epu_provisioner::Parts, Error> {
-        Ok(epu_provisioner::Parts {
+    /// Renews a self-made certificate that is due, and lets the door use what its files hold by now. What cannot be done is logged, and tried
+    /// again the next time.
+    pub(super) async fn look_at_certificate(&self) {
+        let Some(tls) = self.tls.clone() else { return };
+        let (now, data_dir) = (self.clock.now(), self.config.data_dir.clone());
+        let names = self_made_names(&self.config);
+        let looking = tokio::task::spawn_blocking(move || {
+            if let Some(names) = names
+                && let Err(error) = self_made::make(&data_dir, &names, now)
+            {
+                error!(error = %Chain(&error), "the door's certificate could not be renewed; the next look tries again");
+            }
+            tls.look()
+        });
+        if let Err(error) = looking.await {
+            error!(%error, "the door's certificate could not be looked at");
+        }
+    }
+
+    pub(super) fn provisioner(&self, sites: &Arc<Sites>) -> epu_provisioner::Parts {
+        epu_provisioner::Parts {
             member: self.member(Service::Provisioner, true),
             installation: self.installation.clone(),
             config: epu_provisioner::Config {
@@ -181,9 +204,10 @@ impl Shared {
             clock: self.clock.clone(),
             random: self.random.clone(),
             keyring: Arc::new(self.keys.clone()),
-            sites: self.sites()?,
+            sites: sites.offers(),
+            desk: sites.clone(),
             metrics: Arc::new(self.metrics.provisioner.clone()),
-        })
+        }
     }
 
     pub(super) fn controller(&self) -> epu_controller::Parts {
@@ -247,24 +271,53 @@ impl Shared {
             clock: self.clock.clone(),
             random: self.random.clone(),
             config: config.clone(),
+            data_dir: self.config.data_dir.clone(),
+            sites: self.config.sites.clone(),
             file: self.file.clone(),
         }))
     }
 
-    fn sites(&self) -> Result<BTreeMap<SiteName, Arc<dyn Iaas>>, Error> {
+    /// The sites of the config file and of the records, for whoever of this process launches or decides.
+    pub(super) async fn sites(&self, launches: bool, file: watch::Sender<Arc<FileConfig>>) -> Result<Arc<Sites>, Error> {
         let program = std::env::current_exe().map_err(|source| Error::file("the program itself".as_ref(), source))?;
-        let mut sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::new();
-        for (name, site) in &self.config.sites {
-            let Site { local } = site;
-            let agent = AgentProgram {
-                program: program.clone(),
-                arguments: vec!["agent".to_owned()],
-            };
-            let driver = Local::new(&self.installation, &self.config.data_dir, agent, local.clone().unwrap_or_default());
-            sites.insert(name.clone(), Arc::new(driver));
-        }
-        Ok(sites)
+        let (config, rented, store) = (self.config.clone(), self.ec2_parts(), self.store.clone());
+        let sites = Sites::start(config, program, rented, store, launches, file).await;
+        sites.map_err(Error::Site)
     }
+
+    /// What sites of one account share, and what all of them need.
+    fn ec2_parts(&self) -> Ec2Parts {
+        Ec2Parts {
+            installation: self.installation.clone(),
+            ca_pem: self.config.agents_ca(),
+            pacers: Pacers::new(self.clock.clone(), Arc::new(self.metrics.provisioner.clone())),
+            accounts: Accounts::default(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+        }
+    }
+}
+
+/// What a self-made certificate is for; none when it is not to be made here.
+fn self_made_names(config: &Config) -> Option<Vec<String>> {
+    let made = config.tls.as_ref()?.self_made.as_ref();
+    made.map(|_| config.way().names())
+}
+
+/// The door's certificate, made first if it is to be made here.
+fn certificate(config: &Config, clock: &Arc<dyn Clock>, metrics: &AllMetrics) -> Result<Option<Arc<Tls>>, Error> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    if let Some(names) = self_made_names(config) {
+        self_made::make(&config.data_dir, &names, clock.now())?;
+    }
+    let files = match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Files {
+            certificate: certificate.clone(),
+            key: key.clone(),
+        },
+        (Some(_) | None, Some(_) | None) => self_made::files_in(&config.data_dir),
+    };
+    Ok(Some(Tls::load(files, clock.clone(), metrics.bus.clone())?))
 }
 
 /// This machine's name, as far as it can stand in the name of a queue.

@@ -56,6 +56,9 @@ fn sentence(event: &Event) -> String {
         }
         Event::PlacementParked { placement, fault } => format!("placement {} is parked: {}", brief(placement), brief(&fault.to_string())),
         Event::PlacementReset { placement } => format!("placement {} may launch again", brief(placement)),
+        Event::SiteAdded { site, driver } => format!("site {site} was added, driver {}", brief(driver)),
+        Event::SiteChanged { site, driver } => format!("site {site} was changed, driver {}", brief(driver)),
+        Event::SiteRemoved { site } => format!("site {site} was removed: nothing is launched there any more"),
         Event::Interruption { by } => format!("the site takes the machine away by {by}"),
         Event::Decided(decided) => {
             let why: Vec<String> = decided.reasons.iter().map(reason).collect();
@@ -103,7 +106,15 @@ pub(super) fn action(action: &Action) -> String {
         format!("{} ({}{dots})", instances.len(), shown.join(", "))
     };
     match action {
-        Action::Launch { site, instances, .. } => format!("launch {} on {site}", instances.len()),
+        Action::Launch {
+            site,
+            placement,
+            instances,
+            ..
+        } => match placement {
+            Some(placement) => format!("launch {} by {placement} on {site}", instances.len()),
+            None => format!("launch {} on {site}", instances.len()),
+        },
         Action::Drain { instances, why } => format!("drain {}: {}", ids(instances), cause(*why)),
         Action::WithdrawDrain { instances } => format!("let {} go on", ids(instances)),
         Action::Terminate { instances, why } => format!("end {}: {}", ids(instances), cause(*why)),

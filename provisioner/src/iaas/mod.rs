@@ -37,6 +37,7 @@ use epu_core::time::{Span, Timestamp};
 ///   consistency grace of the [`Capabilities`].
 /// - **[`describe`](Iaas::describe)** answers for each id asked, in order; `None` means that the site does not know it. A driver
 ///   answers `Gone`, or `None`, only when nothing of the machine runs any more.
+/// - **A machine that was halted and is kept** is listed, and described, as [`MachineState::Stopped`]: it does no work. `terminate` ends it.
 /// - **Calls may take long, and may be dropped in the middle.** Their caller gives them a deadline. They never block a thread of the
 ///   async runtime, and they hold no lock across a call that would keep the next one from starting.
 /// - **Errors are classified** by what is to be done about them, see [`Class`]. Texts name what was tried and hold no secret.
@@ -81,6 +82,13 @@ pub trait Iaas: Send + Sync {
     /// nothing. A call of one request, `launch` and `terminate`, is admitted here; calls of several pages pace themselves.
     async fn admit(&self, call: Admission) {
         let _ = call;
+    }
+
+    /// Whether a launch that fails with an error that does not pass has started nothing, provided that no call of it before may have: the
+    /// site does all of a call or nothing, and says so. Without, only a complete list tells what came of a refused launch, and whoever
+    /// waits for its end waits for that.
+    fn refuses_whole(&self) -> bool {
+        false
     }
 
     /// Tries what launching these templates here needs, without launching anything.
@@ -192,6 +200,9 @@ pub enum MachineState {
     Running,
     /// It is going away.
     Stopping,
+    /// It was halted and is kept: it does no work, may cost money, and comes back only by somebody else's doing. Its instance is
+    /// to be replaced, and it is to be ended.
+    Stopped,
     /// Nothing of it is left.
     Gone,
 }

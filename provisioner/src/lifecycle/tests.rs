@@ -77,6 +77,14 @@ fn drain(deadline: Timestamp) -> Happening {
     })
 }
 
+fn interruption(after: u64) -> Happening {
+    Happening::Drain(Drain {
+        since: NOW,
+        deadline: NOW + Duration::from_secs(after),
+        why: Cause::Interrupted,
+    })
+}
+
 fn terminate(why: Cause) -> Happening {
     Happening::Terminate { why, work: Work::Unknown }
 }
@@ -166,6 +174,43 @@ fn a_withdrawn_drain_leaves_no_trace() {
 }
 
 #[test]
+fn what_the_site_announced_is_not_withdrawn() {
+    let (draining, _) = after(&running(), [interruption(120), Happening::WithdrawDrain]);
+    assert_eq!(draining.drain.unwrap().why, Cause::Interrupted);
+}
+
+#[test]
+fn one_that_is_halted_has_vanished_and_its_machine_is_ended() {
+    let (ending, effects) = after(&running(), [Happening::Halted]);
+    assert_eq!(
+        (ending.state, ending.ending.as_ref().unwrap().why),
+        (State::Terminating, Cause::Vanished)
+    );
+    assert_eq!(ending.fault.as_ref().unwrap().code, "machine-stopped");
+    assert_eq!(effects, [Effect::EndMachine("m-1".to_owned())]);
+    assert_eq!(
+        after(&ending, [Happening::Halted]),
+        (ending, vec![]),
+        "it is no news of one that is being ended"
+    );
+}
+
+#[test]
+fn one_that_is_undone_keeps_its_own_fault() {
+    let undone = || Happening::Undone(Fault::new("launch-undone", "too few"));
+    let (ending, _) = after(&running(), [undone()]);
+    assert_eq!(
+        (ending.fault.unwrap().code.as_ref(), ending.ending.unwrap().why),
+        ("launch-undone", Cause::NotReady)
+    );
+    let (ending, _) = after(
+        &requested(),
+        [launched(), Happening::NotReady(Fault::new("set-up-failed", "no disk")), undone()],
+    );
+    assert_eq!(ending.fault.unwrap().code, "set-up-failed");
+}
+
+#[test]
 fn where_nothing_works_yet_draining_is_ending() {
     let (ended, _) = after(&requested(), [launched(), drain(NOW)]);
     assert_eq!((ended.state, ended.ending.unwrap().why), (State::Terminating, Cause::ScaleIn));
@@ -217,7 +262,10 @@ fn any_happening() -> impl Strategy<Value = Happening> {
         Just(Happening::Drained(exit(0))),
         (0..2i32).prop_map(|code| Happening::Exited(exit(code))),
         (0..200u64).prop_map(|after| drain(NOW + Duration::from_secs(after))),
+        (0..200u64).prop_map(interruption),
         Just(Happening::WithdrawDrain),
+        Just(Happening::Halted),
+        Just(Happening::Undone(Fault::new("launch-undone", "too few"))),
         any::<bool>().prop_map(Happening::Protect),
         Just(terminate(Cause::ScaleIn)),
         Just(Happening::Gone),
@@ -240,6 +288,11 @@ proptest! {
             prop_assert!(next.state.is_end() || next.state == State::Running || next.deadline.is_some(), "{} has no deadline", next.state);
             prop_assert!(next.deadline.is_none() || !next.state.is_end());
             prop_assert!(next.state != State::Terminating || next.ending.is_some());
+            if let (Some(before), Some(after)) = (&instance.drain, &next.drain) {
+                prop_assert!(after.deadline <= before.deadline, "a worker's time grew");
+            }
+            let is_announced = |instance: &Instance| instance.drain.as_ref().is_some_and(|drain| drain.why == Cause::Interrupted);
+            prop_assert!(!is_announced(&instance) || is_announced(&next), "what the site announced was forgotten");
             if instance.state.is_end() {
                 prop_assert!(effects.is_empty());
                 prop_assert_eq!(next.state, instance.state);

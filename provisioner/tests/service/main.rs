@@ -2,9 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod agents;
+mod asking;
+mod crashes;
+mod halting;
+mod judging;
 mod launches;
 mod orders;
+mod pacing;
+mod preview;
 mod several;
+mod sites;
 mod unpooled;
 mod watching;
 mod world;

@@ -17,6 +17,7 @@ use epu_core::request::{Caller, DrainOrder, Happened, Ids, Protect, Request, Ser
 use epu_core::time::{Clock, Span, Timestamp};
 use epu_core::{InstanceId, PoolName};
 use epu_provisioner::iaas::{Capabilities, Iaas, IaasError, IaasLaunch, Machine, MachineState};
+use epu_provisioner::sites::fixed;
 use epu_provisioner::{Config, Error, Metrics, Parts, run};
 use epu_store::Store;
 use tokio::task::JoinHandle;
@@ -123,7 +124,7 @@ impl Process {
                 url: Some(format!("http://{name}")),
                 ..member(name, world.clock.now())
             },
-            sites: BTreeMap::from([(site_name(), Arc::new(reached) as Arc<dyn Iaas>)]),
+            sites: fixed(BTreeMap::from([(site_name(), Arc::new(reached) as Arc<dyn Iaas>)])),
             metrics: metrics.clone(),
             ..world.parts(name)
         };

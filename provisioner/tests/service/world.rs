@@ -1,6 +1,7 @@
 //! A provisioner on a local bus, with a store in memory and a site that does as it is told, under virtual time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,17 +14,21 @@ use epu_core::fact::{Fact, Instances, Kind};
 use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName};
 use epu_core::instance::{Cause, Drain, Exit, Instance, Work};
 use epu_core::journal::{Entry, Event};
-use epu_core::launch::{LaunchRequest, Wanted};
+use epu_core::launch::{LaunchRequest, Purpose, Wanted};
 use epu_core::lease::{Domain, LeaseAsk, Member};
 use epu_core::life::State;
 use epu_core::random::Random;
-use epu_core::request::{Answer, Caller, Context, ContextClaim, DrainOrder, Happened, Report, Request, Service, Terminate};
-use epu_core::request::{Finding, FindingVerdict, NamedTemplate};
+use epu_core::request::{Answer, Caller, Context, ContextClaim, DrainOrder, Happened, Nothing, Report, Request, Service};
+use epu_core::request::{BucketView, Finding, FindingVerdict, NamedTemplate};
+use epu_core::request::{SiteStatus, Terminate};
 use epu_core::time::{Clock, Span, Timestamp};
-use epu_provisioner::iaas::{Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine, MachineState};
+use epu_provisioner::iaas::{Admission, Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine, MachineState};
+use epu_provisioner::pace::{Action, Pace, Pacers};
+use epu_provisioner::sites::{Desk, NoDesk, Offers, fixed};
 use epu_provisioner::{Addresses, Config, Error, Metrics, Parts, run};
 use epu_store::{JournalQuery, MemoryStore, Store};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -71,9 +76,22 @@ pub(crate) struct Inside {
     pub(crate) terminates: Vec<Vec<String>>,
     pub(crate) lists: u32,
     pub(crate) describes: u32,
+    pub(crate) checks: u32,
     pub(crate) list_fails: bool,
+    /// Every such call fails like this: `list`, `describe`, `terminate`.
+    pub(crate) fails: BTreeMap<&'static str, Class>,
     pub(crate) ignores_terminate: bool,
     pub(crate) terminate_fails: bool,
+    /// No call that names one of these machines ends any.
+    pub(crate) protected: Vec<String>,
+    /// All of a call, or an error and nothing.
+    pub(crate) refuses_whole: bool,
+    /// The next such calls are answered after they took effect, with a lost connection.
+    pub(crate) loses: BTreeMap<&'static str, u32>,
+    /// The next such calls have their effect and are never answered.
+    pub(crate) hangs: BTreeMap<&'static str, u32>,
+    /// Machines that lists show as they are not.
+    pub(crate) listed_as: BTreeMap<String, MachineState>,
     /// Machines that lists leave out though they run.
     pub(crate) hidden: Vec<String>,
     made: u32,
@@ -84,6 +102,50 @@ pub(crate) struct Site {
     inside: Mutex<Inside>,
     clock: Arc<dyn Clock>,
     can: Capabilities,
+    pub(crate) pace: Arc<Pace>,
+    /// Whether calls wait for their turn.
+    pub(crate) is_paced: AtomicBool,
+}
+
+/// How a call ends once it took effect.
+async fn after(fate: Fate) -> Result<(), IaasError> {
+    match fate {
+        Fate::Answered => Ok(()),
+        Fate::Lost => Err(IaasError::new(Class::Retryable, "the connection was lost")),
+        Fate::Never => std::future::pending().await,
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Fate {
+    Answered,
+    Lost,
+    Never,
+}
+
+impl Inside {
+    fn refusal(&self, call: &'static str) -> Result<(), IaasError> {
+        match self.fails.get(call) {
+            Some(class) => Err(IaasError::new(*class, format!("{call}: the site says {}", class.word()))),
+            None => Ok(()),
+        }
+    }
+
+    fn fate(&mut self, call: &'static str) -> Fate {
+        let is_next = |of: &mut BTreeMap<&'static str, u32>| {
+            let left = of.entry(call).or_default();
+            let is_next = *left > 0;
+            *left = left.saturating_sub(1);
+            is_next
+        };
+        if is_next(&mut self.loses) {
+            Fate::Lost
+        } else if is_next(&mut self.hangs) {
+            Fate::Never
+        } else {
+            Fate::Answered
+        }
+    }
 }
 
 impl Site {
@@ -112,6 +174,10 @@ impl Site {
                 address: None,
             },
         );
+    }
+
+    pub(crate) fn becomes(&self, machine: &str, state: MachineState) {
+        self.look().machines.get_mut(machine).unwrap().state = state;
     }
 
     pub(crate) fn vanish(&self, machine: &str) {
@@ -177,34 +243,32 @@ impl Iaas for Site {
     }
 
     async fn terminate(&self, machines: &[String]) -> Result<(), IaasError> {
-        let mut inside = self.look();
-        inside.terminates.push(machines.to_vec());
-        if inside.terminate_fails {
-            return Err(IaasError::new(Class::Retryable, "not now"));
-        }
-        if !inside.ignores_terminate {
-            for machine in machines {
-                if let Some(machine) = inside.machines.get_mut(machine) {
-                    machine.state = MachineState::Gone;
-                }
-            }
-        }
-        Ok(())
+        let fate = self.end(machines)?;
+        after(fate).await
     }
 
     async fn list(&self) -> Result<Vec<Machine>, IaasError> {
-        let mut inside = self.look();
-        inside.lists += 1;
-        if inside.list_fails {
-            return Err(IaasError::new(Class::Retryable, "no list"));
-        }
-        let seen = inside.machines.values().filter(|m| !inside.hidden.contains(&m.id));
-        Ok(seen.cloned().collect())
+        let (fate, seen) = {
+            let mut inside = self.look();
+            inside.lists += 1;
+            inside.refusal("list")?;
+            if inside.list_fails {
+                return Err(IaasError::new(Class::Retryable, "no list"));
+            }
+            let seen = inside.machines.values().filter(|m| !inside.hidden.contains(&m.id)).cloned();
+            let mut seen: Vec<Machine> = seen.collect();
+            for machine in &mut seen {
+                machine.state = inside.listed_as.get(&machine.id).copied().unwrap_or(machine.state);
+            }
+            (inside.fate("list"), seen)
+        };
+        after(fate).await.map(|()| seen)
     }
 
     async fn describe(&self, machines: &[String]) -> Result<Vec<(String, Option<MachineState>)>, IaasError> {
         let mut inside = self.look();
         inside.describes += 1;
+        inside.refusal("describe")?;
         Ok(machines
             .iter()
             .map(|id| (id.clone(), inside.machines.get(id).map(|machine| machine.state)))
@@ -215,16 +279,70 @@ impl Iaas for Site {
         Ok(machine.map(|machine| format!("{lines} lines of {instance} on {machine}")))
     }
 
-    async fn check(&self, _: &[NamedTemplate]) -> Vec<Finding> {
+    async fn check(&self, templates: &[NamedTemplate]) -> Vec<Finding> {
+        self.look().checks += 1;
+        if templates.iter().any(|named| named.name == "hangs") {
+            return std::future::pending().await;
+        }
         vec![Finding {
             what: "site".to_owned(),
             verdict: FindingVerdict::Good,
-            text: "scripted".to_owned(),
+            text: format!("scripted, {} templates", templates.len()),
         }]
+    }
+
+    async fn admit(&self, call: Admission) {
+        if !self.is_paced.load(Ordering::Relaxed) {
+            return;
+        }
+        match call {
+            Admission::Launch { machines, purpose } => self.pace.turn(Action::RunInstances, machines, purpose).await,
+            Admission::Terminate { machines } => self.pace.turn(Action::TerminateInstances, machines, Purpose::Replace).await,
+        }
+    }
+
+    fn refuses_whole(&self) -> bool {
+        self.look().refuses_whole
+    }
+
+    fn standing(&self) -> (Option<String>, Vec<BucketView>) {
+        (Some("123".to_owned()), self.pace.levels())
     }
 
     async fn tidy(&self, _before: Timestamp) -> Result<u32, IaasError> {
         Ok(0)
+    }
+}
+
+impl Site {
+    fn new(can: Capabilities, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            inside: Mutex::default(),
+            pace: Pacers::new(clock.clone(), metrics).account("123", "here"),
+            clock,
+            can,
+            is_paced: AtomicBool::new(false),
+        })
+    }
+
+    fn end(&self, machines: &[String]) -> Result<Fate, IaasError> {
+        let mut inside = self.look();
+        inside.terminates.push(machines.to_vec());
+        inside.refusal("terminate")?;
+        if machines.iter().any(|machine| inside.protected.contains(machine)) {
+            return Err(IaasError::new(Class::Permanent, "one of them may not be ended"));
+        }
+        if inside.terminate_fails {
+            return Err(IaasError::new(Class::Retryable, "not now"));
+        }
+        if !inside.ignores_terminate {
+            for machine in machines {
+                if let Some(machine) = inside.machines.get_mut(machine) {
+                    machine.state = MachineState::Gone;
+                }
+            }
+        }
+        Ok(inside.fate("terminate"))
     }
 }
 
@@ -237,8 +355,13 @@ pub(crate) struct World {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) config: Config,
     pub(crate) facts: Facts,
+    /// Where agents reach the next that starts.
+    pub(crate) url: String,
     /// The sites that the next start is given.
     pub(crate) sites: BTreeMap<SiteName, Arc<dyn Iaas>>,
+    /// What is offered now; as `sites` has it at each start.
+    pub(crate) offers: watch::Sender<Arc<Offers>>,
+    pub(crate) desk: Arc<dyn Desk>,
     serving: Option<(CancellationToken, JoinHandle<Result<(), Error>>)>,
 }
 
@@ -261,22 +384,22 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(Virtual(Instant::now()));
         let bus = LocalBus::new();
         let facts = bus.listen(&[Kind::Instances]);
-        let site = Arc::new(Site {
-            inside: Mutex::default(),
-            clock: clock.clone(),
-            can,
-        });
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let site = Site::new(can, clock.clone(), metrics.clone());
         let sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::from([(site_name(), site.clone() as _)]);
         let mut world = Self {
             store: Arc::new(MemoryStore::with_clock(clock.clone())),
             site,
             sites,
+            offers: watch::channel(Arc::default()).0,
+            desk: Arc::new(NoDesk),
             bus,
             clock,
             random: Arc::new(Random::seeded(1)),
-            metrics: Arc::new(Metrics::new().unwrap()),
+            metrics,
             config: Config::default(),
             facts,
+            url: "http://127.0.0.1:1".to_owned(),
             serving: None,
         };
         world.start().await;
@@ -294,12 +417,13 @@ impl World {
 
     /// What a provisioner of this name is started with.
     pub(crate) fn parts(&self, name: &str) -> Parts {
+        self.offers.send_replace(fixed(self.sites.clone()).borrow().clone());
         Parts {
             member: member(name, self.clock.now()),
             installation: "test".to_owned(),
             config: self.config.clone(),
             addresses: Addresses {
-                provisioner: "http://127.0.0.1:1".to_owned(),
+                provisioner: self.url.clone(),
                 aggregators: vec!["http://127.0.0.1:2".to_owned()],
             },
             store: self.store.clone(),
@@ -307,18 +431,15 @@ impl World {
             clock: self.clock.clone(),
             random: self.random.clone(),
             keyring: Arc::new(Keyring::new(&[7; 32]).unwrap()),
-            sites: self.sites.clone(),
+            sites: self.offers.subscribe(),
+            desk: self.desk.clone(),
             metrics: self.metrics.clone(),
         }
     }
 
     /// Another site like the first, from the next start on.
     pub(crate) fn another_site(&mut self, name: &str) -> Arc<Site> {
-        let site = Arc::new(Site {
-            inside: Mutex::default(),
-            clock: self.clock.clone(),
-            can: self.site.can.clone(),
-        });
+        let site = Site::new(self.site.can.clone(), self.clock.clone(), self.metrics.clone());
         self.sites.insert(SiteName::new(name).unwrap(), site.clone());
         site
     }
@@ -398,6 +519,20 @@ impl World {
         let answer = self.ask(CONTROLLER, Request::Launch(Box::new(request.clone()))).await;
         assert_eq!(answer, Ok(Answer::Json(serde_json::Value::Null)));
         request.instances.iter().map(|wanted| wanted.id).collect()
+    }
+
+    /// The site as it is shown.
+    pub(crate) async fn site_status(&self) -> SiteStatus {
+        let sites = self.ask(CONTROLLER, Request::Sites(Nothing {})).await;
+        sites.unwrap().read::<Vec<SiteStatus>>().unwrap().swap_remove(0)
+    }
+
+    /// Its agent reports ready.
+    pub(crate) async fn becomes_ready(&self, request: &LaunchRequest, index: u32) {
+        self.claim(request, index, &format!("nonce {index}")).await.unwrap();
+        let id = request.instances[usize::try_from(index).unwrap()].id;
+        self.report(id, Happened::Ready { address: None }).await.unwrap();
+        assert_eq!(self.state(id).await, State::Running);
     }
 
     /// One instance that runs.

@@ -79,20 +79,25 @@ impl World {
         self
     }
 
+    /// What pools that are added or read from now on have for a template.
+    pub fn template(&mut self, template: Value) -> &mut Self {
+        self.template = template;
+        self
+    }
+
     /// Every controller reads this config file anew: pools that keep `n` workers each.
     ///
     /// # Panics
     /// When it has faults.
     pub fn config_file(&mut self, pools: &[&str], n: u32) -> &mut Self {
-        let before = self.file.borrow().clone();
+        let before = FileConfig::clone(&self.file.borrow());
         let settings = json!({ "template": "worker", "max": n.max(10), "engine": { "keep": { "n": n } } });
         let all: BTreeMap<&str, &Value> = pools.iter().map(|name| (*name, &settings)).collect();
         let text = json!({ "templates": { "worker": self.template }, "pools": all }).to_string();
         let path = "epu.yaml".to_owned();
         let pools = epu_controller::spec::read(&path, &text, &before.known);
         let pools = pools.unwrap_or_else(|fault| panic!("the config file: {fault}"));
-        let known = before.known.clone();
-        self.file.send_replace(Arc::new(FileConfig { path, pools, known }));
+        self.file.send_replace(Arc::new(FileConfig { path, pools, ..before }));
         self
     }
 
@@ -152,6 +157,7 @@ impl World {
         self.ask(Request::PoolReconfigure(PoolChange {
             pool,
             set: BTreeMap::from([(path.to_owned(), value.into())]),
+            template: None,
             if_revision: None,
         }))
     }

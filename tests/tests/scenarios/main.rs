@@ -9,6 +9,8 @@ mod health;
 mod installation;
 mod keeping;
 mod launching;
+mod placements;
+mod rollout;
 mod sharing;
 mod slots;
 mod worlds;

@@ -52,6 +52,7 @@ fn keep(pool: &str, n: u32) -> Request {
     Request::PoolReconfigure(PoolChange {
         pool: named(pool),
         set: [("engine.keep.n".to_owned(), json!(n))].into(),
+        template: None,
         if_revision: None,
     })
 }
@@ -460,7 +461,7 @@ fn who_takes_over_many_pools_keeps_them_though_each_commit_takes_long() {
     let mut world = Setup::keeping(1).without_cooldowns().controllers(2).world();
     world.elapse(seconds(5)).config_file(&names, 0).elapse(minutes(2));
     // Both are lost, so that one has all of them to take over at once.
-    world.slow_store(millis(20)).crash(controller(0)).crash(controller(1));
+    world.slow_store(millis(60)).crash(controller(0)).crash(controller(1));
     world.elapse(seconds(1)).start(controller(0)).elapse(FAILOVER);
     let leases = |world: &World| -> Vec<(String, u64)> {
         let standing = world.standing();

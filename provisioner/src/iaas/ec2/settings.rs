@@ -17,11 +17,11 @@ pub struct Ec2Settings {
     pub region: String,
     /// Where a cloud that speaks EC2's API answers, such as `https://cloud.example.org:8773/services/compute`; left out: Amazon's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 500), regex(pattern = "^https?://[^@\\\\s]+$"))]
+    #[schemars(length(min = 1, max = 500), regex(pattern = r"^https?://[^@\s]+$"))]
     pub endpoint: Option<String>,
     /// Where it says who the caller is (STS); left out: Amazon's, and with `endpoint` the account is known by its access key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 500), regex(pattern = "^https?://[^@\\\\s]+$"))]
+    #[schemars(length(min = 1, max = 500), regex(pattern = r"^https?://[^@\s]+$"))]
     pub identity_endpoint: Option<String>,
     /// Who we are there; left out: as the vendor's tools find it (environment, profile, instance metadata).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -88,6 +88,8 @@ struct Inner {
     settings: LocalSettings,
     agent: AgentProgram,
     installation: String,
+    /// The authority by which agents know the services, a PEM text.
+    ca: Option<String>,
     /// Where instances have their directories.
     home: PathBuf,
     table: Mutex<Table>,
@@ -152,12 +154,23 @@ impl Local {
                 settings,
                 agent,
                 installation: installation.to_owned(),
+                ca: None,
                 home: data_dir.join("instances"),
                 table: Mutex::new(Table::new(installation)),
                 starting: Mutex::new(()),
                 endings: Mutex::new(Endings::default()),
             }),
         }
+    }
+
+    /// The same, with agents that know the services by this authority's certificate (PEM) alone. Nothing changes for a driver that is in
+    /// use already.
+    #[must_use]
+    pub fn pinning(mut self, ca: Option<String>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.ca = ca;
+        }
+        self
     }
 }
 

@@ -18,6 +18,8 @@ use super::super::{Class, IaasError, IaasLaunch, Machine, MachineState};
 use super::{Inner, failed, held, machine};
 
 const MARKER: &str = "started.json";
+/// The authority by which the agent knows the services, in the instance's directory.
+const AUTHORITY: &str = "ca.pem";
 /// Tells apart the drafts of drivers in one process.
 static DRAFTS: AtomicU64 = AtomicU64::new(0);
 /// Inherited by every agent: what programs need to find themselves, and nothing that could be a secret.
@@ -150,6 +152,9 @@ fn start(inner: &Arc<Inner>, launch: &IaasLaunch, id: InstanceId, index: u32) ->
     std::fs::set_permissions(&directory, Permissions::from_mode(0o700)).map_err(|error| failed(&doing("protect"), &error))?;
     write_secret(&directory.join("launch-token"), launch.launch_token.0.as_bytes())
         .map_err(|error| failed(&doing("write the launch token in"), &error))?;
+    if let Some(ca) = &inner.ca {
+        write_secret(&directory.join(AUTHORITY), ca.as_bytes()).map_err(|error| failed(&doing("write the authority in"), &error))?;
+    }
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -181,6 +186,9 @@ fn start(inner: &Arc<Inner>, launch: &IaasLaunch, id: InstanceId, index: u32) ->
             .env("EPU_INSTANCE", id.to_string())
             .env("EPU_HOME", &directory)
             .env("EPU_URL", &launch.url);
+        if inner.ca.is_some() {
+            command.env("EPU_CA", AUTHORITY);
+        }
     });
     command.wrap(ProcessSession);
 

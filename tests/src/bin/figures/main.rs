@@ -9,6 +9,8 @@
 
 mod amqp;
 mod clock;
+#[cfg(feature = "ec2")]
+mod ec2;
 mod failover;
 mod first;
 mod heartbeats;
@@ -140,6 +142,24 @@ const ALL: &[Measurement] = &[
         names: &["amqp-calls", "amqp-calls-to-bare", "amqp-heartbeats-to-bare"],
         long: false,
         run: amqp::measure,
+    },
+    #[cfg(feature = "ec2")]
+    Measurement {
+        names: &["ec2-launch-1000-calls", "ec2-pages-1000-in-1-pool", "ec2-pages-2400-in-6-pools"],
+        long: false,
+        run: ec2::measure_calls,
+    },
+    #[cfg(feature = "ec2")]
+    Measurement {
+        names: &["ec2-watch-10k-cores", "ec2-watch-10k-writes"],
+        long: false,
+        run: ec2::measure_watch,
+    },
+    #[cfg(feature = "ec2")]
+    Measurement {
+        names: &["ec2-200-faulty-runs-broken"],
+        long: true,
+        run: ec2::measure_losing,
     },
     Measurement {
         names: &["first-command"],

@@ -171,7 +171,8 @@ async fn start(directory: &Path) -> Result<Took> {
         clock: clock.clone(),
         random: random.clone(),
         keyring: Arc::new(key),
-        sites: std::collections::BTreeMap::new(),
+        sites: epu_provisioner::sites::fixed(std::collections::BTreeMap::new()),
+        desk: Arc::new(epu_provisioner::sites::NoDesk),
         metrics: Arc::new(epu_provisioner::Metrics::new().map_err(|e| failed(&e))?),
     };
     let controller = epu_controller::Parts {

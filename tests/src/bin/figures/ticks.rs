@@ -72,6 +72,7 @@ pub(crate) fn no_file() -> tokio::sync::watch::Receiver<Arc<FileConfig>> {
         path: String::new(),
         pools: Vec::new(),
         known,
+        sites: epu_controller::config::Sites::default(),
     }))
     .1
 }

@@ -274,7 +274,7 @@ impl World {
             view.instance(record.clone(), now);
         }
         view.look(now);
-        let observation = view.observation(now, Some(self.target), self.memory.clone());
+        let observation = view.observation(now, Some(self.target), None, self.memory.clone());
         let decision = self.engine.decide(&observation);
         let plan = plan(&Wish {
             now,

@@ -1,0 +1,112 @@
+//! Filling up to the size aimed at: drains that can still be withdrawn, then launches by placement rank.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use epu_core::Reason;
+use epu_core::id::SlotLabel;
+use epu_core::instance::Cause;
+use epu_core::launch::Purpose;
+use epu_core::life::State;
+
+use super::places::{self, Staying};
+use super::{Batch, Plan, Wish};
+use crate::guards::Gate;
+
+pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purpose) {
+    let Wish { now, view, decision, .. } = *wish;
+    let spec = &view.pool.spec;
+    let mut missing = missing;
+    let mut staying = Staying::after(view, plan);
+    let going = plan.named();
+    let unfilled: Vec<_> = decision
+        .slots
+        .iter()
+        .filter(|(label, _)| {
+            !view
+                .slot_members()
+                .any(|(held, members)| held == *label && !members.is_subset(&going))
+        })
+        .collect();
+    let slots_missing = u32::try_from(unfilled.len()).unwrap_or(u32::MAX).min(missing);
+    // A slot's own member comes back before anything new is launched for it; a generic one fills only a generic place.
+    let mut wanted: Vec<Option<(SlotLabel, BTreeMap<String, String>)>> = Vec::new();
+    let mut taken_back: BTreeSet<&SlotLabel> = BTreeSet::new();
+    let mut generic = missing - slots_missing;
+    for member in view.draining() {
+        if missing == 0 {
+            break;
+        }
+        let withdrawable = !member.told_to_drain
+            && member.instance.state == State::Running
+            && member
+                .instance
+                .drain
+                .as_ref()
+                .is_some_and(|d| matches!(d.why, Cause::ScaleIn | Cause::SlotRemoved | Cause::PlacementLeft) && now < d.deadline)
+            && !(view.pool.refresh.is_some() && member.is_outdated())
+            && staying.has_room(spec, member.instance.placed_by());
+        let fits = match member.instance.slot.as_ref() {
+            Some(label) => unfilled.iter().any(|(u, _)| *u == label) && taken_back.insert(label),
+            None if generic > 0 => {
+                generic -= 1;
+                true
+            }
+            None => false,
+        };
+        if withdrawable && fits {
+            plan.withdraw.push(member.instance.id);
+            staying.comes_back(member);
+            missing -= 1;
+        } else if fits && member.instance.slot.is_none() {
+            generic += 1;
+        } else if fits && let Some(label) = member.instance.slot.as_ref() {
+            taken_back.remove(label);
+        }
+    }
+    wanted.extend(
+        unfilled
+            .iter()
+            .filter(|(label, _)| !taken_back.contains(label))
+            .map(|(label, vars)| Some(((*label).clone(), (*vars).clone()))),
+    );
+    wanted.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
+    wanted.resize(usize::try_from(missing).unwrap_or(usize::MAX), None);
+    let mut wanted = wanted.into_iter().peekable();
+
+    for placement in &spec.placements {
+        if wanted.peek().is_none() {
+            return;
+        }
+        let gate = places::gate(wish, plan, placement);
+        if let Some(reason) = places::why_not(plan, gate, placement) {
+            let until = match gate {
+                Gate::Open(until) => Some(until),
+                Gate::Closed | Gate::HalfOpen | Gate::Probing | Gate::Parked => None,
+            };
+            plan.hold(reason, until);
+        }
+        let most = places::through(gate, staying.room(spec, placement));
+        let batch: Vec<_> = wanted.by_ref().take(usize::try_from(most).unwrap_or(usize::MAX)).collect();
+        if batch.is_empty() {
+            continue;
+        }
+        if gate == Gate::HalfOpen
+            && let Some(breaker) = plan.guards.launching.get_mut(placement.called())
+        {
+            breaker.probing = true;
+        }
+        plan.launches.push(Batch {
+            site: placement.site.clone(),
+            placement: placement.called().to_owned(),
+            purpose,
+            wanted: batch,
+        });
+    }
+    let left = u32::try_from(wanted.count()).unwrap_or(u32::MAX);
+    if left > 0 {
+        plan.hold(
+            Reason::new("no-room", format!("{left} more are wanted than the placements take now")).with("missing", left),
+            None,
+        );
+    }
+}
