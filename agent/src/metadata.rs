@@ -47,8 +47,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long there is from the notice to the end, where the notice does not say it in a way that can be believed. The user guide: "issued
 /// two minutes before".
 const NOTICE: Duration = Duration::from_secs(120);
-/// A notice further ahead than this means that one of the two clocks is wrong.
-const NOTICE_MOST: Duration = Duration::from_secs(600);
 
 /// The machine's metadata.
 pub struct Metadata {
@@ -309,14 +307,14 @@ struct Action {
     time: String,
 }
 
-/// When the machine goes, by its own clock. The notice names a time by the site's clock: one that is past or far ahead here shows that this
-/// machine's clock is wrong, and then the time that every notice gives counts from now.
+/// When the machine goes, by its own clock. The notice names a time by the site's clock: one that is past, or further ahead than notices
+/// are given, shows that this machine's clock is wrong, and then the time that every notice gives counts from now.
 fn notice(text: &str, now: Timestamp) -> Option<Timestamp> {
     let action: Action = serde_json::from_str(text).ok()?;
     if !matches!(action.action.as_str(), "terminate" | "stop" | "hibernate") {
         return None;
     }
-    let said = Timestamp::from_rfc3339(&action.time).filter(|at| *at > now && *at <= now + NOTICE_MOST);
+    let said = Timestamp::from_rfc3339(&action.time).filter(|at| *at > now && *at <= now + NOTICE);
     Some(said.unwrap_or(now + NOTICE))
 }
 
@@ -353,7 +351,14 @@ mod tests {
         let at = |text: &str| notice(text, now).map(|at| at.since(now).as_secs());
         assert_eq!(at(r#"{"action": "terminate", "time": "2026-11-22T08:22:00Z"}"#), Some(120));
         assert_eq!(at(r#"{"action": "stop", "time": "2026-11-22T08:20:30Z", "more": 1}"#), Some(30));
-        for doubtful in ["2026-11-22T08:19:00Z", "2026-11-22T09:22:00Z", "soon", ""] {
+        for doubtful in [
+            "2026-11-22T08:19:00Z",
+            "2026-11-22T08:22:01Z",
+            "2026-11-22T08:29:00Z",
+            "2026-11-22T09:22:00Z",
+            "soon",
+            "",
+        ] {
             let text = format!(r#"{{"action": "hibernate", "time": "{doubtful}"}}"#);
             assert_eq!(at(&text), Some(120), "{doubtful}");
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::code::Fault;
 use crate::health::Health;
-use crate::id::{InstanceId, LaunchId, PlacementName, PoolName, SensorName, SiteName, SlotLabel};
+use crate::id::{InstanceId, LaunchId, PlacementName, PoolName, SensorName, SiteName, SlotLabel, TemplateName};
 use crate::instance::Cause;
 use crate::life::State;
 use crate::pool::Paused;
@@ -141,6 +141,16 @@ pub enum Event {
     SiteRemoved {
         /// Which.
         site: SiteName,
+    },
+    /// A template that pools may name was added or changed.
+    TemplateKept {
+        /// Which.
+        template: TemplateName,
+    },
+    /// It is there no longer.
+    TemplateForgotten {
+        /// Which.
+        template: TemplateName,
     },
     /// The site said that it is about to take the machine away.
     Interruption {
@@ -303,7 +313,7 @@ impl From<Unknown> for Map<String, Value> {
 }
 
 /// Every kind that this release knows, in the order of [`Event`].
-pub const KINDS: [&str; 33] = [
+pub const KINDS: [&str; 35] = [
     "started",
     "stopped",
     "closed",
@@ -320,6 +330,8 @@ pub const KINDS: [&str; 33] = [
     "site-added",
     "site-changed",
     "site-removed",
+    "template-kept",
+    "template-forgotten",
     "interruption",
     "decided",
     "launch-recorded",
@@ -360,6 +372,8 @@ impl Event {
             Self::SiteAdded { .. } => "site-added",
             Self::SiteChanged { .. } => "site-changed",
             Self::SiteRemoved { .. } => "site-removed",
+            Self::TemplateKept { .. } => "template-kept",
+            Self::TemplateForgotten { .. } => "template-forgotten",
             Self::Interruption { .. } => "interruption",
             Self::Decided(_) => "decided",
             Self::LaunchRecorded { .. } => "launch-recorded",

@@ -57,7 +57,8 @@ pub struct Placement {
     /// The site.
     pub site: SiteName,
     /// Its name among the pool's placements; left out: the site's. A pool that uses a site in several ways (zones, sizes, markets) names
-    /// each.
+    /// each. Another name is another placement, and so is another site under the same name: what was launched by the old one drains once
+    /// the new one has replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<PlacementName>,
     /// Most workers there; left out: the pool's own maximum. 0: none any more, those that are there drain.
@@ -413,6 +414,9 @@ pub struct Previous {
     pub template: Template,
     /// Its name and digest.
     pub template_version: String,
+    /// What differed from its `machine` by each placement, by the placement's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub machines: BTreeMap<String, MachineSpec>,
     /// Whether it is newer than what is launched, and was gone back from: while the config file has it, it is not applied again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_back: bool,

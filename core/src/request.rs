@@ -62,6 +62,12 @@ pub enum Request {
     SiteAdd(SiteFile),
     /// Take a site out that was added so. Answer: how many instances still live there.
     SiteRemove(SiteRemove),
+    /// Keep a template that pools added by command may name, or change one. Answer: its name, a text.
+    TemplateAdd(TemplateFile),
+    /// Keep it no longer; pools go on with what they have. Answer: null.
+    TemplateRemove(TemplateRef),
+    /// Templates that are kept so. Answer: a list of [`KeptTemplate`].
+    Templates(Nothing),
     /// Instances as they are recorded, of any pool or of none; no ids: all live ones. Answer: a list of [`crate::Instance`].
     Records(Ids),
     // ---- provisioner: from agents
@@ -140,6 +146,9 @@ impl Request {
             | Self::SiteCheck(_)
             | Self::SiteAdd(_)
             | Self::SiteRemove(_)
+            | Self::TemplateAdd(_)
+            | Self::TemplateRemove(_)
+            | Self::Templates(_)
             | Self::Records(_)
             | Self::Context(_)
             | Self::Report(_) => Service::Provisioner,
@@ -179,6 +188,9 @@ impl Request {
             Self::SiteCheck(_) => "site_check",
             Self::SiteAdd(_) => "site_add",
             Self::SiteRemove(_) => "site_remove",
+            Self::TemplateAdd(_) => "template_add",
+            Self::TemplateRemove(_) => "template_remove",
+            Self::Templates(_) => "templates",
             Self::Records(_) => "records",
             Self::Context(_) => "context",
             Self::Report(_) => "report",
@@ -211,6 +223,7 @@ impl Request {
                 | Self::Sites(_)
                 | Self::Sweep(_)
                 | Self::SiteCheck(_)
+                | Self::Templates(_)
                 | Self::PlacementList(_)
                 | Self::PoolList(_)
                 | Self::PoolShow(_)
@@ -238,6 +251,9 @@ impl Request {
             | Self::SiteCheck(_)
             | Self::SiteAdd(_)
             | Self::SiteRemove(_)
+            | Self::TemplateAdd(_)
+            | Self::TemplateRemove(_)
+            | Self::Templates(_)
             | Self::Records(_)
             | Self::Context(_)
             | Self::Report(_)
@@ -823,6 +839,39 @@ impl SiteStatus {
     fn launch_most_anywhere() -> u32 {
         1_000
     }
+}
+
+/// A template as written in a file, below `templates:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateFile {
+    /// What it is called, for messages; relative paths count from its directory.
+    pub file: String,
+    /// Its text, YAML or JSON.
+    pub text: String,
+    /// Which of several; left out: the only one in the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<crate::id::TemplateName>,
+}
+
+/// One template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TemplateRef {
+    /// Which.
+    pub template: crate::id::TemplateName,
+}
+
+/// A template that is kept by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptTemplate {
+    /// Its name.
+    pub name: crate::id::TemplateName,
+    /// Its content.
+    pub template: crate::pool::Template,
+    /// Who put it there.
+    pub by: String,
+    /// Whose it is; none: nobody's in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// A token bucket as it is now.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epu_core::Reason;
 use epu_core::code::Chain;
-use epu_core::id::{PoolName, SensorName, SlotLabel};
+use epu_core::id::{InstanceId, PoolName, SensorName, SlotLabel};
 use epu_core::instance::{Cause, Drain};
 use epu_core::invariant::{self, Violation};
 use epu_core::journal::{Action, Decided, Entry, Event};
@@ -19,20 +19,20 @@ use epu_decision_engines::{Decision, Memory, Observation};
 use epu_store::{DecisionCommit, Outgoing, PoolMemory};
 use tracing::{debug, info};
 
-use crate::guards::{Breaker, Guards};
+use crate::guards::Guards;
 use crate::managing::Managed;
 use crate::orders;
 use crate::outcomes::unparked;
 use crate::plan::{Batch, Plan, Wish, plan};
 use crate::service::Controller;
 use crate::spec::version_on;
-use crate::view::View;
+use crate::view::{Member, View};
 
 /// A decision with what follows from it once it is recorded.
 pub(crate) struct Attempt {
     decided: Decided,
-    guards: Guards,
-    memory: Memory,
+    pub(crate) guards: Guards,
+    pub(crate) memory: Memory,
     commands: Vec<Outgoing>,
 }
 
@@ -239,6 +239,7 @@ impl Controller {
 
     fn show_size(&self, name: &PoolName) {
         let Some(managed) = self.pools.get(name) else { return };
+        let now = self.parts.clock.now();
         let counts = managed.view.counts();
         let set = |what: &str, n: u32| self.parts.metrics.size.with_label_values(&[name.as_str(), what]).set(i64::from(n));
         set("target", managed.target.unwrap_or(0));
@@ -257,7 +258,7 @@ impl Controller {
                 .set(i64::from(open))
         };
         breaker("storm", managed.guards.storm.is_some());
-        breaker("launch", managed.guards.launching.values().any(Breaker::holds));
+        breaker("launch", managed.guards.launching.values().any(|breaker| breaker.holds_now(now)));
         self.show_gates(name);
         let outdated = match &managed.view.pool.refresh {
             Some(_) => crate::rollout::outdated(&managed.view).0,
@@ -339,12 +340,15 @@ fn counted(action: &Action) -> (&'static str, u64) {
 
 /// What must be true of a plan, whatever engine it came from.
 fn check(view: &View, target: Option<u32>, plan: &Plan, readable: bool) -> Vec<Violation> {
-    let ended: usize = plan.terminate.iter().map(|(_, ids)| ids.len()).sum();
-    let drained: usize = plan.drains.iter().map(|(_, ids)| ids.len()).sum();
+    let ended = plan.terminate.iter().flat_map(|(_, ids)| ids).map(|(id, _)| id);
+    let drained = plan.drains.iter().flat_map(|(_, ids)| ids);
+    let stays = |id: &&InstanceId| view.member(**id).is_some_and(Member::is_placed);
+    let gone = ended.chain(drained).filter(stays).count();
     let launched: usize = plan.launches.iter().map(|b| b.wanted.len()).sum();
     let size = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let counts = view.counts();
-    let staying = (counts.capacity + counts.unhealthy).saturating_sub(size(ended + drained)) + size(plan.withdraw.len());
+    let before = view.placed().map(|(_, n)| n).fold(0, u32::saturating_add);
+    let staying = before.saturating_sub(size(gone)) + size(plan.withdraw.len());
     let limits = &view.pool.spec.limits;
     let most = limits.replacements((counts.capacity + counts.unhealthy).max(plan.target));
     [

@@ -66,10 +66,12 @@ pub struct LaunchOutcome {
     pub placement: String,
     /// Which launch.
     pub launch: LaunchId,
-    /// When it was decided on.
+    /// When it was decided on, on the controller's clock.
     pub decided_at: Timestamp,
-    /// When it turned out.
+    /// When it turned out, on the clock of whoever wrote it down.
     pub at: Timestamp,
+    /// When the controller heard of it, on its own clock: what is decided from then on knows it.
+    pub heard_at: Timestamp,
     /// How.
     pub what: Turned,
     /// From decision to ready, where it became ready.
@@ -99,6 +101,15 @@ pub enum Turned {
     Interrupted,
 }
 
+/// When a launch was decided on, on the clock of the controller that did: its id says so. None for an id that says no time.
+#[must_use]
+pub fn decided_at(launch: LaunchId) -> Option<Timestamp> {
+    let stamp = launch.0.get_timestamp().filter(|_| launch.0.get_version_num() == 7)?;
+    let (seconds, nanos) = stamp.to_unix();
+    let ms = i64::try_from(seconds).ok()?.checked_mul(1_000)?;
+    Some(Timestamp(ms.saturating_add(i64::from(nanos / 1_000_000))))
+}
+
 impl Guards {
     /// Takes in how an instance of a launch turned out, unless that was counted before a restart. True when its placement's gate moved.
     pub fn outcome(&mut self, outcome: &LaunchOutcome, limits: &Limits) -> bool {
@@ -123,12 +134,12 @@ impl Guards {
         (breaker.open_until, breaker.parked.is_some()) != before
     }
 
-    /// Something else is launched from now on: that launches failed says nothing about it, and a mended template does not wait for the
+    /// Something else is launched from now on by some placements: that launches failed says nothing about it, and a mended template does not wait for the
     /// pauses of a broken one. That a site has no room, or parked a placement, still counts. True when a gate opened by it.
-    pub fn launch_anew(&mut self, now: Timestamp) -> bool {
+    pub fn launch_anew(&mut self, is_new: impl Fn(&str) -> bool, now: Timestamp) -> bool {
         let mut opened = false;
-        for breaker in self.launching.values_mut() {
-            if breaker.full_since.is_none() && breaker.parked.is_none() {
+        for (name, breaker) in &mut self.launching {
+            if is_new(name) && breaker.full_since.is_none() && breaker.parked.is_none() {
                 opened |= breaker.reset(now);
             }
         }
@@ -161,7 +172,7 @@ impl Guards {
     }
 
     /// After the wall clock was set back over a restart, nothing that happened is in the future, or it would be waited for.
-    pub fn not_after(&mut self, now: Timestamp) {
+    pub fn not_after(&mut self, now: Timestamp, limits: &Limits) {
         let clamp = |at: &mut Timestamp| *at = (*at).min(now);
         self.grown_at.iter_mut().chain(self.shrunk_at.iter_mut()).for_each(clamp);
         self.wanted.iter_mut().for_each(|(at, _)| clamp(at));
@@ -175,7 +186,7 @@ impl Guards {
             rollout.not_after(now);
         }
         for breaker in self.launching.values_mut() {
-            breaker.not_after(now);
+            breaker.not_after(now, limits);
         }
     }
 
@@ -212,6 +223,7 @@ mod tests {
             launch: LaunchId(uuid::Uuid::from_u128(n)),
             decided_at: Timestamp(at * 1_000 - 500),
             at: Timestamp(at * 1_000),
+            heard_at: Timestamp(at * 1_000),
             what,
             boot: None,
             fault: Some(Fault::new("launch-failed", "it says no")),
@@ -419,12 +431,12 @@ mod tests {
             guards.outcome(&outcome(n, 10, Turned::Bad), &limits());
         }
         assert!(matches!(guards.launching["here"].gate(Timestamp(11_000)), Gate::Open(_)));
-        assert!(guards.launch_anew(Timestamp(12_000)));
+        assert!(guards.launch_anew(|_| true, Timestamp(12_000)));
         assert_eq!(guards.launching["here"].gate(Timestamp(12_000)), Gate::Closed);
         for what in [Turned::Full, Turned::Refused] {
             let mut guards = Guards::default();
             guards.outcome(&outcome(1, 10, what), &limits());
-            assert!(!guards.launch_anew(Timestamp(12_000)), "{what:?}");
+            assert!(!guards.launch_anew(|_| true, Timestamp(12_000)), "{what:?}");
             assert_ne!(guards.launching["here"].gate(Timestamp(12_000)), Gate::Closed);
         }
     }
@@ -438,5 +450,34 @@ mod tests {
         let guards: Guards = serde_json::from_value(stored).unwrap();
         assert_eq!(guards.launching["here"].gate(Timestamp(49_000)), Gate::Open(Timestamp(50_000)));
         assert_eq!(guards.launching["here"].score, Score::default());
+    }
+
+    #[test]
+    fn a_launch_says_itself_when_it_was_decided_on() {
+        let random = epu_core::random::Random::seeded(1);
+        let launch = random.launch(Timestamp(1_234_567));
+        assert_eq!(decided_at(launch), Some(Timestamp(1_234_567)));
+        assert_eq!(decided_at(LaunchId(uuid::Uuid::from_u128(9))), None);
+    }
+
+    #[test]
+    fn a_pause_of_long_ago_doubles_none_and_one_that_is_over_holds_nothing_now() {
+        let mut guards = Guards::default();
+        guards.outcome(&outcome(1, 10, Turned::Full), &limits());
+        let here = |guards: &Guards| guards.launching["here"].clone();
+        assert!(here(&guards).holds_now(Timestamp(11_000)) && !here(&guards).holds_now(Timestamp(400_000)));
+        assert!(here(&guards).holds());
+        guards.outcome(&outcome(2, 400, Turned::Full), &limits());
+        assert_eq!(here(&guards).filled, 2);
+        guards.outcome(&outcome(3, 20_000, Turned::Full), &limits());
+        assert_eq!(here(&guards).filled, 1, "that was hours ago");
+    }
+
+    #[test]
+    fn no_pause_outlasts_the_longest_after_the_clock_was_set_back() {
+        let mut guards = Guards::default();
+        guards.outcome(&outcome(1, 1_000_000, Turned::Full), &limits());
+        guards.not_after(Timestamp(0), &limits());
+        assert_eq!(guards.launching["here"].open_until, Some(Timestamp(16 * 300_000)));
     }
 }

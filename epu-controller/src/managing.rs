@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::deciding::Attempt;
 use crate::guards::Guards;
 use crate::outbox::Outbox;
+use crate::rollout::Versions;
 use crate::service::{BITE, Controller};
 use crate::view::View;
 
@@ -48,6 +49,25 @@ pub(crate) struct Managed {
     pub(crate) unsure: Option<Box<Attempt>>,
 }
 
+impl Managed {
+    /// Placements that launch something else from now on, and those whose name is another site's, wait for nothing that was before. True
+    /// when a gate opened by it.
+    fn launch_anew(&mut self, after: &Versions, now: Timestamp) -> bool {
+        let before = Versions::of(&self.view.pool);
+        let mut opened = false;
+        let unsure = self.unsure.as_mut().map(|attempt| &mut attempt.guards);
+        for guards in [Some(&mut self.guards), unsure].into_iter().flatten() {
+            guards.launching.retain(|name, breaker| {
+                let moved = before.moved(after, name);
+                opened |= moved && breaker.holds();
+                !moved
+            });
+            opened |= guards.launch_anew(|name| before.differ(after, name), now);
+        }
+        opened
+    }
+}
+
 impl Controller {
     pub(crate) async fn forget(&mut self, name: &PoolName, now: Timestamp) {
         let journal = vec![Entry::new(now, "controller", Event::PoolForgotten).of(name)];
@@ -56,6 +76,15 @@ impl Controller {
             return;
         };
         let result = self.parts.store.forget_pool(name, revision, Some(term), journal).await;
+        match result {
+            Err(epu_store::Error::Deposed(_)) => return self.depose(term, "store"),
+            Err(epu_store::Error::Conflict(_)) => {
+                // Somebody else changed or forgot it: what the store has of it, if anything, is managed anew. Nothing of it is live.
+                self.drop_pool(name);
+                return self.refresh();
+            }
+            Ok(_) | Err(_) => {}
+        }
         if !self.noted(result.map_err(|e| Chain(&e).to_string()), "forget a removed pool") {
             self.wake(name, now + *self.parts.config.tick);
             return;
@@ -157,10 +186,13 @@ impl Controller {
                 .is_some_and(|(a, b)| a.version() == b.version());
             if !same {
                 managed.memory = Memory::default();
+                if let Some(attempt) = managed.unsure.as_mut() {
+                    attempt.memory = Memory::default();
+                }
             }
             managed.engine = engine;
             managed.trouble = trouble;
-            if managed.view.pool.template_version != pool.template_version && managed.guards.launch_anew(now) {
+            if managed.launch_anew(&Versions::of(&pool), now) {
                 managed.unwritten = true;
                 let closed = Event::BreakerClosed { breaker: "launch".into() };
                 self.noted_entries.push(Entry::new(now, "controller", closed).of(&name));
@@ -198,7 +230,7 @@ impl Controller {
             match serde_json::from_value(stored.guards) {
                 Ok(guards) => {
                     managed.guards = guards;
-                    managed.guards.not_after(now);
+                    managed.guards.not_after(now, &managed.view.pool.spec.limits);
                 }
                 Err(error) => dropped.push(format!("what the guardrails remembered: {error}")),
             }

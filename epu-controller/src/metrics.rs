@@ -159,6 +159,15 @@ impl Metrics {
             self.size.remove_label_values(&[pool.as_str(), what]).ok();
         }
         self.refresh_outdated.remove_label_values(&[pool.as_str()]).ok();
+        for (counters, label) in [
+            (&self.actions, "action"),
+            (&self.suppressed, "because"),
+            (&self.busy_ended, "because"),
+        ] {
+            forget_counters(counters, pool, label);
+        }
+        self.decisions.remove_label_values(&[pool.as_str()]).ok();
+        self.looks.remove_label_values(&[pool.as_str()]).ok();
         for breaker in ["storm", "launch"] {
             self.breaker.remove_label_values(&[pool.as_str(), breaker]).ok();
         }
@@ -188,6 +197,19 @@ impl Metrics {
     }
 }
 
+/// Forgets what is counted of a pool by another label.
+fn forget_counters(counters: &IntCounterVec, pool: &PoolName, by: &str) {
+    for family in counters.collect() {
+        for counted in family.get_metric() {
+            let labels = counted.get_label();
+            let value = |name: &str| labels.iter().find(|label| label.name() == name).map(|label| label.value());
+            if let Some(other) = value(by).filter(|_| value("pool") == Some(pool.as_str())) {
+                counters.remove_label_values(&[pool.as_str(), other]).ok();
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,5 +233,29 @@ mod tests {
         assert_eq!(shown(&metrics), [("sure".to_owned(), 1.0)]);
         metrics.forget(&pool);
         assert_eq!(shown(&metrics), []);
+    }
+
+    #[test]
+    fn nothing_is_counted_of_a_pool_that_is_no_more() {
+        let metrics = Metrics::new().unwrap();
+        let pool = PoolName::new("web").unwrap();
+        for name in ["web", "other"] {
+            metrics.decisions.with_label_values(&[name]).inc();
+            metrics.looks.with_label_values(&[name]).inc();
+            metrics.actions.with_label_values(&[name, "launch"]).inc();
+            metrics.suppressed.with_label_values(&[name, "no-room"]).inc();
+            metrics.busy_ended.with_label_values(&[name, "drained"]).inc();
+        }
+        metrics.forget(&pool);
+        for counters in [
+            &metrics.decisions,
+            &metrics.looks,
+            &metrics.actions,
+            &metrics.suppressed,
+            &metrics.busy_ended,
+        ] {
+            let left: usize = counters.collect().iter().map(|family| family.get_metric().len()).sum();
+            assert_eq!(left, 1);
+        }
     }
 }

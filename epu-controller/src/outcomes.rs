@@ -6,6 +6,7 @@ use epu_core::Reason;
 use epu_core::id::PoolName;
 use epu_core::journal::{Entry, Event};
 use epu_core::launch::LaunchRequest;
+use epu_core::life::State;
 use epu_core::pool::Limits;
 use epu_core::time::Timestamp;
 use epu_core::{Fault, Span};
@@ -23,6 +24,10 @@ impl Controller {
         let limits = managed.view.pool.spec.limits.clone();
         outcomes.sort_by_key(|outcome| outcome.at);
         let events = take(&mut managed.guards, &outcomes, &limits, now);
+        if let Some(attempt) = managed.unsure.as_mut() {
+            // Should it turn out to be recorded, this is remembered all the same.
+            take(&mut attempt.guards, &outcomes, &limits, now);
+        }
         managed.unwritten = true;
         events
             .into_iter()
@@ -44,13 +49,21 @@ impl Controller {
             launch: request.launch,
             decided_at: since,
             at: now,
+            heard_at: now,
             what: Turned::Bad,
             boot: None,
             fault: Some(fault.clone()),
             asked: None,
             loaded: false,
         };
-        let outcomes = request.instances.iter().map(outcome).collect();
+        // Those that are known to be rejected were counted when that was heard.
+        let view = self.pools.get(name).map(|managed| &managed.view);
+        let is_asked = |id| {
+            view.and_then(|view| view.member(id))
+                .is_some_and(|m| m.instance.state == State::Requesting)
+        };
+        let asked = request.instances.iter().filter(|wanted| is_asked(wanted.id));
+        let outcomes = asked.map(outcome).collect();
         let mut journal = self.take_outcomes(name, outcomes, now);
         self.noted_entries.append(&mut journal);
     }

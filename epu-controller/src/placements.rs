@@ -153,7 +153,7 @@ pub(crate) fn views(view: &View, guards: &Guards, now: Timestamp) -> Vec<Placeme
             max,
             gate: gate.to_owned(),
             until: breaker.open_until.filter(|until| *until > now && parked.is_none()),
-            fault: parked.or_else(|| breaker.fault.clone().filter(|_| breaker.holds())),
+            fault: parked.or_else(|| breaker.fault.clone().filter(|_| breaker.holds_now(now))),
             score: breaker.score.board(machine.price),
         }
     });
@@ -179,7 +179,7 @@ pub(crate) fn views(view: &View, guards: &Guards, now: Timestamp) -> Vec<Placeme
 fn site_of(view: &View, placement: &str) -> Option<SiteName> {
     let mut members = view.members().filter(|member| member.class() != Class::Ended);
     members
-        .find(|member| member.instance.placed_by() == placement)
+        .find(|member| member.placed_by() == placement)
         .map(|member| member.instance.site.clone())
 }
 
@@ -212,7 +212,7 @@ pub(crate) fn concerns(managed: &Managed, now: Timestamp) -> Vec<String> {
                 one_line(&parked.fault.text),
                 parked.fault.code
             ));
-        } else if let Some(until) = breaker.open_until {
+        } else if let Some(until) = breaker.open_until.filter(|_| breaker.holds_now(now)) {
             let what = if breaker.full_since.is_some() {
                 format!("{name} had no room {} times in a row", breaker.filled)
             } else {
@@ -232,7 +232,7 @@ pub(crate) fn concerns(managed: &Managed, now: Timestamp) -> Vec<String> {
     }
     let mut slow: BTreeMap<&str, (u32, Span)> = BTreeMap::new();
     for member in view.members().filter(|member| member.class() == Class::Pending) {
-        let name = member.instance.placed_by();
+        let name = member.placed_by();
         let limit = managed.guards.launching.get(name).and_then(|breaker| breaker.score.slow_after());
         if let Some(limit) = limit.filter(|limit| now.since(member.instance.created_at) > *limit) {
             slow.entry(name).or_insert((0, Span(limit))).0 += 1;

@@ -198,11 +198,13 @@ fn purpose(wish: &Wish<'_>, plan: &mut Plan, filled: u32, moved: Moved, rolled: 
     let spec = &wish.view.pool.spec;
     let rose = wish.target.is_none_or(|before| plan.target > before);
     plan.guards.growing = (plan.guards.growing || rose) && filled < plan.target;
+    let replaces = plan.terminate.iter().any(|(why, _)| *why == Cause::Unhealthy);
+    let is_refreshing = wish.view.pool.refresh.as_ref().is_some_and(|refresh| refresh.paused.is_none());
     if filled < spec.min.min(spec.max) {
         Purpose::Replace
     } else if plan.guards.growing {
         Purpose::Grow
-    } else if filled >= plan.target || moved.drained + rolled.drained > 0 || wish.view.pool.refresh.is_some() {
+    } else if filled >= plan.target || (!replaces && (moved.drained + rolled.drained > 0 || is_refreshing)) {
         // In place of what works still, or did until now.
         Purpose::Refresh
     } else {

@@ -7,19 +7,21 @@
 //! A pool whose settings belong to the config file can be gone back with, too, since a bad template is no time to look for who may edit
 //! the file: what the file says is then held back until the file says something else, and that is shown for as long as it lasts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epu_core::Fault;
 use epu_core::id::{PoolName, TemplateName};
 use epu_core::journal::{Entry, Event};
-use epu_core::pool::{Origin, Pool, Previous, Refresh};
+use epu_core::machine::MachineSpec;
+use epu_core::pool::{Origin, Placement, Pool, PoolSpec, Previous, Refresh};
 use epu_core::request::{Answer, Caller, PoolRefresh, RefreshStep, RefreshView};
 use epu_core::time::Timestamp;
 use tracing::info;
 
 use crate::managing::Managed;
 use crate::ops::{WHY_MAX, must_own};
-use crate::rollout::{self, Step};
+use crate::rollout::{self, Step, Versions};
 use crate::service::Controller;
 use crate::spec::Resolved;
 
@@ -53,13 +55,14 @@ impl Controller {
         Answer::of(&refresh_view(managed))
     }
 
-    /// The version that the config file has for a pool that belongs to it.
+    /// The version that the config file has for a pool that belongs to it, where its placements ask for the same machines.
     fn version_in_file(&self, pool: &Pool) -> Option<String> {
         if !matches!(pool.origin, Origin::File { .. }) {
             return None;
         }
         let file = self.parts.file.borrow();
         let there = file.pools.iter().find(|resolved| resolved.name == pool.name);
+        let there = there.filter(|resolved| same_machines(&machines(&pool.spec), &machines(&resolved.spec)));
         there.map(|resolved| resolved.template_version.clone())
     }
 
@@ -72,6 +75,10 @@ impl Controller {
         info!(pool = %name, version = after.template_version, "refresh: {}", event_word(&event));
         let journal = vec![Entry::new(now, "controller", event).of(name)];
         let kept = self.keep_pools(vec![after], journal).await;
+        if kept.as_ref().is_err_and(|fault| fault.code == "conflict") {
+            // Somebody else changed it meanwhile, which is being looked at.
+            return self.wake(name, now + *self.parts.config.tick);
+        }
         if !self.noted(kept.map_err(|fault| fault.text), "write how a refresh goes") {
             self.wake(name, now + *self.parts.config.tick);
         }
@@ -90,20 +97,48 @@ fn event_word(event: &Event) -> &str {
 
 /// Remembers what a pool launched so far, when it is to launch something else from now on.
 pub(crate) fn with_former(before: &Pool, mut after: Pool) -> (Pool, Option<Event>) {
-    if before.template_version == after.template_version {
+    let differs = Versions::of(before).any_differs(&Versions::of(&after));
+    if before.template_version == after.template_version && !differs {
         return (after, None);
     }
-    after.previous = Some(Box::new(Previous {
-        template: before.template.clone(),
-        template_version: before.template_version.clone(),
-        held_back: false,
-    }));
+    after.previous = Some(Box::new(former(before, false)));
     if let Some(refresh) = after.refresh.as_mut() {
         // It goes on, to what is the newest now.
         refresh.back = false;
     }
     let event = changed(before, &after);
     (after, Some(event))
+}
+
+/// What a pool launches now, as it is remembered.
+fn former(pool: &Pool, held_back: bool) -> Previous {
+    Previous {
+        template: pool.template.clone(),
+        template_version: pool.template_version.clone(),
+        machines: machines(&pool.spec),
+        held_back,
+    }
+}
+
+/// What differs by each placement from the template's `machine`, by the placement's name.
+fn machines(spec: &PoolSpec) -> BTreeMap<String, MachineSpec> {
+    let by_name = |placement: &Placement| (placement.called().to_owned(), placement.machine.clone());
+    spec.placements.iter().map(by_name).collect()
+}
+
+/// Whether placements that are in both ask for the same machines.
+fn same_machines(one: &BTreeMap<String, MachineSpec>, other: &BTreeMap<String, MachineSpec>) -> bool {
+    one.iter()
+        .all(|(name, machine)| other.get(name).is_none_or(|other| other == machine))
+}
+
+/// Has the placements that are named ask for these machines again.
+fn set_machines(spec: &mut PoolSpec, machines: &BTreeMap<String, MachineSpec>) {
+    for placement in &mut spec.placements {
+        if let Some(machine) = machines.get(placement.called()) {
+            placement.machine.clone_from(machine);
+        }
+    }
 }
 
 fn changed(before: &Pool, after: &Pool) -> Event {
@@ -116,7 +151,8 @@ fn changed(before: &Pool, after: &Pool) -> Event {
 /// What the config file says of a pool, but for a template that was gone back from and that it still has.
 pub(crate) fn unless_held_back(resolved: &Resolved, before: Option<&Arc<Pool>>) -> Resolved {
     let mut resolved = resolved.clone();
-    if let Some(before) = before.filter(|pool| is_held_back(pool, &resolved.template_version)) {
+    if let Some(before) = before.filter(|pool| is_held_back(pool, &resolved)) {
+        set_machines(&mut resolved.spec, &machines(&before.spec));
         resolved.spec.template.clone_from(&before.spec.template);
         resolved.template.clone_from(&before.template);
         resolved.template_version.clone_from(&before.template_version);
@@ -124,9 +160,11 @@ pub(crate) fn unless_held_back(resolved: &Resolved, before: Option<&Arc<Pool>>) 
     resolved
 }
 
-fn is_held_back(pool: &Pool, version: &str) -> bool {
-    let previous = pool.previous.as_deref();
-    previous.is_some_and(|previous| previous.held_back && previous.template_version == version)
+fn is_held_back(pool: &Pool, resolved: &Resolved) -> bool {
+    let previous = pool.previous.as_deref().filter(|previous| previous.held_back);
+    previous.is_some_and(|previous| {
+        previous.template_version == resolved.template_version && same_machines(&previous.machines, &machines(&resolved.spec))
+    })
 }
 
 // ---- what operators ask
@@ -136,7 +174,7 @@ struct Asked {
     by: String,
     why: String,
     now: Timestamp,
-    /// The version that the config file has, when the pool belongs to it.
+    /// The version that the config file has, when the pool belongs to it and asks for the same machines there.
     in_file: Option<String>,
     /// Live instances of older versions.
     outdated: u32,
@@ -233,13 +271,10 @@ fn back(before: &Pool, previous: &Previous, asked: &Asked) -> Pool {
         template_version: previous.template_version.clone(),
         revision: before.revision + 1,
         refresh: Some(begun(asked, true)),
-        previous: Some(Box::new(Previous {
-            template: before.template.clone(),
-            template_version: before.template_version.clone(),
-            held_back: asked.in_file.as_ref() == Some(&before.template_version),
-        })),
+        previous: Some(Box::new(former(before, asked.in_file.as_ref() == Some(&before.template_version)))),
         ..before.clone()
     };
+    set_machines(&mut after.spec, &previous.machines);
     // A version is the template's name and a digest of its content.
     let name = previous.template_version.rsplit_once('@').map(|(name, _)| name);
     if let Some(name) = name.and_then(|name| TemplateName::new(name).ok()) {

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use epu_core::Reason;
-use epu_core::id::{InstanceId, LaunchId};
+use epu_core::id::{InstanceId, LaunchId, SiteName};
 use epu_core::instance::{Cause, Instance};
 use epu_core::life::State;
 use epu_core::pool::{Placement, Pool};
@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::guards::{EARLY_EXIT, Guards};
 use crate::spec::version_on;
-use crate::view::{Class, Member, View};
+use crate::view::{Class, View};
 use seen::Seen;
 
 /// Launches of the new version that come to nothing in a row before a person has to look. Too low: a site's bad minute pauses a refresh.
@@ -62,24 +62,32 @@ pub struct Progress {
     pub counted_until: Timestamp,
     /// Launches of the new version that came to nothing since one lasted; [`FAILURES_MOST`] at the most.
     pub failed: BTreeSet<LaunchId>,
+    /// Launches decided on before this, on the controller's clock, are not counted: before it began, or while it was paused.
+    pub counts_from: Timestamp,
+    /// Whether it was paused when it was last looked at.
+    pub was_paused: bool,
 }
 
 impl Progress {
     /// After the wall clock was set back, nothing that happened is in the future.
     pub fn not_after(&mut self, now: Timestamp) {
         self.counted_until = self.counted_until.min(now);
+        self.counts_from = self.counts_from.min(now);
     }
 }
 
 /// Which version the instances of a pool are to have, by the placement that they were launched by.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Versions(BTreeMap<String, String>);
+pub struct Versions(BTreeMap<String, Launched>);
+
+/// The site of a placement, and the version that is launched there.
+type Launched = (SiteName, String);
 
 impl Versions {
     /// Those of a pool.
     #[must_use]
     pub fn of(pool: &Pool) -> Self {
-        let by_name = |placement: &Placement| (placement.called().to_owned(), version_on(pool, placement));
+        let by_name = |placement: &Placement| (placement.called().to_owned(), (placement.site.clone(), version_on(pool, placement)));
         Self(pool.spec.placements.iter().map(by_name).collect())
     }
 
@@ -87,7 +95,35 @@ impl Versions {
     /// leaves for that, and is replaced by another one anyway.
     #[must_use]
     pub fn is_outdated(&self, instance: &Instance) -> bool {
-        self.0.get(instance.placed_by()).is_some_and(|wanted| instance.template != *wanted)
+        let wanted = self.0.get(instance.placed_by());
+        wanted.is_some_and(|(site, wanted)| instance.site == *site && instance.template != *wanted)
+    }
+
+    /// Whether a placement that is in both launches another version by the other.
+    #[must_use]
+    pub fn differ(&self, other: &Self, placement: &str) -> bool {
+        self.both(other, placement).is_some_and(|(mine, theirs)| mine.1 != theirs.1)
+    }
+
+    /// Whether a placement that is in both is another site's by the other.
+    #[must_use]
+    pub fn moved(&self, other: &Self, placement: &str) -> bool {
+        self.both(other, placement).is_some_and(|(mine, theirs)| mine.0 != theirs.0)
+    }
+
+    /// Whether any placement that is in both launches another version by the other.
+    #[must_use]
+    pub fn any_differs(&self, other: &Self) -> bool {
+        self.0.keys().any(|placement| self.differ(other, placement))
+    }
+
+    fn both<'a>(&'a self, other: &'a Self, placement: &str) -> Option<(&'a Launched, &'a Launched)> {
+        self.0.get(placement).zip(other.0.get(placement))
+    }
+
+    /// The template's version with a digest of what each placement makes of it.
+    fn in_short(&self, pool: &Pool) -> String {
+        format!("{}/{:012x}", pool.template_version, crate::spec::digest(&self.0) >> 16)
     }
 }
 
@@ -168,12 +204,7 @@ pub fn versions(view: &View) -> BTreeMap<String, u32> {
 /// Live instances of older versions, and how many of them are on their way out.
 #[must_use]
 pub fn outdated(view: &View) -> (u32, u32) {
-    let of_older = view.members().filter(|m| m.class() != Class::Ended && m.is_outdated());
-    of_older.fold((0, 0), |(all, leaving), member| (all + 1, leaving + u32::from(is_going(member))))
-}
-
-fn is_going(member: &Member) -> bool {
-    member.is_leaving() || matches!(member.class(), Class::Draining | Class::Ending)
+    view.outdated()
 }
 
 /// Faults that say nothing about what was launched.
@@ -234,21 +265,21 @@ pub fn next(asked: &Asked<'_>) -> Choice {
     let limits = &pool.spec.limits;
     let window = *limits.replace_window;
     let kept = asked.guards.rollout.as_ref();
-    let kept = kept.filter(|kept| kept.version == pool.template_version && kept.since == refresh.since);
+    let version = Versions::of(pool).in_short(pool);
+    let kept = kept.filter(|kept| kept.version == version && kept.since == refresh.since);
     let mut progress = kept.cloned().unwrap_or_else(|| Progress {
-        version: pool.template_version.clone(),
+        version,
         since: refresh.since,
-        counted_until: refresh.since,
+        counts_from: refresh.since,
         // Another version may take over in the middle of a surge.
         surge: asked.guards.rollout.as_ref().map_or(0, |other| other.surge),
         ..Progress::default()
     });
-    let seen = Seen::of(asked, progress.counted_until);
     let mut choice = Choice {
-        outdated: seen.outdated,
+        outdated: outdated(asked.view).0,
         ..Choice::default()
     };
-    if seen.outdated == 0 {
+    if choice.outdated == 0 {
         let stands_until = refresh.since + BACK_STANDS;
         if refresh.back && asked.now < stands_until {
             choice.look_again_at = Some(stands_until);
@@ -258,11 +289,33 @@ pub fn next(asked: &Asked<'_>) -> Choice {
         choice.progress = Some(Progress { surge: 0, ..progress });
         return choice;
     }
-    count_failures(asked, &seen, &mut progress, window, &mut choice);
-    let held = if let Some(why) = &refresh.paused {
+    if let Some(why) = &refresh.paused {
+        // What came up already keeps its place.
+        let is_leaving = |id: &&InstanceId| {
+            let member = asked.view.member(**id);
+            member.is_some_and(|member| matches!(member.class(), Class::Pending | Class::Running))
+        };
+        let leaving = asked.going.iter().filter(is_leaving).count();
+        let over = asked
+            .view
+            .counts()
+            .capacity
+            .saturating_sub(size(leaving))
+            .saturating_sub(asked.target);
+        progress.surge = progress.surge.min(over).min(asked.most.saturating_sub(asked.target));
         progress.failed.clear();
-        Some((Reason::new("refresh-paused", format!("the refresh is paused: {why}")), None))
-    } else if progress.failed.len() >= FAILURES_MOST {
+        progress.was_paused = true;
+        choice.waits = Some(Reason::new("refresh-paused", format!("the refresh is paused: {why}")));
+        choice.surge = progress.surge;
+        choice.progress = Some(progress);
+        return choice;
+    }
+    if std::mem::take(&mut progress.was_paused) {
+        progress.counts_from = asked.now;
+    }
+    let seen = Seen::of(asked, &progress);
+    count_failures(asked, &seen, &mut progress, window, &mut choice);
+    let held = if progress.failed.len() >= FAILURES_MOST {
         let why = format!(
             "{FAILURES_MOST} launches of {} in a row came to nothing{}",
             pool.template_version,
@@ -285,7 +338,7 @@ pub fn next(asked: &Asked<'_>) -> Choice {
     let over = seen.staying.saturating_sub(asked.target);
     if let Some((reason, until)) = held {
         // What came up already keeps its place; one more is launched where nothing else would show that the version is good again.
-        let trial = u32::from(choice.step.is_none() && refresh.paused.is_none() && !progress.failed.is_empty());
+        let trial = u32::from(choice.step.is_none() && !progress.failed.is_empty());
         let cap = asked.most.saturating_sub(asked.target);
         let trial = trial.min(most_surge).min(seen.generic(&[]));
         progress.surge = progress.surge.min(over).min(cap).max(trial);
@@ -295,7 +348,10 @@ pub fn next(asked: &Asked<'_>) -> Choice {
         let is_trial = asked.launching == Launching::Trial;
         let replaced = asked.guards.replaced_within(window, asked.now);
         let allowed = if is_trial { 1 } else { ordinary }.min(ordinary.saturating_sub(replaced));
-        choice.drain = seen.choose(asked.target, ordinary, may_surge, allowed);
+        // Where all that are wanted are the fewest there may be, one at a time; else none could ever go.
+        let least = pool.spec.min.min(asked.target.saturating_sub(1));
+        let least = asked.target.saturating_sub(ordinary).max(least);
+        choice.drain = seen.choose(asked.target, least, may_surge, allowed);
         let surge = most_surge.min(seen.generic(&choice.drain));
         progress.surge = if is_trial {
             progress.surge.min(over).max(1).min(surge)

@@ -132,11 +132,13 @@ impl Controller {
             }
             Some(Sent::Refused(command, fault)) => {
                 warn!(pool = %name, op = command.request.op(), %fault, "a command was refused");
-                orders::undo(&mut managed.view, &command);
                 managed.trouble = (fault.code != "closed").then(|| fault.clone());
                 if let Request::Launch(request) = &command.request {
                     // Or the next look would ask for the same again at once.
                     self.launch_refused(name, request, command.since, &fault, now);
+                }
+                if let Some(managed) = self.pools.get_mut(name) {
+                    orders::undo(&mut managed.view, &command);
                 }
                 self.forget_command(name, command.id);
                 self.wake(name, now + *self.parts.config.tick);

@@ -7,7 +7,6 @@ use epu_core::lease::{Domain, SHARDS};
 use epu_core::request::{Answer, InstanceFilter, InstanceView, PoolBrief, PoolView, ReadingView, Request, Service, StatusView};
 use epu_store::Store;
 
-use crate::guards::Breaker;
 use crate::managing::Managed;
 use crate::ops::store_fault;
 use crate::placements;
@@ -153,6 +152,7 @@ impl Controller {
     }
 
     fn brief(&self, managed: &Managed) -> PoolBrief {
+        let now = self.parts.clock.now();
         let counts = managed.view.pool_counts();
         let capacity = managed.view.counts().capacity;
         let pool = &managed.view.pool;
@@ -160,7 +160,10 @@ impl Controller {
             _ if pool.removed => "removed",
             _ if self.closed => "closed",
             None => "waiting",
-            _ if managed.trouble.is_some() || managed.guards.storm.is_some() || managed.guards.launching.values().any(Breaker::holds) => {
+            _ if managed.trouble.is_some()
+                || managed.guards.storm.is_some()
+                || managed.guards.launching.values().any(|breaker| breaker.holds_now(now)) =>
+            {
                 "trouble"
             }
             _ if pool.paused.any() => "paused",

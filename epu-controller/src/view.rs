@@ -19,7 +19,7 @@ use std::time::Duration;
 use epu_core::fact::Heard;
 use epu_core::health::{Health, HealthLimits};
 use epu_core::heartbeat::Condition;
-use epu_core::id::{InstanceId, SensorName, SlotLabel};
+use epu_core::id::{InstanceId, SensorName, SiteName, SlotLabel};
 use epu_core::instance::{Cause, Instance, Work};
 use epu_core::life::State;
 use epu_core::pool::{Placement, Pool};
@@ -106,14 +106,13 @@ pub struct Member {
     ordered: Option<Note>,
     due: Option<Timestamp>,
     place: Place,
-    rank: u32,
-    outdated: bool,
+    standing: Standing,
     class: Class,
     key: Option<VictimKey>,
 }
 
 impl Member {
-    fn new(instance: Arc<Instance>, rank: u32, outdated: bool) -> Self {
+    fn new(instance: Arc<Instance>, standing: Standing) -> Self {
         let class = Class::Ended;
         Self {
             work_since: instance.state_since,
@@ -128,8 +127,7 @@ impl Member {
             ordered: None,
             due: None,
             place: Place::default(),
-            rank,
-            outdated,
+            standing,
             class,
             key: None,
         }
@@ -138,7 +136,23 @@ impl Member {
     /// Whether it is of another version than would be launched by its placement now.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
-        self.outdated
+        self.standing.outdated
+    }
+
+    /// By which of the pool's placements it counts; by none of them when its own is no more, or is another site's by now.
+    #[must_use]
+    pub fn placed_by(&self) -> &str {
+        self.standing.elsewhere.as_deref().unwrap_or_else(|| self.instance.placed_by())
+    }
+
+    /// Whether it is one of those that its placement has: live, and not on its way out.
+    #[must_use]
+    pub fn is_placed(&self) -> bool {
+        match self.class {
+            Class::Pending | Class::Running => true,
+            Class::Unhealthy => !self.is_leaving(),
+            Class::Draining | Class::Ending | Class::Ended => false,
+        }
     }
 
     /// What it is to a decision.
@@ -232,8 +246,8 @@ pub struct View {
     members: Members,
     index: Index,
     settings: u64,
-    /// Of each placement its place among the pool's, the best first.
-    ranks: BTreeMap<String, u32>,
+    /// Of each placement its site, and its place among the pool's, the best first.
+    ranks: Ranks,
     versions: Versions,
     sites: Sites,
     told_at: Timestamp,
@@ -254,7 +268,7 @@ impl View {
             members: Members::default(),
             index: Index::default(),
             settings: 0,
-            ranks: BTreeMap::new(),
+            ranks: Ranks::new(),
             versions: Versions::default(),
             sites: Sites::default(),
             told_at: now,
@@ -294,13 +308,14 @@ impl View {
     /// Whether the pool still has the placement that an instance was launched by.
     #[must_use]
     pub fn is_placed(&self, instance: &Instance) -> bool {
-        self.ranks.contains_key(instance.placed_by())
+        self.ranks.get(instance.placed_by()).is_some_and(|(site, _)| *site == instance.site)
     }
 
     /// Ranks members by the pool's placements and its template as they are now.
     fn rank(&mut self) {
         let placements = self.pool.spec.placements.iter();
-        let ranks: BTreeMap<String, u32> = placements.map(|placement| placement.called().to_owned()).zip(0..).collect();
+        let named = placements.map(|placement| (placement.called().to_owned(), placement.site.clone()));
+        let ranks: Ranks = named.zip(0..).map(|((name, site), rank)| (name, (site, rank))).collect();
         let versions = Versions::of(&self.pool);
         if (&ranks, &versions) == (&self.ranks, &self.versions) {
             return;
@@ -308,10 +323,8 @@ impl View {
         (self.ranks, self.versions) = (ranks, versions);
         for place in self.members.places() {
             if let Some(member) = self.members.at_mut(place) {
-                let rank = rank_of(&self.ranks, &member.instance);
-                let outdated = self.versions.is_outdated(&member.instance);
-                self.index
-                    .change(member, |member| (member.rank, member.outdated) = (rank, outdated));
+                let standing = Standing::of(&member.instance, &self.ranks, &self.versions);
+                self.index.change(member, |member| member.standing = standing);
             }
         }
     }
@@ -345,6 +358,8 @@ impl View {
         let known = self.members.get(id);
         if known.is_some_and(|m| m.instance.version >= instance.version)
             || (known.is_none() && instance.state.is_end() && !lingers(&instance, now))
+            // Its launch was refused, which was counted when the answer came.
+            || (known.is_none() && instance.state == State::Rejected)
         {
             return Changed::default();
         }
@@ -363,9 +378,8 @@ impl View {
                 member.instance = instance;
             });
         } else {
-            let rank = rank_of(&self.ranks, &instance);
-            let outdated = self.versions.is_outdated(&instance);
-            self.put_in(Member::new(instance, rank, outdated));
+            let standing = Standing::of(&instance, &self.ranks, &self.versions);
+            self.put_in(Member::new(instance, standing));
         }
         changed.absorb(self.judge(id, now));
         changed
@@ -387,9 +401,8 @@ impl View {
         let mut victims = Vec::with_capacity(instances.len());
         let (index, ranks, versions) = (&mut self.index, &self.ranks, &self.versions);
         self.members.fill(instances.into_iter().map(|instance| {
-            let rank = rank_of(ranks, &instance);
-            let outdated = versions.is_outdated(&instance);
-            let mut member = Member::new(instance, rank, outdated);
+            let standing = Standing::of(&instance, ranks, versions);
+            let mut member = Member::new(instance, standing);
             index.add_but_victim(&mut member);
             victims.extend(member.key);
             member
@@ -670,6 +683,25 @@ impl View {
         self.index.placed.iter().map(|(name, placed)| (name.as_str(), placed.staying))
     }
 
+    /// By which placement's name an instance counts, see [`Member::placed_by`].
+    #[must_use]
+    pub fn placed_by(&self, instance: &Instance) -> String {
+        let elsewhere = Standing::of(instance, &self.ranks, &self.versions).elsewhere;
+        elsewhere.unwrap_or_else(|| instance.placed_by().to_owned())
+    }
+
+    /// Of those that run and stay, how many are out of contact.
+    #[must_use]
+    pub fn out_of_contact(&self) -> u32 {
+        self.index.silent
+    }
+
+    /// Live members of older versions, and how many of them are on their way out.
+    #[must_use]
+    pub fn outdated(&self) -> (u32, u32) {
+        (self.index.outdated, self.index.outdated_going)
+    }
+
     /// Live members, whatever their condition.
     #[must_use]
     pub fn live(&self) -> u32 {
@@ -804,9 +836,30 @@ impl View {
     }
 }
 
-/// The rank of the placement that an instance was launched by; behind all others where the pool has it no more.
-fn rank_of(ranks: &BTreeMap<String, u32>, instance: &Instance) -> u32 {
-    ranks.get(instance.placed_by()).copied().unwrap_or(u32::MAX)
+/// By name, the site and the rank of each placement.
+type Ranks = BTreeMap<String, (SiteName, u32)>;
+
+/// How a member stands to the pool's placements as they are now.
+#[derive(Debug, Clone)]
+struct Standing {
+    /// Its placement's rank; behind all others where the pool has it no more.
+    rank: u32,
+    /// Whether its placement would launch another version.
+    outdated: bool,
+    /// What it counts by instead, where its placement's name is that of another site's by now.
+    elsewhere: Option<String>,
+}
+
+impl Standing {
+    fn of(instance: &Instance, ranks: &Ranks, versions: &Versions) -> Self {
+        let found = ranks.get(instance.placed_by());
+        let here = found.filter(|(site, _)| *site == instance.site);
+        Self {
+            rank: here.map_or(u32::MAX, |(_, rank)| *rank),
+            outdated: versions.is_outdated(instance),
+            elsewhere: (found.is_some() && here.is_none()).then(|| format!("{}@{}", instance.placed_by(), instance.site)),
+        }
+    }
 }
 
 fn lingers(instance: &Instance, now: Timestamp) -> bool {

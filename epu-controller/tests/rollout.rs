@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use epu_controller::guards::Guards;
+use epu_controller::guards::{Breaker, Guards, Parked};
 use epu_controller::listening::Listening;
 use epu_controller::plan::{Plan, Wish, plan};
 use epu_controller::rollout::{self, Step};
@@ -431,6 +431,123 @@ fn below_the_maximum_new_ones_run_before_old_ones_drain() {
     assert_eq!((rig.running(NEW), rig.minted, largest), (10, 20, 12));
     rig.pass(5);
     assert_eq!(rig.running(NEW), 10, "nothing is given up afterwards");
+}
+
+#[test]
+fn a_pool_that_is_wanted_larger_than_its_placements_take_is_refreshed_all_the_same() {
+    // Its only placement takes five.
+    let mut rig = Rig::of(5, 10);
+    rig.set(|pool| pool.spec.placements[0].max = Some(5));
+    rig.desired = 10;
+    rig.refresh_to(NEW);
+    while rig.done_at.is_none() {
+        assert!(rig.now < 600, "{:?}", rig.held_by());
+        rig.tick().check(2, 5);
+        assert!(healthy(&rig) >= 3);
+    }
+    // The first placement is full, the other one has no room.
+    let mut rig = Rig::of(5, 10);
+    rig.set(|pool| {
+        pool.spec.placements[0].max = Some(5);
+        pool.spec.placements.push(serde_json::from_value(json!({"site": "there"})).unwrap());
+    });
+    rig.guards.launching.insert(
+        "there".to_owned(),
+        Breaker {
+            open_until: Some(at(10_000)),
+            full_since: Some(at(0)),
+            ..Breaker::default()
+        },
+    );
+    rig.desired = 10;
+    rig.refresh_to(NEW);
+    while rig.done_at.is_none() {
+        assert!(rig.now < 600, "{:?}", rig.held_by());
+        rig.tick().check(2, 5);
+    }
+}
+
+#[test]
+fn a_placement_whose_credentials_are_refused_holds_nothing_up_where_others_have_room() {
+    for (code, is_held) in [("site-credentials", false), ("site-refused", true)] {
+        let mut rig = Rig::of(5, 10);
+        rig.set(|pool| {
+            pool.spec.placements.push(serde_json::from_value(json!({"site": "there"})).unwrap());
+        });
+        let there = rig.view.pool.spec.placements[1].clone();
+        rig.refresh_to(NEW);
+        let parked = Parked {
+            since: at(0),
+            fault: epu_core::Fault::new(code, "no"),
+            of: rig.view.asked_by(&there),
+        };
+        let breaker = Breaker {
+            parked: Some(parked),
+            ..Breaker::default()
+        };
+        rig.guards.launching.insert("there".to_owned(), breaker);
+        rig.tick();
+        assert_eq!(rig.held_by().contains(&"refresh-held"), is_held, "{code}: {:?}", rig.held_by());
+    }
+}
+
+#[test]
+fn a_placement_that_is_to_be_tried_slows_nothing_down_where_others_have_room() {
+    let mut rig = Rig::of(5, 10);
+    rig.set(|pool| pool.spec.placements.push(serde_json::from_value(json!({"site": "there"})).unwrap()));
+    let breaker = Breaker {
+        open_until: Some(at(0)),
+        ..Breaker::default()
+    };
+    rig.guards.launching.insert("there".to_owned(), breaker);
+    rig.refresh_to(NEW).tick();
+    assert_eq!(rig.minted, 5 + 2, "a whole batch comes");
+}
+
+#[test]
+fn the_minimum_runs_while_old_ones_drain_first() {
+    let mut rig = Rig::of(10, 10);
+    rig.set(|pool| pool.spec.min = 9);
+    rig.refresh_to(NEW);
+    while rig.done_at.is_none() {
+        assert!(rig.now < 1_000, "{:?}", rig.held_by());
+        rig.tick();
+        assert!(healthy(&rig) >= 9, "{} run at {}", healthy(&rig), rig.now);
+    }
+}
+
+#[test]
+fn going_back_takes_back_who_still_drains() {
+    let mut rig = Rig::of(10, 10);
+    rig.work = 300;
+    for id in rig.ids(|_| true) {
+        rig.says(id, Work::Busy);
+    }
+    rig.refresh_to(NEW).tick();
+    assert_eq!(rig.drained.len(), 2);
+    let goes: Vec<InstanceId> = rig.comes.keys().copied().collect();
+    for id in goes {
+        rig.comes.remove(&id);
+        rig.change(id, |i| i.state = State::Terminated);
+    }
+    rig.refresh_to(OLD).tick();
+    assert_eq!(rig.last.withdraw.len(), 2, "{:?}", rig.last);
+}
+
+#[test]
+fn what_failed_is_counted_by_the_controllers_clock_whatever_the_provisioners_says() {
+    let mut rig = Rig::of(10, 10);
+    rig.now = 1_000;
+    rig.refresh_to(NEW).tick();
+    let comes: Vec<InstanceId> = rig.comes.keys().copied().collect();
+    rig.comes.clear();
+    for id in comes {
+        rig.change(id, |i| i.state = State::Failed);
+        // The provisioner is five minutes behind.
+        rig.change(id, |i| i.state_since = at(700));
+    }
+    rig.tick();
+    assert_eq!(rig.guards.rollout.as_ref().unwrap().failed.len(), 1);
 }
 
 #[test]

@@ -350,6 +350,21 @@ pub(crate) enum Template {
         /// Which, by its name.
         template: TemplateName,
     },
+    /// Keep one by itself, or change it: pools that are added by command may name it. A pool has a copy of what it launches; name the
+    /// template with `pool reconfigure` to take the new content.
+    Add {
+        /// The file with it below `templates:`, or `-` for standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// Which of several in the file.
+        #[arg(long)]
+        name: Option<TemplateName>,
+    },
+    /// Keep one no longer that was added so. Pools go on with what they have.
+    Remove {
+        /// Which.
+        template: TemplateName,
+    },
 }
 
 /// What to look at.

@@ -7,6 +7,7 @@
 pub(crate) mod distributed;
 pub(crate) mod reference;
 pub(crate) mod sites;
+pub(crate) mod templates;
 pub(crate) mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +89,9 @@ struct File {
     /// Answers for clients of the original EPU. Left out: there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     compatibility: Option<Compatibility>,
+    /// Who we are at sites, by name, for `ec2.credentials: {name: NAME}` of one or several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    credentials: sites::Named,
     /// Where to launch, by name. Others can be added while it serves, by `epumgmt site add`.
     sites: BTreeMap<SiteName, SiteSpec>,
 }
@@ -109,6 +113,7 @@ impl Default for File {
             tls: None,
             installation_key: None,
             compatibility: None,
+            credentials: sites::Named::new(),
             sites: local.into_iter().collect(),
         }
     }
@@ -179,7 +184,9 @@ pub(crate) struct Config {
     pub installation_key: Option<SecretUrl>,
     /// Answers for old clients.
     pub compatibility: Option<Compatibility>,
-    /// The sites.
+    /// Credentials that sites name.
+    pub credentials: sites::Named,
+    /// The sites, with the credentials that they name in place.
     pub sites: BTreeMap<SiteName, SiteSpec>,
     /// On which line each of them stands.
     pub site_lines: BTreeMap<SiteName, u32>,
@@ -236,7 +243,8 @@ impl Config {
             installation_key: written.installation_key,
             compatibility: written.compatibility,
             site_lines: sites::lines(&tree),
-            sites: written.sites,
+            sites: sites::all_named(written.sites, &written.credentials),
+            credentials: written.credentials,
             templates: spec::templates(&tree, Some(base))?,
             pools,
             file,

@@ -145,7 +145,7 @@ fn log_to(config: &Config) {
     // A level that cannot be understood was refused with the config.
     // lapin logs each refused queue as an error of its own, every few seconds; the sensor says it once, and better.
     let level = std::env::var("EPU_LOG").unwrap_or_else(|_| config.log.level.clone());
-    let filter = EnvFilter::try_new(format!("lapin=off,sqlx=warn,{level}")).unwrap_or_default();
+    let filter = EnvFilter::try_new(filters(&level)).unwrap_or_default();
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -157,6 +157,13 @@ fn log_to(config: &Config) {
     if let Err(error) = set {
         warn!(error, "the log was set up before");
     }
+}
+
+/// What is logged at a level.
+fn filters(level: &str) -> String {
+    // What the vendor's library says at lower levels holds user data, and with it launch tokens.
+    let vendor = "aws_smithy_runtime=info,aws_sigv4=info,aws_runtime=info,aws_config=info";
+    format!("lapin=off,sqlx=warn,{vendor},{level}")
 }
 
 fn services_of(role: cli::Role) -> &'static [Service] {
@@ -339,7 +346,19 @@ async fn reload(path: &Path, sites: &Sites) {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
+
+    #[test]
+    fn user_data_is_not_logged_at_any_level() {
+        let logged = tracing_subscriber::registry().with(EnvFilter::try_new(filters("trace")).unwrap());
+        tracing::subscriber::with_default(logged, || {
+            assert!(tracing::enabled!(target: "epu_provisioner", tracing::Level::TRACE));
+            assert!(!tracing::enabled!(target: "aws_smithy_runtime::client::orchestrator", tracing::Level::DEBUG));
+            assert!(!tracing::enabled!(target: "aws_sigv4::http_request", tracing::Level::TRACE));
+        });
+    }
 
     #[test]
     fn a_moved_address_names_the_way_back() {

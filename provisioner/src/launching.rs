@@ -155,6 +155,13 @@ impl Service {
 
     /// Lets the asker's other ears hear of it too: instances that it counts as asked for will never be.
     fn refuse(&self, request: &LaunchRequest, fault: &Fault) {
+        // The asker sends it again after anything else, and it may be carried out then.
+        if !matches!(
+            fault.code.as_ref(),
+            "closed" | "no-such-site" | "conflict" | "no-such-instance" | "too-large"
+        ) {
+            return;
+        }
         let now = self.clock.now();
         let (_, instances) = self.intention(request.clone(), now);
         let rejected = instances
@@ -279,16 +286,18 @@ impl Service {
                 doors => doors.join(" "),
             },
             template,
+            doubtful: known.doubtful,
         };
         let (driver, permits) = (site.driver.clone(), site.launch_permits.clone());
+        let purpose = request.purpose;
         let admission = Admission::Launch {
             machines: u32::try_from(request.instances.len()).unwrap_or(u32::MAX),
-            purpose: request.purpose,
+            purpose,
         };
         self.tasks.spawn(async move {
             let turn = async {
                 driver.admitted(admission).await;
-                permits.acquire().await
+                permits.acquire(purpose, driver.clock.now()).await
             };
             let permit = tokio::select! {
                 biased;
@@ -336,7 +345,8 @@ impl Service {
                     }
                 }
             }
-            Err(error) if is_clear => self.came_to_nothing(&launch, &error.fault()),
+            // What is not the same as before was called before.
+            Err(error) if is_clear && error.class != Class::Changed => self.came_to_nothing(&launch, &error.fault()),
             // Part of it may have come all the same, in this call or in one whose answer was lost.
             Err(error) => {
                 if let Some(known) = self.book.launch_mut(id) {

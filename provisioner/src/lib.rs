@@ -28,8 +28,10 @@ mod site;
 pub mod sites;
 mod sweeping;
 mod telling;
+pub mod templates;
 mod turn;
 pub mod variables;
+mod vouching;
 mod watching;
 
 pub use config::{Addresses, Config};

@@ -193,8 +193,8 @@ impl std::fmt::Debug for Pace {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// What sites set, by name.
-    set: BTreeMap<String, BucketSpec>,
+    /// What sites set, by site and name.
+    set: BTreeMap<String, BTreeMap<String, BucketSpec>>,
     /// Those that were ever asked for.
     lines: BTreeMap<Action, Line>,
     came: u64,
@@ -231,7 +231,7 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn handicap(purpose: Purpose) -> Duration {
+pub(crate) fn handicap(purpose: Purpose) -> Duration {
     match purpose {
         Purpose::Replace => Duration::ZERO,
         Purpose::Grow => GROW_AFTER,
@@ -362,25 +362,28 @@ impl Pace {
         self.show(action);
     }
 
-    /// Takes a site's own limits, by the names of [`NAMES`]; others are left aside. Where two sites of one account differ, the lower
-    /// limit holds.
-    pub fn limit(&self, specs: &BTreeMap<String, BucketSpec>) {
+    /// Takes a site's own limits, by the names of [`NAMES`], in place of those that it had; others are left aside. Where two sites of one
+    /// account differ, the lower limit holds; where none says anything, the published one.
+    pub fn limit(&self, site: &str, specs: &BTreeMap<String, BucketSpec>) {
         let now = self.clock.now();
         let mut inner = held(&self.inner);
-        for (name, spec) in specs.iter().filter(|(name, _)| NAMES.contains(&name.as_str())) {
-            let set = inner.set.entry(name.clone()).or_insert(*spec);
-            set.capacity = set.capacity.min(spec.capacity);
-            set.refill = set.refill.min(spec.refill);
+        if specs.is_empty() {
+            inner.set.remove(site);
+        } else {
+            inner.set.insert(site.to_owned(), specs.clone());
         }
-        let set = inner.set.clone();
-        for (action, line) in &mut inner.lines {
-            if let Some(spec) = set.get(action.requests().0) {
-                line.requests.limit(*spec, now);
+        let Inner { set, lines, .. } = &mut *inner;
+        for (action, line) in lines {
+            let was = line.requests.spec();
+            let is = lowest(set, action.requests());
+            if was != is {
+                line.requests.limit(is, now);
             }
-            if let (Some(bucket), Some((name, _))) = (&mut line.machines, action.machines())
-                && let Some(spec) = set.get(name)
-            {
-                bucket.limit(*spec, now);
+            if let (Some(bucket), Some(machines)) = (&mut line.machines, action.machines()) {
+                let is = lowest(set, machines);
+                if bucket.spec() != is {
+                    bucket.limit(is, now);
+                }
             }
             line.moved.notify_waiters();
         }
@@ -435,7 +438,7 @@ impl Inner {
     fn line(&mut self, action: Action, now: Timestamp) -> &mut Line {
         let set = &self.set;
         self.lines.entry(action).or_insert_with(|| {
-            let bucket = |(name, published): (&str, BucketSpec)| Bucket::full(set.get(name).copied().unwrap_or(published), now);
+            let bucket = |published: (&str, BucketSpec)| Bucket::full(lowest(set, published), now);
             Line {
                 requests: bucket(action.requests()),
                 machines: action.machines().map(bucket),
@@ -444,6 +447,31 @@ impl Inner {
             }
         })
     }
+}
+
+/// The lowest of what sites set for a bucket, or what is published.
+fn lowest(set: &BTreeMap<String, BTreeMap<String, BucketSpec>>, (name, published): (&str, BucketSpec)) -> BucketSpec {
+    let theirs = set.values().filter_map(|specs| specs.get(name)).copied();
+    theirs
+        .reduce(|a, b| BucketSpec {
+            capacity: a.capacity.min(b.capacity),
+            refill: a.refill.min(b.refill),
+        })
+        .unwrap_or(published)
+}
+
+/// The most machines of one such call: more never fit into the bucket.
+#[must_use]
+pub fn capacity(specs: &BTreeMap<String, BucketSpec>, action: Action) -> u32 {
+    let Some((name, published)) = action.machines() else {
+        return u32::MAX;
+    };
+    let most = specs.get(name).copied().unwrap_or(published).capacity.max(1.0);
+    // Settings have at most a million.
+    (0..=20).rev().fold(0_u32, |sum, bit| {
+        let next = sum | 1 << bit;
+        if f64::from(next) <= most { next } else { sum }
+    })
 }
 
 /// The names in a site's `pace` that are none.

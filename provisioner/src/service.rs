@@ -461,7 +461,13 @@ impl Service {
         match done {
             Ok(Done::Launched { launch, result }) => self.launched(launch, result),
             Ok(Done::Terminated { site, machines, result }) => self.terminated(&site, machines, result),
-            Ok(Done::Listed { site, began, result }) => self.listed(&site, began, result).await,
+            Ok(Done::Listed {
+                site,
+                began,
+                vouched,
+                result,
+            }) => self.listed(&site, began, vouched, result).await,
+            Ok(Done::Vouched { site, gone, result }) => self.vouched(&site, gone, result),
             Ok(Done::Described { site, result }) => self.described(&site, result),
             Ok(Done::Withdrawn(launch)) => self.withdrawn(launch),
             Ok(Done::Tidied(0)) => {}
@@ -494,6 +500,9 @@ impl Service {
             Request::SiteCheck(check) => return self.site_check(check, answering),
             Request::SiteAdd(file) => return self.site_add(&caller, &file, answering).await,
             Request::SiteRemove(remove) => return self.site_remove(&caller, &remove, answering).await,
+            Request::TemplateAdd(file) => return self.template_add(&caller, &file, answering).await,
+            Request::TemplateRemove(which) => return self.template_remove(&caller, &which, answering).await,
+            Request::Templates(_) => self.templates().await,
             Request::Records(ids) => self.records(&ids).await,
             Request::Context(claim) => self.context(&caller, &claim).await,
             Request::Report(report) => self.report(&caller, report).await,

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use epu_core::Fault;
 use epu_core::id::{InstanceId, LaunchId, SiteName};
+use epu_core::launch::Purpose;
 use epu_core::time::{Clock, Timestamp};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -39,11 +40,19 @@ pub(crate) enum Done {
         site: SiteName,
         /// When the call began: what changed after that is not in the list.
         began: Timestamp,
+        /// When it was asked whose account it is: whether somebody could say.
+        vouched: Option<bool>,
         result: Result<Vec<Machine>, IaasError>,
     },
     Described {
         site: SiteName,
         result: Result<Vec<(String, Option<MachineState>)>, IaasError>,
+    },
+    /// Whether the site is where its machines are, asked because so many of them are gone.
+    Vouched {
+        site: SiteName,
+        gone: Vec<InstanceId>,
+        result: Result<(), IaasError>,
     },
     /// What ended machines left behind was removed, of so many.
     Tidied(u32),
@@ -77,6 +86,96 @@ impl Ticket {
 
     pub(crate) fn is_waiting(&self) -> bool {
         !self.used.load(Ordering::SeqCst)
+    }
+}
+
+/// Permits for calls that launch, given to the most urgent first, and among equals to the first that came: a replacement does not wait
+/// behind growth that had its turn before. As with [`crate::pace`], nobody waits for ever.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    line: Mutex<Line>,
+    moved: Notify,
+}
+
+#[derive(Debug)]
+struct Line {
+    free: usize,
+    came: u64,
+    waiting: BTreeSet<(Timestamp, u64)>,
+}
+
+/// A place in line, and once it is served a permit; dropped, either is given back.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    permits: Arc<Permits>,
+    place: (Timestamp, u64),
+    is_served: bool,
+}
+
+impl Permits {
+    pub(crate) fn new(at_once: usize) -> Arc<Self> {
+        Arc::new(Self {
+            line: Mutex::new(Line {
+                free: at_once,
+                came: 0,
+                waiting: BTreeSet::new(),
+            }),
+            moved: Notify::new(),
+        })
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a permit. Dropped while it waits, the place in line is free.
+    pub(crate) async fn acquire(self: &Arc<Self>, purpose: Purpose, now: Timestamp) -> Permit {
+        let place = {
+            let mut line = self.line();
+            line.came += 1;
+            let place = (now + crate::pace::handicap(purpose), line.came);
+            line.waiting.insert(place);
+            place
+        };
+        let mut permit = Permit {
+            permits: self.clone(),
+            place,
+            is_served: false,
+        };
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            // From here on no move is missed.
+            moved.as_mut().enable();
+            {
+                let mut line = self.line();
+                if line.free > 0 && line.waiting.first() == Some(&place) {
+                    line.free -= 1;
+                    line.waiting.remove(&place);
+                    permit.is_served = true;
+                }
+            }
+            if permit.is_served {
+                // The next may have one too.
+                self.moved.notify_waiters();
+                return permit;
+            }
+            moved.await;
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        {
+            let mut line = self.permits.line();
+            if self.is_served {
+                line.free += 1;
+            } else {
+                line.waiting.remove(&self.place);
+            }
+        }
+        self.permits.moved.notify_waiters();
     }
 }
 
@@ -117,7 +216,7 @@ pub(crate) struct Site {
     pub(crate) name: SiteName,
     pub(crate) driver: Driver,
     /// How many launches may be called at once; looking and ending never wait for them.
-    pub(crate) launch_permits: Arc<Semaphore>,
+    pub(crate) launch_permits: Arc<Permits>,
     /// The same for what is asked by others.
     pub(crate) question_permits: Arc<Semaphore>,
     pub(crate) can: Capabilities,
@@ -126,6 +225,10 @@ pub(crate) struct Site {
     /// Why nothing is launched there any more.
     pub(crate) leaving: Option<Fault>,
     // ---- looking
+    /// When it was last asked whose account it is, and whether somebody could say.
+    pub(crate) vouched: Option<(Timestamp, bool)>,
+    /// Whether the last list showed a machine of an instance.
+    pub(crate) shows_some: bool,
     pub(crate) looking: bool,
     pub(crate) next_look: Timestamp,
     /// Since when something has been changing there without a pause.
@@ -143,6 +246,8 @@ pub(crate) struct Site {
     pub(crate) spared: Vec<Spared>,
     // ---- ending
     pub(crate) to_end: BTreeSet<String>,
+    /// How often the end of one of those was asked for alone, and refused.
+    pub(crate) end_tries: BTreeMap<String, u32>,
     pub(crate) ending: bool,
     pub(crate) end_at: Timestamp,
     pub(crate) end_failures: u32,
@@ -157,10 +262,12 @@ impl Site {
             can: driver.iaas.capabilities(),
             name,
             driver,
-            launch_permits: Arc::new(Semaphore::new(at_once)),
+            launch_permits: Permits::new(at_once),
             question_permits: Arc::new(Semaphore::new(at_once)),
             place: String::new(),
             leaving: None,
+            vouched: None,
+            shows_some: false,
             looking: false,
             next_look: now,
             changing_since: None,
@@ -173,6 +280,7 @@ impl Site {
             strays: BTreeMap::new(),
             spared: Vec::new(),
             to_end: BTreeSet::new(),
+            end_tries: BTreeMap::new(),
             ending: false,
             end_at: now,
             end_failures: 0,
@@ -188,7 +296,23 @@ impl Site {
         (self.look_failures, self.end_failures) = (0, 0);
         (self.rests_until, self.barred_until, self.end_at) = (now, now, now);
         self.end_most = BATCH;
+        self.end_tries.clear();
+        self.vouched = None;
         self.look_by(now);
+    }
+
+    /// The machines of the next call that ends some. One that was refused alone waits for all that were not, and is not mixed with them.
+    pub(crate) fn next_to_end(&self) -> Vec<String> {
+        let tries = |machine: &String| self.end_tries.get(machine).copied().unwrap_or(0);
+        let least = self.to_end.iter().map(tries).min();
+        let first = self.to_end.iter().filter(|machine| Some(tries(machine)) == least);
+        first.take(self.end_most).cloned().collect()
+    }
+
+    /// This machine's end is not asked for any more.
+    pub(crate) fn ends_no_more(&mut self, machine: &str) {
+        self.to_end.remove(machine);
+        self.end_tries.remove(machine);
     }
 
     /// Has it looked at by then at the latest, but not while it rests after a failure.
@@ -267,5 +391,39 @@ impl Driver {
         self.metrics
             .called(self.site.as_str(), name, outcome, self.clock.now().since(began));
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replacement_gets_the_next_permit_before_growth_that_came_first() {
+        let permits = Permits::new(1);
+        let now = Timestamp(1_763_840_236_000);
+        let held = permits.acquire(Purpose::Grow, now).await;
+        let served = Arc::<Mutex<Vec<&str>>>::default();
+        let mut tasks = JoinSet::new();
+        let order = [
+            ("refresh", Purpose::Refresh),
+            ("g1", Purpose::Grow),
+            ("g2", Purpose::Grow),
+            ("replace", Purpose::Replace),
+        ];
+        for (name, purpose) in order {
+            let (permits, served) = (permits.clone(), served.clone());
+            tasks.spawn(async move {
+                let _permit = permits.acquire(purpose, now).await;
+                served.lock().unwrap().push(name);
+            });
+            tokio::task::yield_now().await;
+        }
+        let gone = tokio::time::timeout(Duration::from_secs(1), permits.acquire(Purpose::Replace, now)).await;
+        assert!(gone.is_err(), "more permits than there are");
+        drop(held);
+        while tasks.join_next().await.is_some() {}
+        assert_eq!(*served.lock().unwrap(), ["replace", "g1", "g2", "refresh"]);
+        assert_eq!(permits.line().free, 1);
     }
 }

@@ -20,10 +20,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use epu_bus::Answering;
 use epu_core::Fault;
-use epu_core::id::SiteName;
+use epu_core::id::{SiteName, TemplateName};
 use epu_core::journal::{Entry, Event as Remembered};
 use epu_core::life::State;
-use epu_core::request::{Answer, Caller, SiteFile, SiteOrigin, SiteRemove};
+use epu_core::pool::Template;
+use epu_core::request::{Answer, Caller, SiteFile, SiteOrigin, SiteRemove, TemplateFile};
 use epu_store::Document;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -103,7 +104,7 @@ pub struct SiteRecord {
     pub by: String,
 }
 
-/// Knows what may stand in a site's description, and has drivers built.
+/// Knows what may stand in the description of a site or template, and has drivers built.
 #[async_trait]
 pub trait Desk: Send + Sync {
     /// The one site that is meant by a text, by the rules of the config file.
@@ -112,7 +113,13 @@ pub trait Desk: Send + Sync {
     /// Every fault of it at once.
     fn read(&self, file: &SiteFile) -> Result<(SiteName, SiteSpec), Fault>;
 
-    /// Has the records of sites read again, and returns once what is in them is offered.
+    /// The one template that is meant by a text, by the rules of the config file.
+    ///
+    /// # Errors
+    /// Every fault of it at once.
+    fn read_template(&self, file: &TemplateFile) -> Result<(TemplateName, Template), Fault>;
+
+    /// Has the records of sites and templates read again, and returns once what is in them is in use.
     async fn look(&self);
 }
 
@@ -124,6 +131,10 @@ pub struct NoDesk;
 impl Desk for NoDesk {
     fn read(&self, file: &SiteFile) -> Result<(SiteName, SiteSpec), Fault> {
         Err(Fault::new("bad-request", format!("{}: no sites are added here", file.file)))
+    }
+
+    fn read_template(&self, file: &TemplateFile) -> Result<(TemplateName, Template), Fault> {
+        Err(Fault::new("bad-request", format!("{}: no templates are added here", file.file)))
     }
 
     async fn look(&self) {}
@@ -324,7 +335,7 @@ impl Service {
     }
 
     /// Answers once what was written is in use.
-    fn answer_in_use(&mut self, answer: Result<Answer, Fault>, answering: Answering) {
+    pub(crate) fn answer_in_use(&mut self, answer: Result<Answer, Fault>, answering: Answering) {
         let answer = answer.and_then(|answer| self.may_wait().map(|()| answer));
         if answer.is_err() {
             return answering.answer(answer);
@@ -332,7 +343,7 @@ impl Service {
         let desk = self.desk.clone();
         self.tasks.spawn(async move {
             if tokio::time::timeout(LOOK_WITHIN, desk.look()).await.is_err() {
-                warn!("a site that was added or removed is written, and not in use yet");
+                warn!("what was added or removed is written, and not in use yet");
             }
             answering.answer(answer);
             Done::Answered(Vec::new())

@@ -182,6 +182,9 @@ impl Service {
         for instance in turn.instances.values() {
             self.count(instance);
             self.book.put(instance.clone(), now);
+            if let (false, Some(machine), Some(site)) = (instance.is_live(), &instance.machine, self.sites.get_mut(&instance.site)) {
+                site.ends_no_more(machine);
+            }
         }
         if !turn.instances.is_empty() {
             self.withdraw_unwanted(now);

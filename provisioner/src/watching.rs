@@ -27,9 +27,14 @@ use crate::iaas::{Admission, Class, IaasError, Machine, MachineState};
 use crate::lifecycle::{Happening, instance_at, nothing_there};
 use crate::service::Service;
 use crate::site::{BATCH, Done, Site, Spared, Suspicion, Why};
+use crate::vouching::vouch;
 
 /// How much longer to wait after `throttled` than after another passing error.
 const THROTTLED_TIMES: u32 = 4;
+
+/// A machine whose end was refused so often is left alone until its deadline passes. Too high: whoever pays for a site's fault waits. Too
+/// low: one that is being started is left.
+const END_TRIES: u32 = 3;
 
 /// Machines of one list that are remembered for the sweep's preview though nothing is done about them.
 const SPARED_MOST: usize = 1_000;
@@ -45,10 +50,11 @@ impl Service {
     // ---- calling
 
     pub(crate) fn due_sites(&mut self, now: Timestamp) {
+        let inhabited: BTreeSet<SiteName> = self.sites.keys().filter(|site| self.has_machines(site)).cloned().collect();
         for site in self.sites.values_mut() {
             if !site.ending && site.end_at <= now && !site.to_end.is_empty() {
                 site.ending = true;
-                let machines: Vec<String> = site.to_end.iter().take(site.end_most).cloned().collect();
+                let machines = site.next_to_end();
                 let (name, driver) = (site.name.clone(), site.driver.clone());
                 self.tasks.spawn(async move {
                     let asked = machines.clone();
@@ -64,12 +70,21 @@ impl Service {
             }
             if !site.looking && site.next_look <= now {
                 site.looking = true;
-                let (name, driver) = (site.name.clone(), site.driver.clone());
+                let (name, driver, store) = (site.name.clone(), site.driver.clone(), self.store.clone());
+                let (must_vouch, has_machines) = (site.must_vouch(now), inhabited.contains(&name));
                 self.tasks.spawn(async move {
-                    let result = driver.call("list", |iaas| async move { iaas.list().await }).await;
+                    let vouched = match must_vouch {
+                        true => Some(vouch(&driver, &store, has_machines).await),
+                        false => None,
+                    };
+                    let (vouched, result) = match vouched.transpose() {
+                        Ok(vouched) => (vouched, driver.call("list", |iaas| async move { iaas.list().await }).await),
+                        Err(error) => (None, Err(error)),
+                    };
                     Done::Listed {
                         site: name,
                         began: now,
+                        vouched,
                         result,
                     }
                 });
@@ -109,26 +124,34 @@ impl Service {
                 known.end_failures = 0;
                 known.end_most = (known.end_most * 2).min(BATCH);
                 for machine in machines {
-                    known.to_end.remove(&machine);
+                    known.ends_no_more(&machine);
                 }
                 self.look_soon(site, now);
             }
             Err(error) => {
                 warn!(%site, %error, "machines were not ended; trying again");
                 known.failed("terminate", &error);
-                let is_refused = error.class == Class::Permanent;
-                let wait = if is_refused && machines.len() > 1 {
+                let (is_about_them, is_at_once) = match error.class {
+                    Class::Throttled => (false, false),
+                    // The first may well be about none of them.
+                    Class::Retryable => (known.end_failures > 0, false),
+                    Class::Capacity | Class::Quota | Class::Credentials | Class::Permanent | Class::Changed => (true, true),
+                };
+                if is_about_them && machines.len() > 1 {
                     // One of them is what the site objects to; halving soon finds which.
                     known.end_most = (machines.len() / 2).max(1);
+                } else if let (true, [machine]) = (is_about_them, machines.as_slice()) {
+                    let tries = known.end_tries.entry(machine.clone()).or_default();
+                    *tries += 1;
+                    if error.class == Class::Permanent || *tries >= END_TRIES {
+                        // It is asked for again when its deadline passes, and keeps no other from its end meanwhile.
+                        known.ends_no_more(machine);
+                    }
+                }
+                let wait = if is_at_once && machines.len() > 1 {
                     *self.config.retry_first
                 } else {
                     known.end_failures = known.end_failures.saturating_add(1);
-                    if is_refused {
-                        // It is asked for again when its deadline passes, and keeps no other from its end meanwhile.
-                        for machine in &machines {
-                            known.to_end.remove(machine);
-                        }
-                    }
                     let failures = known.end_failures;
                     self.wait_after(&error, failures)
                 };
@@ -145,11 +168,20 @@ impl Service {
             // Only a person can change that; until then the site is asked as seldom as ever.
             Class::Credentials => self.backoff(u32::MAX),
             Class::Throttled => self.backoff(failures) * THROTTLED_TIMES,
-            Class::Retryable | Class::Capacity | Class::Quota | Class::Permanent => self.backoff(failures),
+            Class::Retryable | Class::Capacity | Class::Quota | Class::Permanent | Class::Changed => self.backoff(failures),
         }
     }
 
-    pub(crate) async fn listed(&mut self, site: &SiteName, began: Timestamp, result: Result<Vec<Machine>, IaasError>) {
+    pub(crate) async fn listed(
+        &mut self,
+        site: &SiteName,
+        began: Timestamp,
+        vouched: Option<bool>,
+        result: Result<Vec<Machine>, IaasError>,
+    ) {
+        if let (Some(vouched), Some(known)) = (vouched, self.sites.get_mut(site)) {
+            known.vouched = Some((self.clock.now(), vouched));
+        }
         let machines = match result {
             Ok(machines) => machines,
             Err(error) => return self.look_failed(site, "list", &error),
@@ -260,6 +292,7 @@ impl Service {
             known.suspects.clear();
             return;
         };
+        known.shows_some = on_site.machines.keys().any(|machine| present.contains(machine));
         let grace = *known.can.consistency_grace;
         let mut suspects = std::mem::take(&mut known.suspects);
         for (machine, id) in &on_site.machines {
@@ -321,9 +354,13 @@ impl Service {
             Ok(said) => said,
             Err(error) => return self.look_failed(site, "describe", &error),
         };
-        let mut over = Vec::new();
+        let (mut over, mut unknown) = (Vec::new(), Vec::new());
+        // Of whichever the site says anything, that it knows; such as that it has ended.
+        let knows_some = said.iter().any(|(_, state)| state.is_some());
+        let (mut absent, mut shows_some) = (0, false);
         if let (Some(known), Some(on_site)) = (self.sites.get_mut(site), self.book.on_site(site)) {
             known.works("describe");
+            (absent, shows_some) = (known.suspects.len(), known.shows_some);
             for (machine, state) in said {
                 let Some(id) = on_site.machines.get(&machine) else { continue };
                 let is_ending = self.book.get(*id).is_some_and(|instance| instance.state >= State::Terminating);
@@ -340,7 +377,11 @@ impl Service {
                     suspicion.gone += 1;
                     if suspicion.gone >= known.can.gone_confirmations {
                         known.suspects.remove(id);
-                        over.push((*id, happened));
+                        if state.is_none() && !is_ending {
+                            unknown.push(*id);
+                        } else {
+                            over.push((*id, happened));
+                        }
                     }
                 }
             }
@@ -348,10 +389,16 @@ impl Service {
         for (id, happened) in over {
             self.happen_quietly(id, happened);
         }
+        if self.are_many(site, unknown.len(), absent) {
+            return self.ask_before_they_are_gone(site, unknown, knows_some || shows_some);
+        }
+        for id in unknown {
+            self.happen_quietly(id, Happening::Gone);
+        }
         self.looked(site, self.clock.now());
     }
 
-    fn looked(&mut self, site: &SiteName, now: Timestamp) {
+    pub(crate) fn looked(&mut self, site: &SiteName, now: Timestamp) {
         let youngest = self.book.on_site(site).and_then(|on_site| {
             let moving = on_site.moving.iter().filter_map(|id| self.book.get(*id));
             moving.map(|instance| instance.state_since).max()
@@ -378,7 +425,7 @@ impl Service {
         known.next_look = now + patience(*fast.unwrap_or(known.can.look_fast), now.since(newest));
     }
 
-    fn look_failed(&mut self, site: &SiteName, call: &'static str, error: &IaasError) {
+    pub(crate) fn look_failed(&mut self, site: &SiteName, call: &'static str, error: &IaasError) {
         warn!(%site, call, %error, "the site cannot be seen; nothing is concluded from that");
         let now = self.clock.now();
         let Some(known) = self.sites.get_mut(site) else { return };
@@ -399,7 +446,7 @@ impl Service {
     pub(crate) fn bar(&mut self, site: &SiteName, error: &IaasError, failures: u32) {
         let is_refusing = match error.class {
             Class::Throttled | Class::Credentials | Class::Permanent => true,
-            Class::Retryable | Class::Capacity | Class::Quota => false,
+            Class::Retryable | Class::Capacity | Class::Quota | Class::Changed => false,
         };
         let until = self.clock.now() + self.wait_after(error, failures);
         if let Some(known) = self.sites.get_mut(site).filter(|_| is_refusing) {

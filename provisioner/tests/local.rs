@@ -75,6 +75,7 @@ impl Site {
             launch_token: LaunchToken("l.secret".to_owned()),
             url: "http://127.0.0.1:1".to_owned(),
             template: template(stop_grace),
+            doubtful: false,
         }
     }
 

@@ -498,6 +498,21 @@ class Launching(Registry):
         change(preserve_n=1)
         self.running(domain, 1, self.user)
 
+    def test_a_site_with_credentials_is_one_to_launch_on(self):
+        site = self.with_site()
+        self.with_keys(site)
+        name = self.with_type({"mappings": {site: mapping()}, "contextualization": {"method": "userdata", "userdata": "#!/bin/sh\n"}, "run": ["/bin/true"]})
+        # Nothing is asked for there, since nobody would answer.
+        domain = self.domain(0, caller=self.user, epuworker_type=name, force_site=site)
+        self.assertEqual(self.describe(domain, self.user)["config"]["engine_conf"]["force_site"], site)
+        self.assertEqual(self.epum("list_domains", caller=self.user), [domain])
+        # For its caller only.
+        user = fresh("user")
+        add = dict(domain_id=fresh(), definition_id=self.definition(), config={"engine_conf": {"preserve_n": 0, "epuworker_type": "worker"}}, caller=user)
+        for named in (site, "%s.%s" % (site, self.user)):
+            add["config"]["engine_conf"]["force_site"] = named
+            self.fails("ValueError", "no site is named " + named, self.epum, "add_domain", **add)
+
     def test_a_domain_of_a_type_that_cannot_be_used_is_refused(self):
         add = lambda name: self.epum(
             "add_domain", domain_id=fresh(), definition_id=self.definition(), caller=self.user,

@@ -155,7 +155,10 @@ async fn types_sites_and_credentials_are_kept_for_old_clients_and_no_secret_is_a
         bytes.windows(text.len()).any(|window| window == text.as_bytes())
     };
     let records: Vec<PathBuf> = files_below(&data).into_iter().filter(|path| !path.starts_with(&drawer)).collect();
-    assert!(records.iter().any(|path| holds(path, r#""by":"dtrs""#)), "there is a site of ours: {records:?}");
+    assert!(
+        records.iter().any(|path| holds(path, r#""by":"dtrs""#)),
+        "there is a site of ours: {records:?}"
+    );
     assert!(records.iter().any(|path| holds(path, "stays.keeper")));
     for path in records.iter().chain([&log]) {
         assert!(!holds(path, secret), "the secret is in {}", path.display());
@@ -163,8 +166,16 @@ async fn types_sites_and_credentials_are_kept_for_old_clients_and_no_secret_is_a
     assert!(!holds(&served.installation.path("suite.log"), secret));
 
     let kept = files_below(&drawer.join("keeper/site"));
-    let fields: Vec<&str> = kept.iter().filter_map(|path| path.file_name()?.to_str()?.rsplit_once('.')).map(|(field, _)| field).collect();
-    assert_eq!(fields, ["stays.access_key", "stays.secret_key"], "what is replaced or removed goes: {kept:?}");
+    let fields: Vec<&str> = kept
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str()?.rsplit_once('.'))
+        .map(|(field, _)| field)
+        .collect();
+    assert_eq!(
+        fields,
+        ["stays.access_key", "stays.secret_key"],
+        "what is replaced or removed goes: {kept:?}"
+    );
     assert_eq!(std::fs::read_to_string(&kept[1]).unwrap(), format!("new {secret}"));
     for path in files_below(&drawer) {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;

@@ -149,7 +149,7 @@ async fn a_successor_repeats_a_launch_and_launches_nothing() {
     let mut other = launch.clone();
     other.template.machine.size = Some("t3.small".to_owned());
     let error = successor.launch(&other).await.unwrap_err();
-    assert_eq!(error.class, Class::Permanent);
+    assert_eq!(error.class, Class::Changed);
     assert!(
         error.text.contains("IdempotentParameterMismatch") && error.text.contains("launches anew"),
         "{error}"

@@ -94,6 +94,7 @@ impl Sites {
             launch_token: LaunchToken("l.very-secret".to_owned()),
             url: "http://127.0.0.1:9".to_owned(),
             template: template(machine),
+            doubtful: false,
         }
     }
 

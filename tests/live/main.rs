@@ -17,11 +17,11 @@ mod draining;
 #[cfg(feature = "ec2")]
 mod ec2_fake;
 #[cfg(feature = "ec2")]
+mod ec2_losing;
+#[cfg(feature = "ec2")]
 mod ec2_moto;
 #[cfg(feature = "ec2")]
 mod ec2_sites;
-#[cfg(feature = "ec2")]
-mod ec2_losing;
 mod failing;
 mod fake_ec2;
 mod following;

@@ -60,7 +60,10 @@ fn is_whole(root: &Path) {
         assert!(file(path).is_file(), "{path} is missing in {}", root.display());
     }
     let unit = text(&file("usr/lib/systemd/system/epu.service"));
-    assert!(unit.contains("ExecStart=/usr/bin/epumgmt serve all --config /etc/epu/epu.yaml"), "{unit}");
+    assert!(
+        unit.contains("ExecStart=/usr/bin/epumgmt serve all --config /etc/epu/epu.yaml"),
+        "{unit}"
+    );
     assert!(!unit.contains("/usr/local/"), "{unit}");
     let epumgmt = |arguments: &[&str]| run(Command::new(file("usr/bin/epumgmt")).args(arguments));
     let said = epumgmt(&["--version"]);

@@ -17,7 +17,7 @@ async fn until_live(installation: &Installation, site: &str, count: usize) {
                 .iter()
                 .filter(|view| view.instance.site.as_str() == site && view.instance.state == State::Running);
             let running = running.count();
-            if running == count && live.len() == count {
+            if running == count && (count > 0 || live.is_empty()) {
                 Ok(())
             } else {
                 Err(format!("{running} of {}", live.len()))
@@ -79,19 +79,35 @@ async fn a_site_is_added_used_and_removed_by_command() {
     );
     let refused = installation.run(&["site", "add", "-f", &wrong]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
-    for said in ["wrong.yaml:2", "\"local\"", "wrong.yaml:4", "\"region\"", "one is added at a time", "env:NAME"] {
+    for said in [
+        "wrong.yaml:2",
+        "\"local\"",
+        "wrong.yaml:4",
+        "\"region\"",
+        "one is added at a time",
+        "env:NAME",
+    ] {
         assert!(refused.err.contains(said), "{said}: {}", refused.err);
     }
     assert!(!refused.err.contains("sesame"), "a secret is shown: {}", refused.err);
 
     let good = write("here.yaml", "local: {max-instances: 5}\n");
     assert_eq!(installation.run(&["site", "add", "-f", &good]).code, Some(2), "it has no name");
-    assert_eq!(installation.json(&["site", "add", "-f", &good, "--name", "here"]), json!({"site": "here"}));
+    assert_eq!(
+        installation.json(&["site", "add", "-f", &good, "--name", "here"]),
+        json!({"site": "here"})
+    );
     let there = site(&installation, "here");
-    assert_eq!((&there["driver"], &there["origin"]), (&json!("local"), &json!({"is": "record", "by": "operator"})));
+    assert_eq!(
+        (&there["driver"], &there["origin"]),
+        (&json!("local"), &json!({"is": "record", "by": "operator"}))
+    );
     assert!(installation.does(&["site", "list"]).contains("FROM"));
     let second = installation.run(&["site", "add", "-f", &good, "--name", "there"]);
-    assert!(second.code != Some(0) && second.err.contains("this machine is one site"), "{second:?}");
+    assert!(
+        second.code != Some(0) && second.err.contains("this machine is one site"),
+        "{second:?}"
+    );
 
     installation.does(&["pool", "add", "-f", &pools]);
     until_live(&installation, "here", 2).await;
@@ -104,7 +120,7 @@ async fn a_site_is_added_used_and_removed_by_command() {
     installation.stop().await;
     installation.start().await;
     until_live(&installation, "here", 2).await;
-    installation.does(&["pool", "resize", "jobs", "5"]);
+    installation.does(&["pool", "resize", "jobs", "--n", "5"]);
     until_live(&installation, "here", 3).await;
 
     installation.does(&["pool", "remove", "jobs"]);
@@ -122,7 +138,11 @@ async fn sites_of_the_config_file_come_and_go_with_sighup() {
     let mut installation = Installation::serving("sites: {}\n").await;
     reload(&mut installation, "sites:\n  mine: {local: {}}\n");
     let mine = until_site(&installation, "mine", "the new site is there", |seen| !seen.is_null()).await;
-    assert_eq!((&mine["origin"]["is"], &mine["origin"]["line"]), (&json!("file"), &json!(5)), "{mine}");
+    assert_eq!(
+        (&mine["origin"]["is"], &mine["origin"]["line"]),
+        (&json!("file"), &json!(5)),
+        "{mine}"
+    );
     let refused = installation.run(&["site", "remove", "mine"]);
     assert!(refused.code != Some(0) && refused.err.contains("line 5"), "{refused:?}");
 
@@ -144,11 +164,53 @@ async fn sites_of_the_config_file_come_and_go_with_sighup() {
 
     reload(&mut installation, "sites: {}\n");
     let leaving = until_site(&installation, "mine", "the site leaves", |seen| !seen["fault"].is_null()).await;
-    assert_eq!((&leaving["fault"]["code"], &leaving["live"]), (&json!("no-such-site"), &json!(1)), "{leaving}");
+    assert_eq!(
+        (&leaving["fault"]["code"], &leaving["live"]),
+        (&json!("no-such-site"), &json!(1)),
+        "{leaving}"
+    );
     until_live(&installation, "mine", 1).await;
     installation.does(&["pool", "remove", "jobs"]);
     until_live(&installation, "mine", 0).await;
     until_site(&installation, "mine", "the site is dropped", Value::is_null).await;
     assert_eq!(happened(&installation, "site-added"), [pair("mine", "config")]);
     assert_eq!(happened(&installation, "site-removed"), [pair("mine", "config")]);
+}
+
+#[tokio::test]
+async fn a_template_is_kept_for_pools_that_are_added_later() {
+    let mut installation = Installation::serving("pools: {}\n").await;
+    let write = |name: &str, text: &str| {
+        let path = installation.path(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let pool = write("pool.yaml", "pools: {nap: {template: napper, max: 2, engine: {keep: {n: 1}}}}\n");
+    assert_eq!(
+        installation.run(&["pool", "add", "-f", &pool]).code,
+        Some(2),
+        "nobody has the template"
+    );
+    let wrong = write("wrong.yaml", "templates: {napper: {rum: [sleep], heartbeat: 1ms}}\n");
+    let refused = installation.run(&["template", "add", "-f", &wrong]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.err.contains("\"run\"") && refused.err.contains("heartbeat"), "{refused:?}");
+    let good = write(
+        "napper.yaml",
+        "templates: {napper: {run: [sleep, '1000'], heartbeat: 200ms, stop-grace: 1s}}\n",
+    );
+    assert_eq!(installation.json(&["template", "add", "-f", &good]), json!({"template": "napper"}));
+    assert!(installation.does(&["template", "list"]).contains("ADDED BY"));
+    installation.stop().await;
+    installation.start().await;
+    installation.does(&["pool", "add", "-f", &pool]);
+    until_live(&installation, "local", 1).await;
+    installation.does(&["template", "remove", "napper"]);
+    assert_eq!(installation.run(&["template", "remove", "napper"]).code, Some(5));
+    assert_eq!(
+        installation.json(&["template", "show", "napper"])[0]["live"],
+        json!(1),
+        "the pool has its own"
+    );
+    until_live(&installation, "local", 1).await;
 }

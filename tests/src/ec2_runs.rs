@@ -65,7 +65,11 @@ fn harm(random: &mut fastrand::Rng) -> Plan {
     let chance = |fate, share| Chance::always(fate).probability(share);
     let after = Span::millis(random.u64(500..4_000));
     Plan {
-        capacity: if random.u8(0..3) == 0 { vec![Room::in_zone("us-east-1a", 3)] } else { Vec::new() },
+        capacity: if random.u8(0..3) == 0 {
+            vec![Room::in_zone("us-east-1a", 3)]
+        } else {
+            Vec::new()
+        },
         faults,
         fates: vec![
             chance(Fate::LaunchFails, 0.03),
@@ -92,7 +96,7 @@ fn config(endpoint: &str, n: u64) -> String {
       identity-endpoint: {endpoint}
       credentials: {{access-key-id: env:EC2_KEY, secret-access-key: env:EC2_SECRET}}
       consistency-grace: 3s
-      look-fast: 250ms
+      look-fast: 1s
       look-steady: 1s
       sweep-grace: 4s
 templates:
@@ -169,12 +173,21 @@ pub async fn endure(seed: u64) -> Result<Outcome> {
 
     let torn = installation.run(&["teardown", "--yes", "--force", "--wait", "40s"]);
     if torn.code != Some(0) {
-        return Err(said(Trouble::new("tear down", format!("{torn:?}"))));
+        let report = ec2.report().await?;
+        let left: Vec<_> = report.machines.iter().filter(|machine| machine.is_alive()).collect();
+        return Err(said(Trouble::new(
+            "tear down",
+            format!("{torn:?}; alive: {left:?}\n{}", ec2.output_tail()),
+        )));
     }
     wait::until(EMPTIES, "no machine is left", async || {
         let report = ec2.report().await.map_err(|trouble| trouble.to_string())?;
         let left = report.machines.iter().filter(|machine| machine.is_alive()).count();
-        if left == 0 { Ok(()) } else { Err(format!("{left} machines are left")) }
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{left} machines are left"))
+        }
     })
     .await
     .map_err(said)?;
@@ -184,7 +197,10 @@ pub async fn endure(seed: u64) -> Result<Outcome> {
 async fn begin(installation: &mut Installation) {
     installation
         .start_through(&[], |command| {
-            command.env("EC2_KEY", ACCESS_KEY).env("EC2_SECRET", "secret").env_remove("AWS_PROFILE");
+            command
+                .env("EC2_KEY", ACCESS_KEY)
+                .env("EC2_SECRET", "secret")
+                .env_remove("AWS_PROFILE");
         })
         .await;
 }
@@ -192,7 +208,9 @@ async fn begin(installation: &mut Installation) {
 /// Whether as many run as are wanted, each with a machine of its own, and nothing else is billed.
 async fn converged(installation: &Installation, report: &Report, wanted: u64) -> std::result::Result<(), String> {
     let live = installation.live().await;
-    let running = live.iter().filter(|view| view.instance.state == epu_core::State::Running && view.instance.drain.is_none());
+    let running = live
+        .iter()
+        .filter(|view| view.instance.state == epu_core::State::Running && view.instance.drain.is_none());
     let (count, records) = (running.count() as u64, live.len() as u64);
     let recorded: BTreeSet<&str> = live.iter().filter_map(|view| view.instance.machine.as_deref()).collect();
     let billed: BTreeSet<&str> = report

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::flaw::without_passwords;
 use super::{Flaw, SPAN_FORMAT, Tree, nearest, push};
 use crate::id::NAME_PATTERN;
+use crate::secret::REF_PATTERN;
 use crate::time::{SPAN_PATTERN, Span};
 
 /// How much of a value is shown in a message, in characters.
@@ -91,6 +92,10 @@ impl Check<'_> {
             Kind::Pattern { pattern } if pattern == SPAN_PATTERN => say(not_a_span(found)),
             Kind::Format { format } if format == SPAN_FORMAT => say(not_a_span(found)),
             Kind::Pattern { pattern } if pattern == NAME_PATTERN => say(not_a_name(found)),
+            // What is written may be the secret itself: it is not repeated.
+            Kind::Pattern { pattern } if pattern == REF_PATTERN => {
+                say("it is no reference to a secret".to_owned()).help("write env:NAME or file:/path")
+            }
             Kind::Pattern { pattern } => say(format!("{} does not match {pattern}", shown(found))),
             Kind::Enum { options } => self.none_of(at, found, options.as_array().into_iter().flatten()),
             Kind::Constant { expected_value } => self.none_of(at, found, [expected_value.as_ref()]),

@@ -103,6 +103,15 @@ impl Breaker {
         self.open_until.is_some() || self.parked.is_some()
     }
 
+    /// Whether anything is held back now: not where only the next launch is to be a trial.
+    #[must_use]
+    pub fn holds_now(&self, now: Timestamp) -> bool {
+        match self.gate(now) {
+            Gate::Open(_) | Gate::Probing | Gate::Parked => true,
+            Gate::Closed | Gate::HalfOpen => false,
+        }
+    }
+
     /// Lets everything through again; how it went so far stays known. True when anything was held back.
     pub fn reset(&mut self, now: Timestamp) -> bool {
         let held = self.holds();
@@ -129,7 +138,7 @@ impl Breaker {
                 self.note(outcome);
                 if let (Some(of), None) = (outcome.asked, &self.parked) {
                     self.parked = self.fault.clone().map(|fault| Parked {
-                        since: outcome.at,
+                        since: outcome.heard_at,
                         fault,
                         of,
                     });
@@ -192,10 +201,10 @@ impl Breaker {
     fn failed(&mut self, outcome: &LaunchOutcome, failures: u32, limits: &Limits) {
         self.failures = failures;
         self.note(outcome);
-        if self.failures >= limits.launch_failures && (self.probing || self.open_until.is_none_or(|until| outcome.at >= until)) {
+        if self.failures >= limits.launch_failures && (self.probing || self.open_until.is_none_or(|until| outcome.heard_at >= until)) {
             let pause = *limits.launch_backoff * 2u32.pow(self.opened.min(BACKOFF_DOUBLINGS));
             self.opened = self.opened.saturating_add(1);
-            self.open_until = Some(outcome.at + pause);
+            self.open_until = Some(outcome.heard_at + pause);
             self.probing = false;
             self.full_since = None;
         }
@@ -207,16 +216,24 @@ impl Breaker {
             return;
         }
         self.note(outcome);
+        // That it was full once says little after so long.
+        let long = *limits.capacity_memory * 2u32.pow(BACKOFF_DOUBLINGS);
+        if self.open_until.is_some_and(|until| until + long <= outcome.heard_at) {
+            self.filled = 0;
+        }
         let pause = *limits.capacity_memory * 2u32.pow(self.filled.min(BACKOFF_DOUBLINGS));
         self.filled = self.filled.saturating_add(1);
         // A longer pause for another reason stands.
-        self.open_until = self.open_until.max(Some(outcome.at + pause));
-        self.full_since = Some(outcome.at);
+        self.open_until = self.open_until.max(Some(outcome.heard_at + pause));
+        self.full_since = Some(outcome.heard_at);
         self.probing = false;
     }
 
     /// Nothing that happened is in the future.
-    pub(super) fn not_after(&mut self, now: Timestamp) {
+    pub(super) fn not_after(&mut self, now: Timestamp, limits: &Limits) {
+        // No pause is longer than the longest.
+        let longest = (*limits.launch_backoff).max(*limits.capacity_memory) * 2u32.pow(BACKOFF_DOUBLINGS);
+        self.open_until = self.open_until.map(|until| until.min(now + longest));
         let happened = [&mut self.last_out_at, &mut self.full_since, &mut self.reset_at];
         for at in happened
             .into_iter()

@@ -11,6 +11,7 @@ use epu_core::life::State;
 use super::places::{self, Staying};
 use super::{Batch, Plan, Wish};
 use crate::guards::Gate;
+use crate::view::Member;
 
 pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purpose) {
     let Wish { now, view, decision, .. } = *wish;
@@ -18,15 +19,9 @@ pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purp
     let mut missing = missing;
     let mut staying = Staying::after(view, plan);
     let going = plan.named();
-    let unfilled: Vec<_> = decision
-        .slots
-        .iter()
-        .filter(|(label, _)| {
-            !view
-                .slot_members()
-                .any(|(held, members)| held == *label && !members.is_subset(&going))
-        })
-        .collect();
+    let held = view.slot_members().filter(|(_, members)| !members.is_subset(&going));
+    let held: BTreeSet<&SlotLabel> = held.map(|(label, _)| label).collect();
+    let unfilled: BTreeMap<_, _> = decision.slots.iter().filter(|(label, _)| !held.contains(label)).collect();
     let slots_missing = u32::try_from(unfilled.len()).unwrap_or(u32::MAX).min(missing);
     // A slot's own member comes back before anything new is launched for it; a generic one fills only a generic place.
     let mut wanted: Vec<Option<(SlotLabel, BTreeMap<String, String>)>> = Vec::new();
@@ -42,11 +37,11 @@ pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purp
                 .instance
                 .drain
                 .as_ref()
-                .is_some_and(|d| matches!(d.why, Cause::ScaleIn | Cause::SlotRemoved | Cause::PlacementLeft) && now < d.deadline)
+                .is_some_and(|d| may_be_withdrawn(d.why, member) && now < d.deadline)
             && !(view.pool.refresh.is_some() && member.is_outdated())
-            && staying.has_room(spec, member.instance.placed_by());
+            && staying.has_room(spec, member.placed_by());
         let fits = match member.instance.slot.as_ref() {
-            Some(label) => unfilled.iter().any(|(u, _)| *u == label) && taken_back.insert(label),
+            Some(label) => unfilled.contains_key(label) && taken_back.insert(label),
             None if generic > 0 => {
                 generic -= 1;
                 true
@@ -66,7 +61,7 @@ pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purp
     wanted.extend(
         unfilled
             .iter()
-            .filter(|(label, _)| !taken_back.contains(label))
+            .filter(|(label, _)| !taken_back.contains(*label))
             .map(|(label, vars)| Some(((*label).clone(), (*vars).clone()))),
     );
     wanted.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
@@ -109,4 +104,10 @@ pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purp
             None,
         );
     }
+}
+
+/// Whether one that was told to drain for this may stay after all. What a refresh drained may once it is of the right version again: the
+/// pool went back to it.
+fn may_be_withdrawn(why: Cause, member: &Member) -> bool {
+    matches!(why, Cause::ScaleIn | Cause::SlotRemoved | Cause::PlacementLeft) || (why == Cause::Refresh && !member.is_outdated())
 }

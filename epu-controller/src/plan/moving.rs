@@ -3,7 +3,8 @@
 //! Those that go are drained, never ended, and within the replacement limit, together with the unhealthy and a refresh. Where the pool's
 //! maximum and its other placements take more than the size aimed at, others are launched first, and one that runs drains only once
 //! others run in its place. Where they do not, and for the holder of a slot, which there is only once, it drains first: at the most as
-//! many as the other placements take at once, and never so many that fewer than the minimum run.
+//! many as the other placements take at once, and never so many that fewer than the minimum run; where the minimum is all that the pool
+//! can have, never fewer than that less one batch, or nobody could ever leave.
 //!
 //! Nobody moves to a better placement that has room again: a machine that works is worth more than a better place for it. Only what
 //! is launched anyway goes there.
@@ -11,6 +12,7 @@
 use std::time::Duration;
 
 use epu_core::Reason;
+use epu_core::health::Health;
 use epu_core::instance::Cause;
 
 use super::places::{self, Staying};
@@ -41,7 +43,7 @@ pub(super) fn move_away(wish: &Wish<'_>, plan: &mut Plan, filled: u32) -> Moved 
     let named = plan.named();
     let mut movers: Vec<&Member> = Vec::new();
     for member in view.victims().filter(|member| !named.contains(&member.instance.id)) {
-        if let Some(n) = excess.get_mut(member.instance.placed_by()).filter(|n| **n > 0) {
+        if let Some(n) = excess.get_mut(member.placed_by()).filter(|n| **n > 0) {
             *n -= 1;
             movers.push(member);
         }
@@ -69,14 +71,20 @@ pub(super) fn move_away(wish: &Wish<'_>, plan: &mut Plan, filled: u32) -> Moved 
     }
     let goal = plan.target.min(places::most(spec));
     let room = places::most(spec) - goal;
+    let keep = goal.max(spec.min);
     let may_surge = room > 0 && !view.pool.paused.grow;
     let counts = view.counts();
     let most = spec.limits.replacements((counts.capacity + counts.unhealthy).max(plan.target));
     let mut allowed = most.saturating_sub(plan.guards.replaced_within(*spec.limits.replace_window, now));
-    let leaves = named
-        .iter()
-        .filter(|id| view.member(**id).is_some_and(|m| m.class() == Class::Running));
-    let mut running = (counts.capacity - counts.pending).saturating_sub(size(leaves.count()));
+    let is_storm = plan.guards.storm.is_some();
+    if is_storm {
+        allowed = 0;
+    }
+    // Who cannot be heard may be gone: nobody drains on the strength of it.
+    let leaves = named.iter().filter(|id| view.member(**id).is_some_and(runs_in_contact));
+    let running = (counts.capacity - counts.pending).saturating_sub(view.out_of_contact());
+    let mut running = running.saturating_sub(size(leaves.count()));
+    let floor = if spec.min >= goal { goal.saturating_sub(most) } else { spec.min };
     let mut filled = filled;
     let open: u32 = spec
         .placements
@@ -86,10 +94,10 @@ pub(super) fn move_away(wish: &Wish<'_>, plan: &mut Plan, filled: u32) -> Moved 
     let mut left = 0_u32;
     let mut drained = 0_u32;
     for member in movers {
-        let runs = member.class() == Class::Running;
+        let runs = runs_in_contact(member);
         let has_slot = member.instance.slot.is_some();
-        let is_replaced = filled > goal.max(spec.min) && (!runs || running > goal.max(spec.min));
-        let goes_first = (!may_surge || has_slot) && open > goal.saturating_sub(filled) && (!runs || running > spec.min);
+        let is_replaced = filled > keep && (!runs || running > keep);
+        let goes_first = (!may_surge || has_slot) && open > goal.saturating_sub(filled) && (!runs || running > floor);
         if allowed == 0 || !(is_replaced || goes_first) {
             left += u32::from(!has_slot);
             continue;
@@ -104,9 +112,11 @@ pub(super) fn move_away(wish: &Wish<'_>, plan: &mut Plan, filled: u32) -> Moved 
     let from = now - *spec.limits.replace_window;
     plan.guards.replaced.retain(|at| *at > from);
     if drained < waiting {
-        let until = plan.guards.replaced.first().filter(|_| allowed == 0);
+        let until = plan.guards.replaced.first().filter(|_| allowed == 0 && !is_storm);
         let until = until.map(|at| *at + *spec.limits.replace_window + Duration::from_millis(1));
-        let why = if allowed == 0 {
+        let why = if is_storm {
+            "a storm is on, too many are unhealthy at once".to_owned()
+        } else if allowed == 0 {
             format!("{most} at most are replaced within {}", spec.limits.replace_window)
         } else if open == 0 && filled <= goal {
             "no other placement takes them now".to_owned()
@@ -122,6 +132,15 @@ pub(super) fn move_away(wish: &Wish<'_>, plan: &mut Plan, filled: u32) -> Moved 
     Moved {
         drained,
         // Not what is allowed just now: who was launched to take a place is not given up because somebody else failed meanwhile.
-        surge: if may_surge { left.min(most).min(room) } else { 0 },
+        surge: match may_surge {
+            // Those that are there already.
+            true if is_storm => filled.saturating_sub(goal).min(left).min(most).min(room),
+            true => left.min(most).min(room),
+            false => 0,
+        },
     }
+}
+
+fn runs_in_contact(member: &Member) -> bool {
+    member.class() == Class::Running && member.health != Health::OutOfContact
 }

@@ -7,7 +7,7 @@ use epu_core::pool::{Placement, PoolSpec};
 
 use super::{Plan, Wish};
 use crate::guards::Gate;
-use crate::view::{Class, Member, View};
+use crate::view::{Member, View};
 
 /// How many stay by each placement once a plan is carried out.
 #[derive(Debug)]
@@ -33,15 +33,19 @@ impl Staying {
 
     /// One of them goes.
     fn leaves(&mut self, member: &Member) {
-        let counted = matches!(member.class(), Class::Pending | Class::Running | Class::Unhealthy);
-        if let Some(n) = self.by.get_mut(member.instance.placed_by()).filter(|_| counted) {
+        if let Some(n) = self.by.get_mut(member.placed_by()).filter(|_| member.is_placed()) {
             *n = n.saturating_sub(1);
         }
     }
 
     /// One that was to go stays after all.
     pub(super) fn comes_back(&mut self, member: &Member) {
-        *self.by.entry(member.instance.placed_by().to_owned()).or_default() += 1;
+        *self.by.entry(member.placed_by().to_owned()).or_default() += 1;
+    }
+
+    /// All of them.
+    pub(super) fn total(&self) -> u32 {
+        self.by.values().sum()
     }
 
     /// How many more a placement of the pool takes by its maximum.

@@ -58,7 +58,8 @@ pub(super) fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
             "{ill} of {size} are unhealthy at once: the fault is elsewhere, replacing stops but for one each {}",
             limits.storm_probe
         );
-        allowed = u32::from(probe);
+        // One at the most, and within the limit as ever.
+        allowed = allowed.min(u32::from(probe));
         plan.hold(
             Reason::new("storm", text)
                 .with("unhealthy", ill)
@@ -71,10 +72,16 @@ pub(super) fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
     }
     let done = allowed.min(ill);
     if probe {
-        if let Some(storm) = plan.guards.storm.as_mut() {
-            storm.probed_at = now;
-        }
-        plan.later(now + *limits.storm_probe);
+        let until = if done > 0 {
+            if let Some(storm) = plan.guards.storm.as_mut() {
+                storm.probed_at = now;
+            }
+            Some(now + *limits.storm_probe)
+        } else {
+            let first = plan.guards.replaced.iter().find(|at| **at > now - *limits.replace_window);
+            first.map(|at| *at + *limits.replace_window + Duration::from_millis(1))
+        };
+        until.into_iter().for_each(|at| plan.later(at));
     }
     for member in sick.iter().take(usize::try_from(done).unwrap_or(usize::MAX)) {
         plan.end(Cause::Unhealthy, member.instance.id, member.work);

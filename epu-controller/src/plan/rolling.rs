@@ -6,7 +6,8 @@ use epu_core::id::InstanceId;
 use epu_core::instance::Cause;
 use epu_core::time::Timestamp;
 
-use super::{Plan, Wish, places};
+use super::places::{self, Staying};
+use super::{Plan, Wish};
 use crate::guards::Gate;
 use crate::rollout::{self, Asked, Launching};
 
@@ -27,12 +28,14 @@ pub(super) fn roll(wish: &Wish<'_>, plan: &mut Plan) -> Rolled {
         return Rolled::default();
     }
     let spec = &view.pool.spec;
+    let reach = reach(wish, plan);
+    let most = places::most(spec).min(reach);
     let choice = rollout::next(&Asked {
         now,
         view,
         guards: &plan.guards,
-        target: plan.target.min(spec.max),
-        most: places::most(spec),
+        target: plan.target.min(most),
+        most,
         going: &plan.named(),
         launching: launching(wish, plan),
     });
@@ -54,11 +57,30 @@ pub(super) fn roll(wish: &Wish<'_>, plan: &mut Plan) -> Rolled {
     }
 }
 
+/// How many the pool can have by and by: those that stay, and what its placements take besides. More are waited for in vain where a
+/// placement is at its maximum and the others have no room. Where launches fail nothing is known about room, and the refresh is held or
+/// tries one anyway.
+fn reach(wish: &Wish<'_>, plan: &Plan) -> u32 {
+    let spec = &wish.view.pool.spec;
+    let staying = Staying::after(wish.view, plan);
+    let more = spec.placements.iter().map(|placement| {
+        let room = staying.room(spec, placement);
+        let breaker = plan.guards.launching.get(placement.called());
+        let gate = match places::gate(wish, plan, placement) {
+            Gate::Open(_) | Gate::HalfOpen | Gate::Probing if breaker.is_some_and(|breaker| breaker.full_since.is_none()) => Gate::Closed,
+            gate @ (Gate::Closed | Gate::Open(_) | Gate::HalfOpen | Gate::Probing | Gate::Parked) => gate,
+        };
+        places::through(gate, room)
+    });
+    more.fold(staying.total(), u32::saturating_add)
+}
+
 /// What launching would meet. One placement where launches fail is reason enough to hold: what is wrong there may be the new version.
-/// That one has no room is none, as long as another has.
+/// That one has no room is none, nor that its site's credentials are refused, as long as another has room; and one that is to be tried
+/// with a single instance slows nothing down as long as others take the rest.
 fn launching(wish: &Wish<'_>, plan: &Plan) -> Launching {
     let view = wish.view;
-    let (mut trial, mut full, mut may_have_room, mut has_room) = (false, None, false, false);
+    let (mut trial, mut full, mut locked, mut has_room) = (false, None, None, false);
     for placement in view.pool.spec.placements.iter().filter(|placement| placement.max != Some(0)) {
         let name = placement.called();
         let Some(breaker) = plan.guards.launching.get(name) else {
@@ -68,7 +90,6 @@ fn launching(wish: &Wish<'_>, plan: &Plan) -> Launching {
         let is_full = breaker.full_since.is_some();
         match places::gate(wish, plan, placement) {
             Gate::Closed => has_room = true,
-            Gate::HalfOpen if is_full => may_have_room = true,
             Gate::HalfOpen => trial = true,
             Gate::Open(_) | Gate::Probing if is_full => {
                 let until = breaker.open_until;
@@ -82,19 +103,32 @@ fn launching(wish: &Wish<'_>, plan: &Plan) -> Launching {
                 let why = format!("launching on {name} waits for the outcome of a trial");
                 return Launching::Held { why, until: None };
             }
+            Gate::Parked
+                if breaker
+                    .parked
+                    .as_ref()
+                    .is_some_and(|parked| parked.fault.code == "site-credentials") =>
+            {
+                locked = Some(name)
+            }
             Gate::Parked => {
                 let why = format!("{name} is parked; see `epumgmt placement list`");
                 return Launching::Held { why, until: None };
             }
         }
     }
-    match full {
-        _ if trial || (may_have_room && !has_room) => Launching::Trial,
-        Some(until) if !has_room => Launching::Held {
+    match (full, locked) {
+        _ if has_room => Launching::Free,
+        _ if trial => Launching::Trial,
+        (Some(until), _) => Launching::Held {
             why: "no placement has room now; with `max` at the size aimed at, old ones drain before new ones are launched".to_owned(),
             until,
         },
-        Some(_) | None => Launching::Free,
+        (None, Some(name)) => Launching::Held {
+            why: format!("{name} is parked and no other placement has room; see `epumgmt placement list`"),
+            until: None,
+        },
+        (None, None) => Launching::Free,
     }
 }
 

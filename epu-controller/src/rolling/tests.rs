@@ -188,3 +188,47 @@ fn what_a_refresh_comes_to_by_itself_is_written_once() {
     assert_eq!(why.len(), PAUSED_WHY_MAX);
     assert_eq!(ended(&paused, &pause), None);
 }
+
+/// A pool with one placement besides that asks for machines of a size.
+fn sized(size: &str) -> Pool {
+    let mut pool = Pool { previous: None, ..pool() };
+    let large = json!({"site": "here", "name": "large", "machine": {"size": size}});
+    pool.spec.placements.push(serde_json::from_value(large).unwrap());
+    pool
+}
+
+#[test]
+fn what_a_placement_changes_in_the_template_is_remembered_and_gone_back_to() {
+    let (before, after) = (sized("m1"), sized("m2"));
+    let (after, event) = with_former(&before, after);
+    assert!(event.is_some() && after.previous.is_some());
+    let (back, _) = steps(&after, RefreshStep::Rollback);
+    assert_eq!(back.spec, before.spec);
+    let (stopped, _) = steps(&back, RefreshStep::Stop);
+    assert_eq!(steps(&stopped, RefreshStep::Rollback).0.spec, after.spec);
+
+    let mut moved = before.clone();
+    moved.spec.placements[1].max = Some(3);
+    assert!(with_former(&before, moved).1.is_none(), "what is launched is the same");
+}
+
+#[test]
+fn the_files_machines_are_held_back_too() {
+    let (after, _) = with_former(&sized("m1"), sized("m2"));
+    let in_file = Asked {
+        in_file: Some("t@new".to_owned()),
+        ..asked(3)
+    };
+    let (back, _) = stepped(&after, RefreshStep::Rollback, &in_file).unwrap().unwrap();
+    let back = Arc::new(back);
+    let resolved = |pool: &Pool| Resolved {
+        name: pool.name.clone(),
+        spec: pool.spec.clone(),
+        template: pool.template.clone(),
+        template_version: pool.template_version.clone(),
+        line: 3,
+    };
+    assert_eq!(unless_held_back(&resolved(&after), Some(&back)).spec, back.spec);
+    let other = resolved(&sized("m3"));
+    assert_eq!(unless_held_back(&other, Some(&back)), other);
+}

@@ -7,7 +7,8 @@ use epu_core::id::{InstanceId, LaunchId};
 use epu_core::instance::Work;
 use epu_core::time::Timestamp;
 
-use super::{Asked, came_to_nothing, size};
+use super::{Asked, Progress, came_to_nothing, size};
+use crate::guards::decided_at;
 use crate::view::{Class, Member};
 
 /// One that may be replaced.
@@ -28,8 +29,6 @@ pub(super) struct Candidate {
 #[derive(Debug, Default)]
 pub(super) struct Seen<'a> {
     pub(super) candidates: Vec<Candidate>,
-    /// Live ones of older versions, those that are on their way out among them.
-    pub(super) outdated: u32,
     /// Of older versions, staying and protected.
     pub(super) protected: u32,
     /// Staying, of any version.
@@ -48,7 +47,7 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    pub(super) fn of(asked: &Asked<'a>, counted_until: Timestamp) -> Self {
+    pub(super) fn of(asked: &Asked<'a>, progress: &Progress) -> Self {
         let mut seen = Self::default();
         let mut first_of: BTreeMap<&str, Timestamp> = BTreeMap::new();
         let mut old: Vec<&Member> = Vec::new();
@@ -61,7 +60,6 @@ impl<'a> Seen<'a> {
                 if member.class() == Class::Ended {
                     continue;
                 }
-                seen.outdated += 1;
                 let first = first_of.entry(&member.instance.template).or_insert(member.instance.created_at);
                 *first = (*first).min(member.instance.created_at);
                 if stays && member.instance.protected {
@@ -70,7 +68,7 @@ impl<'a> Seen<'a> {
                     old.push(member);
                 }
             } else if asked.view.is_placed(&member.instance) {
-                seen.take_new(member, stays, ready, counted_until);
+                seen.take_new(member, stays, ready, progress);
             }
         }
         let candidate = |member: &Member| Candidate {
@@ -97,7 +95,8 @@ impl<'a> Seen<'a> {
         seen
     }
 
-    fn take_new(&mut self, member: &'a Member, stays: bool, ready: bool, counted_until: Timestamp) {
+    fn take_new(&mut self, member: &'a Member, stays: bool, ready: bool, progress: &Progress) {
+        let counted_until = progress.counted_until;
         self.coming += u32::from(stays && member.class() == Class::Pending);
         self.sick += u32::from(member.class() == Class::Unhealthy && !member.is_leaving());
         if let Some(ready_at) = member.instance.ready_at.filter(|at| ready && *at > counted_until) {
@@ -106,7 +105,8 @@ impl<'a> Seen<'a> {
         if let Some(at) = came_to_nothing(&member.instance) {
             // Also of one that was counted before: it is what a person wants to know.
             self.fault = member.instance.fault.as_ref().map(|fault| one_line(&fault.text)).or(self.fault);
-            if at > counted_until {
+            let decided = decided_at(member.instance.launch).unwrap_or(member.instance.created_at);
+            if at > counted_until && decided >= progress.counts_from {
                 self.failures.insert((at, member.instance.launch));
             }
         }
@@ -118,9 +118,9 @@ impl<'a> Seen<'a> {
         size(left.count())
     }
 
-    /// Whom to drain: `most` of them at the most, and never so many that fewer run in good health than are to.
-    pub(super) fn choose(&self, target: u32, batch: u32, may_surge: bool, most: u32) -> Vec<InstanceId> {
-        let after_drain_first = target.saturating_sub(batch);
+    /// Whom to drain: `most` of them at the most, and never so many that fewer run in good health than are to; of those that drain before
+    /// others are launched, never so many that fewer than `after_drain_first` do.
+    pub(super) fn choose(&self, target: u32, after_drain_first: u32, may_surge: bool, most: u32) -> Vec<InstanceId> {
         let mut ready = self.ready;
         let mut chosen = Vec::new();
         for candidate in &self.candidates {

@@ -97,6 +97,8 @@ fn what_is_remembered_is_stored_and_read_again() {
         surge: 2,
         counted_until: Timestamp(9_000),
         failed: [LaunchId(uuid::Uuid::nil())].into(),
+        counts_from: Timestamp(2_000),
+        was_paused: true,
     };
     let mut again: Progress = serde_json::from_str(&serde_json::to_string(&progress).unwrap()).unwrap();
     assert_eq!(again, progress);

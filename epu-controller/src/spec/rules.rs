@@ -342,6 +342,10 @@ impl<'a> Rules<'a> {
                 });
             }
             let named = here.text("name");
+            if let Some(name) = named.filter(|name| sites.contains(name) && here.text("site") != Some(*name)) {
+                let flaw = here.flaw("name", format!("{name:?} is the name of another site"));
+                flaws.push(flaw.help("a placement without a name is called like its site; choose a name that no site has"));
+            }
             if let Some(called) = named.or_else(|| here.text("site")) {
                 let key = if named.is_some() { "name" } else { "site" };
                 match seen.get(called) {

@@ -29,6 +29,12 @@ use super::{Class, Member};
 pub(super) struct Index {
     pub(super) counts: Counts,
     pub(super) ending: u32,
+    /// Running, staying and out of contact.
+    pub(super) silent: u32,
+    /// Live ones of older versions.
+    pub(super) outdated: u32,
+    /// Of those, on their way out.
+    pub(super) outdated_going: u32,
     pub(super) victims: BTreeSet<VictimKey>,
     pub(super) unhealthy: BTreeSet<InstanceId>,
     pub(super) draining: BTreeSet<InstanceId>,
@@ -75,9 +81,9 @@ impl VictimKey {
         Some(Self {
             has_slot: member.instance.slot.is_some(),
             stage,
-            rank: Reverse(member.rank),
+            rank: Reverse(member.standing.rank),
             work,
-            is_current: !member.outdated,
+            is_current: !member.standing.outdated,
             age,
             id: member.instance.id,
         })
@@ -183,6 +189,9 @@ impl Index {
             }
             Class::Running => {
                 change(&mut counts.capacity);
+                if member.health == Health::OutOfContact {
+                    change(&mut self.silent);
+                }
                 change(match member.work {
                     Work::Busy => &mut counts.busy,
                     Work::Idle => &mut counts.idle,
@@ -194,8 +203,14 @@ impl Index {
             Class::Ending => change(&mut self.ending),
             Class::Ended => {}
         }
-        if matches!(member.class, Class::Pending | Class::Running | Class::Unhealthy) {
-            let name = member.instance.placed_by();
+        if member.class != Class::Ended && member.is_outdated() {
+            change(&mut self.outdated);
+            if member.is_leaving() || matches!(member.class, Class::Draining | Class::Ending) {
+                change(&mut self.outdated_going);
+            }
+        }
+        if member.is_placed() {
+            let name = member.placed_by();
             if there && !self.placed.contains_key(name) {
                 self.placed.insert(name.to_owned(), Placed::default());
             }

@@ -18,10 +18,11 @@ pub(super) fn outcomes(
 ) -> impl Iterator<Item = LaunchOutcome> + use<> {
     let turned = [turned(before, after, now), taken_away(before, after)];
     let outcome = |(what, at): (Turned, Timestamp)| LaunchOutcome {
-        placement: after.placed_by().to_owned(),
+        placement: view.placed_by(after),
         launch: after.launch,
-        decided_at: after.created_at,
+        decided_at: crate::guards::decided_at(after.launch).unwrap_or(after.created_at),
         at,
+        heard_at: if before.is_none() { at.min(now) } else { now },
         what,
         boot: after.ready_at.filter(|_| what == Turned::Out).map(|at| at.since(after.created_at)),
         fault: after.fault.clone().filter(|_| !matches!(what, Turned::Out | Turned::Interrupted)),

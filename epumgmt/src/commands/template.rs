@@ -3,12 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use epu_core::request::{Nothing, PoolView, Request};
-use epu_core::{Fault, PoolName};
+use std::path::Path;
+
+use epu_controller::spec;
+use epu_core::request::{KeptTemplate, Nothing, PoolView, Request, TemplateFile, TemplateRef};
+use epu_core::{Fault, PoolName, TemplateName};
 use serde::Serialize;
 
 use super::Session;
 use crate::cli::Template;
+use crate::config::text_of;
 use crate::exit::{Exit, Failure};
 use crate::show;
 
@@ -25,39 +29,74 @@ pub(crate) struct Version {
     pub before: BTreeSet<PoolName>,
     /// Live instances that run it.
     pub live: u32,
-    /// Its content, where a pool still has it.
+    /// Who added it, where it is kept by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Its content, where a pool still has it, or it is kept by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<epu_core::pool::Template>,
 }
 
 pub(super) async fn run(session: &mut Session, command: Template) -> Result<Exit, Failure> {
-    let doing = match &command {
-        Template::List => "list templates".to_owned(),
-        Template::Show { template } => format!("show template {template}"),
-    };
-    let pools: Vec<PoolView> = session.ask(&doing, Request::PoolList(Nothing {})).await?;
     match command {
         Template::List => {
-            let mut versions = versions(&pools);
+            let mut versions = all(session, "list templates").await?;
             // What a template says is for `show`.
             versions.iter_mut().for_each(|version| version.content = None);
             session.screen.answer(&versions, |style| show::templates(&versions, style))?;
         }
         Template::Show { template } => {
-            let mut versions = versions(&pools);
+            let doing = format!("show template {template}");
+            let mut versions = all(session, &doing).await?;
             versions.retain(|version| version.template == template.as_str());
             if versions.is_empty() {
-                let text = format!("no pool launches a template {template}");
+                let text = format!("no pool launches a template {template}, and none is kept by that name");
                 return Err(Failure::while_doing(doing, Fault::new("no-such-template", text)));
             }
             session.screen.answer(&versions, |_| show::template(&versions))?;
+        }
+        Template::Add { file, name } => add(session, &file, name).await?,
+        Template::Remove { template } => {
+            let doing = format!("remove template {template}");
+            let which = TemplateRef {
+                template: template.clone(),
+            };
+            let () = session.ask(&doing, Request::TemplateRemove(which)).await?;
+            let answer = serde_json::json!({ "template": template });
+            session.screen.answer(&answer, |_| format!("template {template} removed\n"))?;
         }
     }
     Ok(Exit::Done)
 }
 
-/// Every version that a pool launches, launched before, or has running; by name, then by version.
-fn versions(pools: &[PoolView]) -> Vec<Version> {
+async fn all(session: &Session, doing: &str) -> Result<Vec<Version>, Failure> {
+    let pools: Vec<PoolView> = session.ask(doing, Request::PoolList(Nothing {})).await?;
+    let kept: Vec<KeptTemplate> = session.ask(doing, Request::Templates(Nothing {})).await?;
+    Ok(versions(&pools, &kept))
+}
+
+async fn add(session: &mut Session, file: &Path, name: Option<TemplateName>) -> Result<(), Failure> {
+    let text = text_of(file).map_err(|flaws| Failure::Flaws {
+        flaws,
+        text: String::new(),
+    })?;
+    // The whole path, so that relative paths in the file mean the same to the service.
+    let whole = if file == Path::new("-") {
+        "standard input".into()
+    } else {
+        std::path::absolute(file)?
+    };
+    let doing = format!("add the template of {}", file.display());
+    let file = whole.display().to_string();
+    let request = Request::TemplateAdd(TemplateFile { file, text, name });
+    let name: TemplateName = session.ask(&doing, request).await?;
+    let answer = serde_json::json!({ "template": name });
+    session.screen.answer(&answer, |_| format!("template {name} is there\n"))?;
+    Ok(())
+}
+
+/// Every version that a pool launches, launched before, or has running, and those that are kept by themselves; by name, then by version.
+fn versions(pools: &[PoolView], kept: &[KeptTemplate]) -> Vec<Version> {
     let mut all: BTreeMap<String, Version> = BTreeMap::new();
     let mut entry = |version: &str, change: &dyn Fn(&mut Version)| {
         let found = all.entry(version.to_owned()).or_insert_with(|| Version {
@@ -83,6 +122,12 @@ fn versions(pools: &[PoolView]) -> Vec<Version> {
             entry(running, &|version| version.live = version.live.saturating_add(*live));
         }
     }
+    for one in kept {
+        entry(&spec::version(&one.name, &one.template), &|version| {
+            version.kept = Some(one.by.clone());
+            version.content.get_or_insert_with(|| one.template.clone());
+        });
+    }
     all.into_values().collect()
 }
 
@@ -105,6 +150,7 @@ mod tests {
         web.pool.previous = Some(Box::new(Previous {
             template: web.pool.template.clone(),
             template_version: old.clone(),
+            machines: BTreeMap::new(),
             held_back: false,
         }));
         web.pool.template_version = "sleeper@new".to_owned();
@@ -112,7 +158,12 @@ mod tests {
         let mut mail = a_pool();
         mail.pool.name = PoolName::new("mail").unwrap();
         mail.versions = BTreeMap::from([(old.clone(), 1)]);
-        let found = versions(&[web, mail]);
+        let kept: KeptTemplate =
+            serde_json::from_value(serde_json::json!({"name": "apart", "template": {"run": ["true"]}, "by": "eve"})).unwrap();
+        let mut found = versions(&[web, mail], &[kept]);
+        let apart = found.remove(0);
+        assert_eq!((apart.template.as_str(), apart.kept.as_deref()), ("apart", Some("eve")));
+        assert!(apart.content.is_some() && apart.pools.is_empty());
         let brief: Vec<(&str, &str, usize, usize, u32)> = found
             .iter()
             .map(|one| {

@@ -600,7 +600,7 @@ fn a_refresh_that_is_stopped_leaves_something() {
 
 #[test]
 fn templates_are_those_of_the_pools() {
-    let service = Fake::default().answers("pool_list", [a_pool()]);
+    let service = Fake::default().answers("pool_list", [a_pool()]).answers("templates", json!([]));
     assert!(run(&service, "template list").text.contains("sleeper@0123456789ab"));
     let shown = run(&service, "template show sleeper");
     assert!(shown.exit() == 0 && shown.text.contains("sleep"), "{}", shown.text);

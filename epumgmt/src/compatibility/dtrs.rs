@@ -7,15 +7,14 @@
 //! | [`secrets`] | secrets that were sent, in files |
 //! | [`lookup`] | a type at a site, as clients are answered; pure |
 //! | [`template`] | the same as a template of ours; pure |
+//! | [`keeping`] | sites of ours are made, files of secrets tidied |
 //! | [`launching`] | types and sites where nodes and domains name them |
 //!
 //! **Secrets.** None is ever in a document, an answer, an error or a log: what a client sends is in a file before anything else is done with it, and
 //! what is described has `***` in its place.
-//!
-//! **Sites of ours.** A site and credentials for it make a document of the kind `site`, which whoever launches reads. It is made anew from all
-//! sites and credentials after each change, and now and then, so that nothing depends on who was killed in between.
 
 mod credentials;
+mod keeping;
 mod kept;
 mod launching;
 mod lookup;
@@ -26,15 +25,13 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use epu_bus::amqp::dashi::Failed;
 use epu_core::code::Chain;
-use epu_provisioner::sites::{BY_DTRS, KIND, SiteRecord};
 use serde_json::{Map, Value};
-use tokio::time::{MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+
+pub(super) use self::keeping::run;
 
 use self::credentials::{Credentials, Field, Given};
 use self::kept::{CREDENTIALS, Definition, SITE, TYPE};
@@ -49,11 +46,6 @@ use super::problem::{not_found, write_conflict};
 
 /// What names of sites begin with that nobody may give.
 const COMMON: &str = "common::";
-/// How often sites of ours are compared with the documents they are made from. Too high: one that was missed is not there for long.
-const COMPARE_EVERY: Duration = Duration::from_secs(60);
-/// How often old files of secrets are looked through.
-const TIDY_EVERY: Duration = Duration::from_secs(3_600);
-
 /// What the service has besides the documents.
 pub(super) struct Registry {
     drawer: Drawer,
@@ -64,24 +56,6 @@ impl Registry {
     pub(super) fn in_directory(data_dir: &Path) -> Self {
         Self {
             drawer: Drawer::in_directory(data_dir),
-        }
-    }
-}
-
-/// Keeps sites of ours and files in step with the documents until cancelled.
-pub(super) async fn run(office: &Office, cancel: &CancellationToken) {
-    let (mut compare, mut tidy) = (interval(COMPARE_EVERY), interval(TIDY_EVERY));
-    compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let done = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            _ = tidy.tick() => office.tidy_secrets().await,
-            _ = compare.tick() => office.make_sites().await,
-        };
-        if let Err(failed) = done {
-            debug!(problem = %failed.problem, "what the dtrs keeps could not be looked through; it is tried again");
         }
     }
 }
@@ -378,53 +352,6 @@ impl Office {
             new.fields.insert(field, ready);
         }
         Ok(new)
-    }
-
-    async fn tidy_secrets(&self) -> Result<(), Failed> {
-        let all: Vec<Kept<Credentials>> = self.documents.all(CREDENTIALS).await?;
-        let named = all.iter().flat_map(|kept| kept.is.files()).collect();
-        self.registry.drawer.tidy(named, self.clock.now()).await;
-        Ok(())
-    }
-
-    // ---- sites of ours
-
-    /// Makes them, and leaves it to the next time when that fails: what was asked for is done.
-    async fn make_sites_now(&self) {
-        if let Err(failed) = self.make_sites().await {
-            warn!(problem = %failed.problem, "sites of callers could not be brought up to date; that is tried again");
-        }
-    }
-
-    /// Brings sites of ours in step with the documents they are made from.
-    async fn make_sites(&self) -> Result<(), Failed> {
-        let there: Vec<Kept<SiteRecord>> = self.documents.all(KIND).await?;
-        let all_sites: Vec<Kept<Definition>> = self.documents.all(SITE).await?;
-        let credentials: Vec<Kept<Credentials>> = self.documents.all(CREDENTIALS).await?;
-        let mut wanted = kept::natives(&all_sites, &credentials);
-        // The config file's own goes before it, and nobody is to take its name.
-        wanted.retain(|name, _| !self.sites.keys().any(|site| site.as_str() == name));
-        let is_ours = |kept: &Kept<SiteRecord>| kept.is.by == BY_DTRS;
-        for kept in there.iter().filter(|kept| is_ours(kept) && !wanted.contains_key(&kept.name)) {
-            self.documents.forget(KIND, &kept.name).await?;
-            info!(site = kept.name, "a site of a caller is gone");
-        }
-        for (name, native) in wanted {
-            let before = there.iter().find(|kept| kept.name == name);
-            if before.is_some_and(|kept| kept.is == native || !is_ours(kept)) {
-                continue;
-            }
-            let kept = Kept {
-                revision: before.map_or(0, |kept| kept.revision),
-                is: native,
-                name,
-            };
-            // One that somebody else changes at this moment is looked at again.
-            if self.documents.put(KIND, &kept).await? {
-                info!(site = kept.name, "a site of a caller can be launched on");
-            }
-        }
-        Ok(())
     }
 
     // ---- looking up

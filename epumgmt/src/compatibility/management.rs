@@ -113,7 +113,11 @@ impl Office {
             if set.contains_key("placements") {
                 let mut new = new;
                 self.place(caller, &mut new).await?;
-                set.extend(new.settings.get("placements").map(|placements| ("placements".to_owned(), placements.clone())));
+                set.extend(
+                    new.settings
+                        .get("placements")
+                        .map(|placements| ("placements".to_owned(), placements.clone())),
+                );
             }
             if !set.is_empty() {
                 if !self.lower(&mut kept).await? {

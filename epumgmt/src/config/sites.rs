@@ -13,6 +13,7 @@ use epu_core::machine::MachineSpec;
 use epu_core::pool::{Placement, Template};
 use epu_core::secret::SecretRef;
 use epu_core::{SiteName, Span};
+use epu_provisioner::iaas::ec2::settings::Credentials;
 use epu_provisioner::iaas::ec2::{self, Ec2Settings};
 use epu_provisioner::iaas::spec::SiteSpec;
 use epu_provisioner::pace;
@@ -48,6 +49,26 @@ pub(super) fn lines(tree: &Tree) -> BTreeMap<SiteName, u32> {
     named(tree).into_iter().map(line).collect()
 }
 
+/// Credentials by name.
+pub(crate) type Named = BTreeMap<String, Credentials>;
+
+/// A site with the credentials in place that it names; one whose name nobody has stays as it is.
+#[must_use]
+pub(crate) fn with_credentials(mut site: SiteSpec, named: &Named) -> SiteSpec {
+    if let Some(who) = site.ec2.as_mut().and_then(|ec2| ec2.credentials.as_mut())
+        && let Some(known) = who.name.as_ref().and_then(|name| named.get(name))
+    {
+        *who = known.clone();
+    }
+    site
+}
+
+/// The same of several.
+pub(super) fn all_named(sites: BTreeMap<SiteName, SiteSpec>, named: &Named) -> BTreeMap<SiteName, SiteSpec> {
+    let one = |(name, site)| (name, with_credentials(site, named));
+    sites.into_iter().map(one).collect()
+}
+
 /// Whether every worker runs on this machine, so that programs can be looked for here.
 pub(super) fn are_here(tree: &Tree) -> bool {
     let sites = tree.value().get("sites").and_then(Value::as_object);
@@ -66,9 +87,18 @@ fn is_ec2(site: &Value) -> bool {
 /// Every fault of sites, and of what pools want to launch there. Relative paths count from `base`.
 pub(super) fn rules(tree: &Tree, base: &Path, flaws: &mut Vec<Flaw>) {
     one_local_site(tree, flaws);
+    let named = tree.value().get("credentials").and_then(Value::as_object);
+    let names: Vec<&str> = named.into_iter().flat_map(|named| named.keys()).map(String::as_str).collect();
+    for name in &names {
+        let at = pointer(["credentials", name]);
+        if let Err(error) = SiteName::new(name) {
+            flaws.push(tree.flaw_at_key(&at, error.to_string()));
+        }
+        credentials(tree, &at, None, flaws);
+    }
     let sites = tree.value().get("sites").and_then(Value::as_object);
     for (name, _) in sites.into_iter().flatten().filter(|(_, site)| is_ec2(site)) {
-        ec2_site(tree, &pointer(["sites", name, "ec2"]), flaws);
+        ec2_site(tree, &pointer(["sites", name, "ec2"]), &names, flaws);
     }
     let templates = tree.value().get("templates").and_then(Value::as_object);
     for (name, _) in templates.into_iter().flatten() {
@@ -102,7 +132,59 @@ fn one_local_site(tree: &Tree, flaws: &mut Vec<Flaw>) {
     }
 }
 
-fn ec2_site(tree: &Tree, at: &str, flaws: &mut Vec<Flaw>) {
+/// Credentials, of a site that may name one of these, or of those that are named themselves.
+fn credentials(tree: &Tree, at: &str, named: Option<&[&str]>, flaws: &mut Vec<Flaw>) {
+    let has = |key: &str| tree.value().pointer(&format!("{at}/{key}")).is_some_and(|value| !value.is_null());
+    let keys = ["access-key-id", "secret-access-key"];
+    let given: Vec<&str> = keys.into_iter().filter(|key| has(key)).collect();
+    if has("name") {
+        name_of_credentials(tree, at, named, flaws);
+        if has("profile") || has("session-token") || !given.is_empty() {
+            let flaw = tree.flaw_at_key(at, "a name and something else are given");
+            flaws.push(flaw.help("give `name` alone: what it stands for is in `credentials` at the top of the config file"));
+        }
+        return;
+    }
+    let either = "give `profile`, or both `access-key-id` and `secret-access-key`";
+    let mut wrong = |text: &str, help: &str| flaws.push(tree.flaw_at_key(at, text).help(help));
+    match (has("profile"), given.as_slice()) {
+        (true, []) if has("session-token") => wrong("a session token belongs to keys, and there is a profile", either),
+        (true, []) | (false, [_, _]) => {}
+        (true, _) => wrong("a profile and keys are given", either),
+        (false, [only]) => {
+            let missing = if *only == keys[0] { keys[1] } else { keys[0] };
+            wrong(&format!("`{only}` is given without `{missing}`"), either);
+        }
+        (false, _) if has("session-token") => wrong("a session token is given without its keys", either),
+        (false, _) => wrong(
+            "it says nothing",
+            &format!("{either}; or leave `credentials` out, to be found as the vendor's tools find them"),
+        ),
+    }
+}
+
+fn name_of_credentials(tree: &Tree, at: &str, named: Option<&[&str]>, flaws: &mut Vec<Flaw>) {
+    let place = format!("{at}/name");
+    let Some(named) = named else {
+        let flaw = tree.flaw_at_key(&place, "credentials that have a name cannot name others");
+        return flaws.push(flaw.help("give `profile`, or both `access-key-id` and `secret-access-key`"));
+    };
+    let Some(name) = tree.value().pointer(&place).and_then(Value::as_str) else {
+        return;
+    };
+    if named.contains(&name) {
+        return;
+    }
+    let flaw = tree.flaw(&place, format!("no credentials are named {name:?}"));
+    let flaw = flaw.did_you_mean(name, named.iter().copied());
+    flaws.push(match flaw.help {
+        Some(_) => flaw,
+        None if named.is_empty() => flaw.help("write them below `credentials:` at the top of the config file"),
+        None => flaw.help(format!("there are: {}", named.join(", "))),
+    });
+}
+
+fn ec2_site(tree: &Tree, at: &str, named: &[&str], flaws: &mut Vec<Flaw>) {
     let below = |key: &str| format!("{at}/{key}");
     let has = |key: &str| tree.value().pointer(&below(key)).is_some_and(|value| !value.is_null());
     let span = |key: &str, default: Span| {
@@ -110,24 +192,7 @@ fn ec2_site(tree: &Tree, at: &str, flaws: &mut Vec<Flaw>) {
         written.map_or(Some(default), |text| text.parse::<Span>().ok())
     };
     if has("credentials") {
-        let keys = ["access-key-id", "secret-access-key"];
-        let given: Vec<&str> = keys.into_iter().filter(|key| has(&format!("credentials/{key}"))).collect();
-        let either = "give `profile`, or both `access-key-id` and `secret-access-key`";
-        let mut wrong = |text: &str, help: &str| flaws.push(tree.flaw_at_key(&below("credentials"), text).help(help));
-        match (has("credentials/profile"), given.as_slice()) {
-            (true, []) if has("credentials/session-token") => wrong("a session token belongs to keys, and there is a profile", either),
-            (true, []) | (false, [_, _]) => {}
-            (true, _) => wrong("a profile and keys are given", either),
-            (false, [only]) => {
-                let missing = if *only == keys[0] { keys[1] } else { keys[0] };
-                wrong(&format!("`{only}` is given without `{missing}`"), either);
-            }
-            (false, _) if has("credentials/session-token") => wrong("a session token is given without its keys", either),
-            (false, _) => wrong(
-                "it says nothing",
-                &format!("{either}; or leave `credentials` out, to be found as the vendor's tools find them"),
-            ),
-        }
+        credentials(tree, &below("credentials"), Some(named), flaws);
     }
     if let Some(Ok(buckets)) = tree
         .value()
@@ -227,7 +292,7 @@ fn uses(tree: &Tree) -> Vec<Use> {
 }
 
 /// What a site that rents machines would refuse of one `machine:` by itself.
-fn machine(tree: &Tree, at: &str, flaws: &mut Vec<Flaw>) {
+pub(super) fn machine(tree: &Tree, at: &str, flaws: &mut Vec<Flaw>) {
     let Ok(machine) = tree.get::<MachineSpec>(at) else {
         return;
     };

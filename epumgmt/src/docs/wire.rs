@@ -316,6 +316,8 @@ fn answered(op: &str, answer: Value) -> Result<(), Fault> {
         "pool_show" => drop(read::<PoolView>(op, answer)?),
         "sweep" => drop(read::<SweepView>(op, answer)?),
         "site_check" => drop(read::<SiteReport>(op, answer)?),
+        "template_add" => drop(read::<epu_core::TemplateName>(op, answer)?),
+        "templates" => drop(read::<Vec<epu_core::request::KeptTemplate>>(op, answer)?),
         "site_add" => drop(read::<epu_core::SiteName>(op, answer)?),
         "pool_refresh" => drop(read::<RefreshView>(op, answer)?),
         "placement_list" => drop(read::<Vec<PlacementView>>(op, answer)?),
@@ -373,6 +375,12 @@ fn example(op: &str) -> (Value, Value) {
             json!({ "file": "west.yaml", "text": "sites: {west: {ec2: {region: us-west-2}}}\n" }),
             json!("west"),
         ),
+        "template_add" => (
+            json!({ "file": "/etc/epu/worker.yaml", "text": "templates: {worker: {run: [python3, worker.py]}}\n" }),
+            json!("worker"),
+        ),
+        "template_remove" => (json!({ "template": "worker" }), Value::Null),
+        "templates" => (json!({}), json!([{ "name": "worker", "template": template, "by": "operator" }])),
         "site_remove" => (json!({ "site": "west", "force": false }), json!(0)),
         "pool_refresh" => {
             let view = json!({

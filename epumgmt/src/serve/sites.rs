@@ -1,4 +1,4 @@
-//! Sites of the config file and those that are kept as records, put together: drivers of both for the provisioner of this process, and
+//! Sites (and templates) of the config file and those that are kept as records, put together: drivers of both for the provisioner of this process, and
 //! for its controller what pools may name.
 //!
 //! Records are read at start, every few seconds, and after each change that this process made. The file's sites go first: a record of
@@ -9,26 +9,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use epu_controller::service::FileConfig;
 use epu_core::code::Chain;
-use epu_core::id::SiteName;
-use epu_core::request::{SiteFile, SiteOrigin};
+use epu_core::id::{SiteName, TemplateName};
+use epu_core::pool::Template;
+use epu_core::request::{SiteFile, SiteOrigin, TemplateFile};
 use epu_core::{Fault, input::Flaws};
 use epu_provisioner::iaas::Iaas;
 use epu_provisioner::iaas::ec2::{self, Ec2Parts};
 use epu_provisioner::iaas::local::{AgentProgram, Local};
 use epu_provisioner::iaas::spec::SiteSpec;
 use epu_provisioner::sites::{Desk, KIND, Offer, Offers, Unusable};
+use epu_provisioner::templates;
 use epu_store::{Document, Store};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, sites};
+use crate::config::{self, Config, sites};
 
 /// How often records are looked at. Too high: a site that another process added is not known here for long. Too low: reads for nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -43,6 +45,8 @@ pub(super) struct Sites {
     /// Whether this process launches, and needs drivers.
     launches: bool,
     now: Mutex<Now>,
+    /// Credentials that the config file names now.
+    named: std::sync::Mutex<sites::Named>,
     offers: watch::Sender<Arc<Offers>>,
     file: watch::Sender<Arc<FileConfig>>,
 }
@@ -54,10 +58,15 @@ struct Now {
     /// Whether it was read anew since it was last published.
     is_new: bool,
     records: Vec<Document>,
-    built: BTreeMap<SiteName, (SiteSpec, Arc<dyn Iaas>)>,
+    /// Templates that are kept as records.
+    templates: BTreeMap<TemplateName, Template>,
+    built: Built,
     /// Records that are left out, since the file has sites of their names.
     shadowed: BTreeSet<SiteName>,
 }
+
+/// Drivers, each with the settings that it was built for.
+type Built = BTreeMap<SiteName, (SiteSpec, Arc<dyn Iaas>)>;
 
 /// A site that may be used, or what is wrong with it.
 type Usable = Result<SiteSpec, Unusable>;
@@ -79,6 +88,7 @@ impl Sites {
             file: config.clone(),
             is_new: true,
             records: Vec::new(),
+            templates: BTreeMap::new(),
             built: BTreeMap::new(),
             shadowed: BTreeSet::new(),
         };
@@ -88,6 +98,7 @@ impl Sites {
             rented,
             store,
             launches,
+            named: std::sync::Mutex::new(now.file.credentials.clone()),
             now: Mutex::new(now),
             offers: watch::channel(Arc::default()).0,
             file,
@@ -129,6 +140,10 @@ impl Sites {
             info!(sites = difference, "the sites of the config file changed");
         }
         now.built.extend(built);
+        self.named
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&config.credentials);
         now.file = config;
         now.is_new = true;
         self.put_together(&mut now).await;
@@ -136,11 +151,7 @@ impl Sites {
     }
 
     /// The drivers of a config file's sites; those of before where nothing changed.
-    fn drivers_of(
-        &self,
-        config: &Config,
-        before: &BTreeMap<SiteName, (SiteSpec, Arc<dyn Iaas>)>,
-    ) -> Result<BTreeMap<SiteName, (SiteSpec, Arc<dyn Iaas>)>, Fault> {
+    fn drivers_of(&self, config: &Config, before: &Built) -> Result<Built, Fault> {
         let mut built = BTreeMap::new();
         for (name, spec) in config.sites.iter().filter(|_| self.launches) {
             let driver = match before.get(name) {
@@ -172,6 +183,13 @@ impl Sites {
             // What was read before is as good as it was.
             Err(error) => warn!(error = %Chain(&error), "the records of sites cannot be read; the next look tries again"),
         }
+        match self.store.documents(templates::KIND).await {
+            Ok(records) => {
+                let kept = templates::in_documents(&records);
+                now.templates = kept.into_iter().map(|kept| (kept.name, kept.template)).collect();
+            }
+            Err(error) => warn!(error = %Chain(&error), "the records of templates cannot be read; the next look tries again"),
+        }
         let mut offers = Offers::new();
         let mut usable = now.file.sites.clone();
         let mut shadowed = BTreeSet::new();
@@ -198,7 +216,7 @@ impl Sites {
                 by: text(record, "by").unwrap_or("?").to_owned(),
                 owner: text(record, "owner").map(str::to_owned),
             };
-            let spec = self.usable(&name, record, &usable);
+            let spec = self.usable(&name, record, &now.file.credentials, &usable);
             if let Ok(spec) = &spec {
                 usable.insert(name.clone(), spec.clone());
             }
@@ -208,7 +226,8 @@ impl Sites {
         }
         now.records = records;
         now.shadowed = shadowed;
-        now.built.retain(|name, _| offers.get(name).is_some_and(|offer| offer.driver.is_ok()));
+        now.built
+            .retain(|name, _| offers.get(name).is_some_and(|offer| offer.driver.is_ok()));
         self.offers.send_if_modified(|before| {
             let is_other = !is_same(before, &offers);
             if is_other {
@@ -220,8 +239,8 @@ impl Sites {
     }
 
     /// A record that can be used.
-    fn usable(&self, name: &SiteName, record: &Document, others: &BTreeMap<SiteName, SiteSpec>) -> Usable {
-        let read: Result<SiteSpec, Flaws> = sites::written::kept(name, &record.body["spec"], &self.config);
+    fn usable(&self, name: &SiteName, record: &Document, named: &sites::Named, others: &BTreeMap<SiteName, SiteSpec>) -> Usable {
+        let read: Result<SiteSpec, Flaws> = sites::written::kept(name, &record.body["spec"], &self.config, named);
         let unusable = |driver: &str, fault: Fault| Unusable {
             driver: driver.to_owned(),
             fault,
@@ -268,14 +287,17 @@ impl Sites {
     fn tell_controller(&self, now: &mut Now, usable: &BTreeMap<SiteName, SiteSpec>) {
         let is_new = std::mem::take(&mut now.is_new);
         let facts = sites::facts(usable);
+        let mut templates = now.templates.clone();
+        templates.extend(now.file.templates.clone());
         self.file.send_if_modified(|before| {
-            let is_other = is_new || before.sites != facts;
+            let is_other = is_new || before.sites != facts || before.known.templates != templates;
             if is_other {
                 let mut next = file_config(&now.file);
                 next.known.sites = usable.keys().cloned().collect();
                 if !sites::all_local(usable) {
                     next.known.search = None;
                 }
+                next.known.templates = templates;
                 next.sites = facts;
                 *before = Arc::new(next);
             }
@@ -287,7 +309,13 @@ impl Sites {
 #[async_trait]
 impl Desk for Sites {
     fn read(&self, file: &SiteFile) -> Result<(SiteName, SiteSpec), Fault> {
-        Ok(sites::written::read(file, &self.config)?)
+        let named = self.named.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(sites::written::read(file, &self.config, &named)?)
+    }
+
+    fn read_template(&self, file: &TemplateFile) -> Result<(TemplateName, Template), Fault> {
+        let known = self.file.borrow().known.clone();
+        Ok(config::templates::read(file, &known)?)
     }
 
     async fn look(&self) {

@@ -59,6 +59,8 @@ fn sentence(event: &Event) -> String {
         Event::SiteAdded { site, driver } => format!("site {site} was added, driver {}", brief(driver)),
         Event::SiteChanged { site, driver } => format!("site {site} was changed, driver {}", brief(driver)),
         Event::SiteRemoved { site } => format!("site {site} was removed: nothing is launched there any more"),
+        Event::TemplateKept { template } => format!("template {template} is there for pools to name"),
+        Event::TemplateForgotten { template } => format!("template {template} is there no longer; pools keep what they have"),
         Event::Interruption { by } => format!("the site takes the machine away by {by}"),
         Event::Decided(decided) => {
             let why: Vec<String> = decided.reasons.iter().map(reason).collect();

@@ -7,17 +7,22 @@ use crate::commands::{Style, Version};
 #[must_use]
 pub(crate) fn templates(versions: &[Version], style: Style) -> String {
     if versions.is_empty() {
-        return "no pool launches anything\n".to_owned();
+        return "no pool launches anything, and no template is kept by itself\n".to_owned();
     }
-    let mut table = table(style, &["TEMPLATE", "VERSION", "LAUNCHED BY", "FORMERLY BY", "LIVE"]);
+    let is_kept = versions.iter().any(|version| version.kept.is_some());
+    let mut columns = vec!["TEMPLATE", "VERSION", "LAUNCHED BY", "FORMERLY BY", "LIVE"];
+    columns.extend(is_kept.then_some("ADDED BY"));
+    let mut table = table(style, &columns);
     for version in versions {
-        table.add_row([
+        let mut row = vec![
             brief(&version.template),
             brief(&version.version),
             names(&version.pools),
             names(&version.before),
             count(version.live),
-        ]);
+        ];
+        row.extend(is_kept.then(|| version.kept.as_deref().map_or_else(|| "-".to_owned(), brief)));
+        table.add_row(row);
     }
     lines(&table)
 }
@@ -43,6 +48,9 @@ pub(crate) fn template(versions: &[Version]) -> String {
             fact("formerly by", names(&version.before));
         }
         fact("live", count(version.live));
+        if let Some(by) = &version.kept {
+            fact("added by", brief(by));
+        }
         match &version.content {
             Some(content) => {
                 let yaml = serde_yaml::to_string(content).unwrap_or_default();

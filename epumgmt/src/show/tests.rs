@@ -378,7 +378,10 @@ fn templates_and_their_content() {
         },
     ];
     insta::assert_snapshot!(format!("{}\n{}", templates(&versions, Style::default()), template(&versions)));
-    assert_eq!(templates(&[], Style::default()), "no pool launches anything\n");
+    assert_eq!(
+        templates(&[], Style::default()),
+        "no pool launches anything, and no template is kept by itself\n"
+    );
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl Suite<'_> {
             launch_token: LaunchToken("l.contract".to_owned()),
             url: "http://127.0.0.1:9".to_owned(),
             template: self.setting.template.clone(),
+            doubtful: false,
         }
     }
 

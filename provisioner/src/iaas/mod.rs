@@ -91,6 +91,15 @@ pub trait Iaas: Send + Sync {
         false
     }
 
+    /// Whose account this is and where, in words that differ when machines of before would not be found there; `None` where nobody can say.
+    /// Empty for a driver that can only be in one place.
+    ///
+    /// # Errors
+    /// When it could not be found out just now.
+    async fn identity(&self) -> Result<Option<String>, IaasError> {
+        Ok(Some(String::new()))
+    }
+
     /// Tries what launching these templates here needs, without launching anything.
     async fn check(&self, templates: &[NamedTemplate]) -> Vec<Finding>;
 
@@ -143,7 +152,7 @@ pub enum Admission {
     },
 }
 
-/// One launch as a driver gets it. Everything in it stays the same when the call is repeated.
+/// One launch as a driver gets it. Everything in it but `doubtful` stays the same when the call is repeated.
 #[derive(Debug, Clone)]
 pub struct IaasLaunch {
     /// Which installation: the tag that makes machines ours.
@@ -162,6 +171,9 @@ pub struct IaasLaunch {
     pub url: String,
     /// What to launch.
     pub template: Template,
+    /// Whether a call for it may have come to something that the caller was not told of: an answer was lost, or another process may have
+    /// called. No part of what is asked for.
+    pub doubtful: bool,
 }
 
 /// A launch token: good for asking for the context of one launch's instances until it expires. Shown as `***`.
@@ -222,6 +234,9 @@ pub enum Class {
     Credentials,
     /// It will never work as it is: tell a person.
     Permanent,
+    /// It was asked for before with other contents, as by another release or with another certificate: it is not called again, and what
+    /// the former call gave is found by listing.
+    Changed,
 }
 
 impl Class {
@@ -230,7 +245,7 @@ impl Class {
     pub fn is_passing(self) -> bool {
         match self {
             Self::Retryable | Self::Throttled => true,
-            Self::Capacity | Self::Quota | Self::Credentials | Self::Permanent => false,
+            Self::Capacity | Self::Quota | Self::Credentials | Self::Permanent | Self::Changed => false,
         }
     }
 
@@ -244,6 +259,7 @@ impl Class {
             Self::Quota => "quota",
             Self::Credentials => "credentials",
             Self::Permanent => "permanent",
+            Self::Changed => "changed",
         }
     }
 }
@@ -273,7 +289,7 @@ impl IaasError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         let code = match self.class {
-            Class::Retryable => "launch-failed",
+            Class::Retryable | Class::Changed => "launch-failed",
             Class::Throttled => "site-throttled",
             Class::Capacity => "site-capacity",
             Class::Quota => "site-quota-exceeded",

@@ -181,7 +181,7 @@ async fn whoever_gives_up_frees_its_place_and_takes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_call_for_more_than_the_bucket_holds_goes_when_it_is_full() {
     let pace = pacers().account("1", "r");
-    pace.limit(&BTreeMap::from([("run-instances-machines".to_owned(), spec(100.0, 10.0))]));
+    pace.limit("a", &BTreeMap::from([("run-instances-machines".to_owned(), spec(100.0, 10.0))]));
     pace.turn(Action::RunInstances, 10, Purpose::Grow).await;
     let served = Served::default();
     served.wait(&pace, "large", 300, Purpose::Grow);
@@ -239,11 +239,14 @@ async fn a_refusal_for_machines_leaves_requests_alone_and_the_other_way_round() 
 #[tokio::test(start_paused = true)]
 async fn sites_of_one_account_keep_to_the_lower_of_their_limits() {
     let pace = pacers().account("1", "r");
-    pace.limit(&BTreeMap::from([
-        ("run-instances".to_owned(), spec(50.0, 20.0)),
-        ("nothing".to_owned(), spec(1.0, 1.0)),
-    ]));
-    pace.limit(&BTreeMap::from([("run-instances".to_owned(), spec(80.0, 10.0))]));
+    pace.limit(
+        "a",
+        &BTreeMap::from([
+            ("run-instances".to_owned(), spec(50.0, 20.0)),
+            ("nothing".to_owned(), spec(1.0, 1.0)),
+        ]),
+    );
+    pace.limit("b", &BTreeMap::from([("run-instances".to_owned(), spec(80.0, 10.0))]));
     pace.turn(Action::RunInstances, 1, Purpose::Grow).await;
     let view = pace.levels().swap_remove(0);
     assert_eq!((view.capacity, view.refill, view.level), (50.0, 10.0, 49.0));
@@ -270,4 +273,31 @@ fn every_bucket_has_a_name_and_every_name_a_bucket() {
         ("runinstances".to_owned(), spec(1.0, 1.0)),
     ]);
     assert_eq!(unknown_names(&written).collect::<Vec<_>>(), ["runinstances"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_raised_or_taken_away_holds_no_longer() {
+    let pacers = pacers();
+    let pace = pacers.account("1", "r");
+    pace.turn(Action::RunInstances, 1, Purpose::Grow).await;
+    let of = |capacity| BTreeMap::from([("run-instances-machines".to_owned(), spec(capacity, 2.0))]);
+    let capacity = || pace.levels()[1].capacity;
+    pace.limit("a", &of(10.0));
+    pace.limit("b", &of(30.0));
+    assert!((capacity() - 10.0).abs() < 1e-9);
+    pace.limit("a", &of(20.0));
+    assert!((capacity() - 20.0).abs() < 1e-9, "raised");
+    pace.limit("a", &BTreeMap::new());
+    assert!((capacity() - 30.0).abs() < 1e-9, "the other's holds");
+    pace.limit("b", &BTreeMap::new());
+    assert!((capacity() - 1_000.0).abs() < 1e-9, "what is published holds");
+}
+
+#[test]
+fn no_call_asks_for_more_machines_than_the_bucket_holds() {
+    for (set, most) in [(1.0, 1), (7.9, 7), (100.0, 100), (1_000_000.0, 1_000_000)] {
+        let specs = BTreeMap::from([("terminate-instances-machines".to_owned(), spec(set, 1.0))]);
+        assert_eq!(capacity(&specs, Action::TerminateInstances), most);
+    }
+    assert_eq!(capacity(&BTreeMap::new(), Action::RunInstances), 1_000);
 }

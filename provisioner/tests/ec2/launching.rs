@@ -81,7 +81,7 @@ async fn what_the_site_says_is_classified() {
         (403, "UnauthorizedOperation", Class::Credentials),
         (400, "RequestExpired", Class::Credentials),
         (400, "InvalidAMIID.NotFound", Class::Permanent),
-        (400, "IdempotentParameterMismatch", Class::Permanent),
+        (400, "IdempotentParameterMismatch", Class::Changed),
         (500, "InternalError", Class::Retryable),
         (503, "NeverHeardOf", Class::Retryable),
         (400, "NeverHeardOf", Class::Permanent),
@@ -264,4 +264,71 @@ async fn a_protected_machine_does_not_keep_the_others_alive() {
         (calls[1].get("InstanceId.1"), calls[1].get("InstanceId.2")),
         (id(0).as_str(), id(2).as_str())
     );
+}
+
+#[tokio::test]
+async fn without_client_tokens_a_launch_that_another_may_have_called_is_waited_for() {
+    let cloud = Cloud::that(|asked| match asked.action() {
+        "RunInstances" => launched(&[machine(&id(0), 0, "pending", &[])]),
+        _ => listed(&[], None),
+    })
+    .await;
+    let process = Process::new();
+    let site = process.site("east", &cloud.url, "client-tokens: false, consistency-grace: 30s,");
+    let mut launch = process.launch(1);
+    launch.doubtful = true;
+    for _ in 0..2 {
+        let error = site.launch(&launch).await.unwrap_err();
+        assert!(error.class == Class::Retryable && error.text.contains("client tokens"), "{error}");
+        process.clock.advance(Duration::from_secs(16));
+    }
+    assert!(cloud.asked("RunInstances").is_empty());
+    assert_eq!(ids(&site.launch(&launch).await.unwrap()), [id(0)]);
+}
+
+#[tokio::test]
+async fn only_where_tags_come_with_the_launch_is_a_refusal_one_of_the_whole() {
+    let cloud = Cloud::that(|asked| match asked.action() {
+        "RunInstances" => machines_of(asked),
+        _ => Reply::No(503, "RequestLimitExceeded", "too many tags".to_owned()),
+    })
+    .await;
+    let process = Process::new();
+    assert!(process.site("east", &cloud.url, "").refuses_whole());
+    let site = process.site("west", &cloud.url, "tags-on-create: false,");
+    assert!(!site.refuses_whole());
+    let mut launch = process.launch(1);
+    launch.launch_token = epu_provisioner::iaas::LaunchToken("l.other".to_owned());
+    let bare = Cloud::that(|asked| match asked.action() {
+        "RunInstances" => launched(&[machine(&id(0), 0, "pending", &[])]),
+        _ => Reply::No(503, "RequestLimitExceeded", "too many tags".to_owned()),
+    })
+    .await;
+    let error = process
+        .site("bare", &bare.url, "tags-on-create: false,")
+        .launch(&launch)
+        .await
+        .unwrap_err();
+    assert_eq!(error.class, Class::Retryable, "something was launched: {error}");
+}
+
+#[tokio::test]
+async fn no_call_asks_for_more_machines_than_the_site_may_ever_give() {
+    let cloud = Cloud::that(|asked| yes(asked.action())).await;
+    let process = Process::new();
+    let pace = "pace: {run-instances-machines: {capacity: 50, refill: 2}, terminate-instances-machines: {capacity: 40, refill: 20}},";
+    let site = process.site("east", &cloud.url, pace);
+    assert_eq!(site.capabilities().launch_most, 50);
+    let machines: Vec<String> = (0..60).map(id).collect();
+    let ending = {
+        let site = site.clone();
+        tokio::spawn(async move { site.terminate(&machines).await })
+    };
+    ending.await.unwrap().unwrap();
+    let sizes: Vec<usize> = cloud
+        .asked("TerminateInstances")
+        .iter()
+        .map(|asked| asked.form.keys().filter(|key| key.starts_with("InstanceId")).count())
+        .collect();
+    assert_eq!(sizes, [40, 20]);
 }

@@ -230,3 +230,71 @@ fn settings_that_cannot_be_are_refused() {
         "{fault}"
     );
 }
+
+#[tokio::test]
+async fn a_check_ends_no_machine_where_dry_runs_are_not_known() {
+    let cloud = Cloud::that(|asked| match asked.action() {
+        "DescribeInstances" => listed(&[machine(&id(0), 0, "running", &OURS)], None),
+        // Whatever it is asked to try it does.
+        other => yes(other),
+    })
+    .await;
+    let process = Process::new();
+    process.site("east", &cloud.url, "").check(&[]).await;
+    assert_eq!(cloud.asked("CreateTags").len(), 1);
+    for asked in cloud.asked("TerminateInstances") {
+        assert_ne!(asked.get("InstanceId.1"), id(0), "a check ended a machine");
+    }
+}
+
+#[tokio::test]
+async fn the_machines_of_a_site_that_is_there_no_more_are_in_the_list_of_another() {
+    let cloud = Cloud::that(|_| listed(&[machine(&id(0), 0, "running", &of("east"))], None)).await;
+    let process = Process::new();
+    let (east, west) = (process.site("east", &cloud.url, ""), process.site("west", &cloud.url, ""));
+    // Its settings change: for a moment there are two.
+    let again = process.site("east", &cloud.url, "");
+    drop(east);
+    assert!(west.list().await.unwrap().is_empty());
+    drop(again);
+    assert_eq!(ids(&west.list().await.unwrap()), [id(0)]);
+}
+
+#[tokio::test]
+async fn tags_are_missing_while_none_says_for_which_site_a_machine_is() {
+    let process = Process::new();
+    let launch = process.launch(1);
+    let tag = launch.launch.to_string();
+    let cloud = Cloud::that(move |asked| match asked.action() {
+        "DescribeInstances" => listed(&[machine(&id(0), 0, "running", &[OURS[0], ("epu:launch", tag.as_str())])], None),
+        other => yes(other),
+    })
+    .await;
+    let site = process.site("east", &cloud.url, "tags-on-create: false,");
+    for _ in 0..3 {
+        assert_eq!(ids(&site.list().await.unwrap()), [id(0)]);
+        process.clock.advance(Duration::from_secs(2));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mended = cloud.asked("CreateTags");
+    assert_eq!(mended.len(), 1, "once is enough");
+    assert!(mended[0].body.contains("epu%3Asite"), "{}", mended[0].body);
+}
+
+#[tokio::test]
+async fn it_says_whose_account_it_is_where_somebody_can_be_asked() {
+    let cloud = Cloud::that(|asked| match asked.action() {
+        "GetCallerIdentity" => Reply::Xml(
+            "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:iam::123:user/epu</Arn><UserId>U</UserId>\
+             <Account>123</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"
+                .to_owned(),
+        ),
+        other => yes(other),
+    })
+    .await;
+    let process = Process::new();
+    let asked = format!("identity-endpoint: '{}',", cloud.url);
+    let is = process.site("east", &cloud.url, &asked).identity().await.unwrap();
+    assert_eq!(is, Some(format!("123/here-1/{}", cloud.url)));
+    assert_eq!(process.site("west", &cloud.url, "").identity().await.unwrap(), None);
+}

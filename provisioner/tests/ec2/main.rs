@@ -74,6 +74,7 @@ impl Process {
                 },
                 ..serde_yaml::from_str("{run: ['true']}").unwrap()
             },
+            doubtful: false,
         }
     }
 }

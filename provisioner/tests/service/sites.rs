@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use epu_core::Fault;
-use epu_core::id::SiteName;
+use epu_core::id::{SiteName, TemplateName};
 use epu_core::instance::Work;
 use epu_core::journal::Event;
 use epu_core::life::State;
-use epu_core::pool::Pool;
-use epu_core::request::{Answer, Caller, Nothing, Request, SiteFile, SiteOrigin, SiteRemove, SiteStatus};
+use epu_core::pool::{Pool, Template};
+use epu_core::request::KeptTemplate;
+use epu_core::request::{Answer, Caller, Nothing, Request, SiteFile, SiteOrigin, SiteRemove, SiteStatus, TemplateFile, TemplateRef};
 use epu_provisioner::iaas::Iaas;
 use epu_provisioner::iaas::spec::SiteSpec;
 use epu_provisioner::sites::{Desk, Offer, Offers, Unusable};
@@ -161,6 +162,25 @@ async fn a_site_that_went_away_is_watched_until_it_is_empty() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_site_that_went_away_is_watched_in_the_next_term_too() {
+    let world = World::new().await;
+    offered(&world, &[("here", offer(world.site.clone(), "here"))]).await;
+    let id = world.running_one().await;
+    offered(&world, &[]).await;
+    world.store.fail_with(Some("the disk is full"));
+    world.elapse(120).await;
+    world.store.fail_with(None);
+    world.elapse(120).await;
+    assert!(world.metrics.leadership_changes.get() >= 3, "the term went on");
+    let shown = statuses(&world).await["here"].clone();
+    assert!(shown.live == 1 && shown.fault.unwrap().text.contains("was removed"));
+    world.terminate(id).await.unwrap();
+    world.elapse(30).await;
+    assert_eq!((world.state(id).await, world.site.running()), (State::Terminated, 0));
+    assert!(statuses(&world).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_to_be_launched_on_a_site_that_went_away_comes_to_nothing() {
     let world = World::new().await;
     offered(&world, &[("here", offer(world.site.clone(), "here"))]).await;
@@ -234,6 +254,11 @@ impl Desk for Clerk {
     fn read(&self, file: &SiteFile) -> Result<(SiteName, SiteSpec), Fault> {
         let spec = serde_json::from_str(&file.text).map_err(|e| Fault::new("bad-config", e.to_string()))?;
         Ok((file.name.clone().unwrap(), spec))
+    }
+
+    fn read_template(&self, file: &TemplateFile) -> Result<(TemplateName, Template), Fault> {
+        let template = serde_json::from_str(&file.text).map_err(|e| Fault::new("bad-config", e.to_string()))?;
+        Ok((file.name.clone().unwrap(), template))
     }
 
     async fn look(&self) {
@@ -389,10 +414,7 @@ async fn sites_are_changed_by_whom_they_belong_to() {
             add(&world, caller.clone(), name, in_region("us-west-2")).await.unwrap_err().code,
             "forbidden"
         );
-        assert_eq!(
-            remove(&world, caller, name, true).await.unwrap_err().code,
-            if name == "west" { "forbidden" } else { "forbidden" }
-        );
+        assert_eq!(remove(&world, caller, name, true).await.unwrap_err().code, "forbidden");
     }
     add(&world, operator(), "east", in_region("us-east-1")).await.unwrap();
     assert_eq!(remove(&world, ours("blue"), "east", false).await.unwrap_err().code, "forbidden");
@@ -437,4 +459,50 @@ async fn this_machine_is_one_site() {
     world.elapse(1).await;
     let refused = add(&world, operator(), "also", json!({ "local": {} })).await.unwrap_err();
     assert!(refused.code == "conflict" && refused.text.contains("mine"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn templates_are_kept_for_pools_to_name() {
+    let world = with_records(&[]).await;
+    let name = TemplateName::new("worker").unwrap();
+    let add = async |caller: Caller, text: &str| {
+        let file = TemplateFile {
+            file: "t.yaml".to_owned(),
+            text: text.to_owned(),
+            name: Some(name.clone()),
+        };
+        world.ask(caller, Request::TemplateAdd(file)).await.map(Answer::into_json)
+    };
+    let remove = async |caller: Caller| {
+        world
+            .ask(caller, Request::TemplateRemove(TemplateRef { template: name.clone() }))
+            .await
+    };
+    let kept = async || -> Vec<KeptTemplate> {
+        let asked = world.ask(Caller::Reader("ray".to_owned()), Request::Templates(Nothing {}));
+        asked.await.unwrap().read().unwrap()
+    };
+    assert_eq!(remove(operator()).await.unwrap_err().code, "no-such-template");
+    assert_eq!(add(ours("blue"), r#"{"run": ["one"]}"#).await, Ok(json!("worker")));
+    assert_eq!(add(ours("red"), r#"{"run": ["two"]}"#).await.unwrap_err().code, "forbidden");
+    assert_eq!(remove(ours("red")).await.unwrap_err().code, "forbidden");
+    add(operator(), r#"{"run": ["one"]}"#).await.unwrap();
+    assert_eq!(
+        (kept().await[0].by.as_str(), kept().await[0].owner.as_deref()),
+        ("bob", Some("blue")),
+        "the same again is nothing new"
+    );
+    add(operator(), r#"{"run": ["two"]}"#).await.unwrap();
+    let now = kept().await;
+    assert_eq!(
+        (now[0].by.as_str(), now[0].owner.as_deref(), now[0].template.run.as_slice()),
+        ("eve", Some("blue"), &["two".to_owned()][..])
+    );
+    remove(ours("blue")).await.unwrap();
+    assert_eq!(kept().await, []);
+    let happened = world
+        .journal(|event| matches!(event, Event::TemplateKept { .. } | Event::TemplateForgotten { .. }))
+        .await;
+    let who: Vec<&str> = happened.iter().map(|entry| entry.who.as_ref()).collect();
+    assert_eq!(who, ["bob", "eve", "bob"]);
 }

@@ -307,3 +307,103 @@ async fn a_steady_site_is_looked_at_seldom_and_a_changing_one_often() {
     assert!(world.site.look().lists - changing >= 18);
     assert_eq!(world.site.capabilities().driver, "scripted");
 }
+
+/// A world with some running machines.
+async fn with_machines(count: usize, account: Option<Option<&'static str>>) -> (World, Vec<epu_core::id::InstanceId>) {
+    let mut world = World::new().await;
+    world.site.look().account = account;
+    world.crash().await;
+    world.start().await;
+    let request = world.request(count);
+    let ids = world.launch(&request).await;
+    world.elapse(2).await;
+    for index in 0..u32::try_from(count).unwrap() {
+        world.becomes_ready(&request, index).await;
+    }
+    (world, ids)
+}
+
+async fn states(world: &World, ids: &[epu_core::id::InstanceId]) -> Vec<State> {
+    let mut states = Vec::new();
+    for id in ids {
+        states.push(world.state(*id).await);
+    }
+    states
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_account_under_the_same_name_condemns_nothing() {
+    let (mut world, ids) = with_machines(6, Some(Some("1/r/"))).await;
+    let machines = std::mem::take(&mut world.site.look().machines);
+    world.site.look().account = Some(Some("2/r/"));
+    world.elapse(25).await;
+    assert_eq!(
+        states(&world, &ids).await,
+        [State::Running; 6],
+        "the credentials are another account's"
+    );
+    let fault = world.site_status().await.fault.unwrap();
+    assert_eq!(fault.code, "site-credentials");
+    assert!(fault.text.contains("1/r/") && fault.text.contains("2/r/"), "{}", fault.text);
+    // The next term asks before it looks.
+    let lists = world.site.look().lists;
+    world.crash().await;
+    world.start().await;
+    world.elapse(5).await;
+    assert_eq!(world.site.look().lists, lists, "it was looked at all the same");
+    assert_eq!(world.site_status().await.fault.unwrap().code, "site-credentials");
+    world.site.look().account = Some(Some("1/r/"));
+    world.site.look().machines = machines;
+    world.elapse(70).await;
+    assert!(world.site_status().await.fault.is_none());
+    assert!(world.site.look().lists > lists);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_same_account_all_that_are_gone_are_believed_gone() {
+    let (world, ids) = with_machines(6, Some(Some("1/r/"))).await;
+    world.site.look().machines.clear();
+    world.elapse(25).await;
+    assert_eq!(states(&world, &ids).await, [State::Terminated; 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_says_whose_account_it_is_many_are_gone_only_while_one_is_still_known() {
+    let (world, ids) = with_machines(6, Some(None)).await;
+    let mut machines = std::mem::take(&mut world.site.look().machines);
+    world.elapse(25).await;
+    assert_eq!(states(&world, &ids).await, [State::Running; 6]);
+    let fault = world.site_status().await.fault.unwrap();
+    assert!(fault.text.contains("not believed gone"), "{}", fault.text);
+    machines.retain(|id, _| id == "m-1");
+    world.site.look().machines = machines;
+    world.elapse(100).await;
+    let now = states(&world, &ids).await;
+    assert_eq!(now.iter().filter(|state| **state == State::Terminated).count(), 5, "{now:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_be_ended_keeps_no_other_from_its_end_whatever_the_site_says_of_it() {
+    use epu_provisioner::iaas::Class;
+    for class in [Class::Credentials, Class::Retryable, Class::Permanent] {
+        let world = World::new().await;
+        let request = world.request(20);
+        let ids = world.launch(&request).await;
+        world.elapse(2).await;
+        world.site.look().protected.push("m-3".to_owned());
+        world.site.look().protects = Some(class);
+        for id in ids {
+            world.terminate(id).await.unwrap();
+        }
+        world.elapse(280).await;
+        let left: Vec<String> = {
+            let inside = world.site.look();
+            let alive = inside
+                .machines
+                .values()
+                .filter(|m| m.state != epu_provisioner::iaas::MachineState::Gone);
+            alive.map(|machine| machine.id.clone()).collect()
+        };
+        assert_eq!(left, ["m-3"], "{class:?}");
+    }
+}

@@ -84,6 +84,10 @@ pub(crate) struct Inside {
     pub(crate) terminate_fails: bool,
     /// No call that names one of these machines ends any.
     pub(crate) protected: Vec<String>,
+    /// With this; left out: permanent.
+    pub(crate) protects: Option<Class>,
+    /// Whose account it says it is; left out: it can only be in one place.
+    pub(crate) account: Option<Option<&'static str>>,
     /// All of a call, or an error and nothing.
     pub(crate) refuses_whole: bool,
     /// The next such calls are answered after they took effect, with a lost connection.
@@ -218,7 +222,12 @@ impl Iaas for Site {
     async fn launch(&self, launch: &IaasLaunch) -> Result<Vec<Machine>, IaasError> {
         let does = {
             let mut inside = self.look();
-            inside.launches.push((self.clock.now(), launch.clone()));
+            // Not of what is asked for, and the one thing that a repetition may say otherwise.
+            let said = IaasLaunch {
+                doubtful: false,
+                ..launch.clone()
+            };
+            inside.launches.push((self.clock.now(), said));
             let always = inside.always.clone();
             inside.script.pop_front().or(always).unwrap_or(Does::All)
         };
@@ -301,6 +310,11 @@ impl Iaas for Site {
         }
     }
 
+    async fn identity(&self) -> Result<Option<String>, IaasError> {
+        let account = self.look().account;
+        Ok(account.map_or(Some(String::new()), |account| account.map(str::to_owned)))
+    }
+
     fn refuses_whole(&self) -> bool {
         self.look().refuses_whole
     }
@@ -330,7 +344,8 @@ impl Site {
         inside.terminates.push(machines.to_vec());
         inside.refusal("terminate")?;
         if machines.iter().any(|machine| inside.protected.contains(machine)) {
-            return Err(IaasError::new(Class::Permanent, "one of them may not be ended"));
+            let class = inside.protects.unwrap_or(Class::Permanent);
+            return Err(IaasError::new(class, "one of them may not be ended"));
         }
         if inside.terminate_fails {
             return Err(IaasError::new(Class::Retryable, "not now"));

@@ -66,6 +66,7 @@ fn call(n: u128, instances: &[InstanceId]) -> IaasLaunch {
         launch_token: LaunchToken(String::new()),
         url: String::new(),
         template: launch.request.template,
+        doubtful: false,
     }
 }
 

@@ -169,7 +169,11 @@ impl Office {
             return Ok(());
         };
         let meant = self.site_meant(caller, &named).await?;
-        let meant = meant.ok_or_else(|| value_error(format!("no site is named {named}, and {caller} has none with credentials under names that fit")))?;
+        let meant = meant.ok_or_else(|| {
+            value_error(format!(
+                "no site is named {named}, and {caller} has none with credentials under names that fit"
+            ))
+        })?;
         self.until_known(&meant).await;
         wanted.place_on(&meant.site);
         Ok(())

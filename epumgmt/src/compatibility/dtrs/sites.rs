@@ -105,6 +105,7 @@ pub(super) fn native(site: &Map<String, Value>, keys: Keys) -> Option<SiteSpec> 
     let mut settings: Ec2Settings = serde_json::from_value(json!({ "region": region })).ok()?;
     settings.endpoint = endpoint;
     settings.credentials = Some(Credentials {
+        name: None,
         access_key_id: Some(keys.access),
         secret_access_key: Some(keys.secret),
         session_token: keys.session,

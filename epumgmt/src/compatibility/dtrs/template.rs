@@ -256,6 +256,7 @@ mod tests {
             launch_token: LaunchToken("l.token".to_owned()),
             url: "http://127.0.0.1:8650".to_owned(),
             template,
+            doubtful: false,
         };
         user_data::render(&launch, None).expect("user data")
     }

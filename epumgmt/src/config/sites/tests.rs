@@ -217,8 +217,8 @@ fn one(text: &str, name: Option<&str>) -> Result<(String, SiteSpec), Vec<String>
         text: text.to_owned(),
         name: name.map(|name| SiteName::new(name).unwrap()),
     };
-    let config = read("sites: {}\n").unwrap();
-    let read = written::read(&file, &config);
+    let config = read("sites: {}\ncredentials: {main: {profile: p}}\n").unwrap();
+    let read = written::read(&file, &config, &config.credentials);
     read.map(|(name, spec)| (name.to_string(), spec))
         .map_err(|flaws| flaws.as_slice().iter().map(ToString::to_string).collect())
 }
@@ -241,10 +241,35 @@ fn a_site_by_itself_is_held_to_the_rules_of_the_file() {
         one("{}\n", Some("a")),
         one("ec2: {region: us-east-1}\n", Some("a")),
         one(
+            "ec2: {region: r, endpoint: \"http://127.0.0.1:1\", credentials: {name: mian}}\n",
+            Some("a"),
+        ),
+        one(
             "ec2: {regio: r, endpoint: \"http://127.0.0.1:1\", look-fast: 1ms, credentials: {access-key-id: AKIA}, pace: {RunInstance: {capacity: 1, refill: 1}}}\n",
             Some("a"),
         ),
     ];
     let flaws: Vec<String> = refused.into_iter().flat_map(Result::unwrap_err).collect();
     insta::assert_snapshot!(flaws.join("\n"));
+}
+
+#[test]
+fn credentials_are_named_once_and_used_by_several_sites() {
+    let near = "endpoint: \"http://127.0.0.1:1\"";
+    let text = format!(
+        "credentials:\n  main: {{access-key-id: env:KEY, secret-access-key: file:/run/secret}}\n\
+         sites:\n  east: {{ec2: {{region: e, {near}, credentials: {{name: main}}}}}}\n  west: {{ec2: {{region: w, {near}, credentials: {{name: main}}}}}}\n"
+    );
+    let config = read(&text).unwrap();
+    for site in config.sites.values() {
+        let who = site.ec2.as_ref().unwrap().credentials.clone().unwrap();
+        assert_eq!((who.name, who.access_key_id.unwrap().shown()), (None, "env:KEY"));
+    }
+    let wrong = format!(
+        "credentials:\n  main: {{name: other}}\n  half: {{access-key-id: env:KEY}}\n  'a b': {{profile: p}}\n  open: {{access-key-id: AKIA123, secret-access-key: sesame}}\n\
+         sites:\n  east: {{ec2: {{region: e, {near}, credentials: {{name: mian}}}}}}\n  west: {{ec2: {{region: w, {near}, credentials: {{name: main, profile: p}}}}}}\n"
+    );
+    let found = flaws(&wrong).join("\n");
+    assert!(!found.contains("AKIA123") && !found.contains("sesame"), "{found}");
+    insta::assert_snapshot!(found);
 }

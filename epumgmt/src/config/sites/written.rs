@@ -9,7 +9,7 @@ use epu_provisioner::iaas::spec::SiteSpec;
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
-use super::{ec2_site, is_ec2, tls};
+use super::{Named, ec2_site, is_ec2, tls, with_credentials};
 use crate::config::Config;
 
 /// Only what its schema is made from.
@@ -25,10 +25,10 @@ struct Sites {
 ///
 /// # Errors
 /// Every fault.
-pub(crate) fn read(file: &SiteFile, config: &Config) -> Result<(SiteName, SiteSpec), Flaws> {
+pub(crate) fn read(file: &SiteFile, config: &Config, named: &Named) -> Result<(SiteName, SiteSpec), Flaws> {
     let tree = Tree::read(&file.file, &file.text)?;
     if tree.value().get("sites").is_none() {
-        let spec = read_at(&tree, "", config)?;
+        let spec = read_at(&tree, file.name.as_ref().map_or("?", SiteName::as_str), config, named)?;
         return match &file.name {
             Some(name) => Ok((name.clone(), spec)),
             None => {
@@ -46,7 +46,7 @@ pub(crate) fn read(file: &SiteFile, config: &Config) -> Result<(SiteName, SiteSp
         .flat_map(|sites| sites.keys())
         .collect();
     for name in &all {
-        settings(&tree, &pointer(["sites", name.as_str()]), name.as_str(), config, &mut flaws);
+        settings(&tree, &pointer(["sites", name.as_str()]), name.as_str(), config, named, &mut flaws);
     }
     let meant = match (&file.name, all.as_slice()) {
         (Some(name), all) if all.iter().any(|known| known.as_str() == name.as_str()) => name.to_string(),
@@ -59,7 +59,10 @@ pub(crate) fn read(file: &SiteFile, config: &Config) -> Result<(SiteName, SiteSp
         (None, [only]) => (*only).clone(),
         (None, several) => {
             if several.len() > 1 {
-                let flaw = tree.flaw_at_key("/sites", format!("there are {} sites in it, and one is added at a time", several.len()));
+                let flaw = tree.flaw_at_key(
+                    "/sites",
+                    format!("there are {} sites in it, and one is added at a time", several.len()),
+                );
                 flaws.push(flaw.help("say which with --name"));
             }
             String::new()
@@ -71,30 +74,32 @@ pub(crate) fn read(file: &SiteFile, config: &Config) -> Result<(SiteName, SiteSp
     Ok((name, tree.get(&at)?))
 }
 
-/// A site as it is kept.
+/// A site as it is kept, with the credentials in place that it names.
 ///
 /// # Errors
 /// Every fault.
-pub(crate) fn kept(name: &SiteName, spec: &Value, config: &Config) -> Result<SiteSpec, Flaws> {
-    read_at(&Tree::of(&format!("site {name}"), json!(spec)), name.as_str(), config)
+pub(crate) fn kept(name: &SiteName, spec: &Value, config: &Config, named: &Named) -> Result<SiteSpec, Flaws> {
+    let spec = read_at(&Tree::of(&format!("site {name}"), json!(spec)), name.as_str(), config, named)?;
+    Ok(with_credentials(spec, named))
 }
 
-fn read_at(tree: &Tree, name: &str, config: &Config) -> Result<SiteSpec, Flaws> {
+fn read_at(tree: &Tree, name: &str, config: &Config, named: &Named) -> Result<SiteSpec, Flaws> {
     let mut flaws = check(tree, &strict(schema_of::<SiteSpec>()));
-    settings(tree, "", name, config, &mut flaws);
+    settings(tree, "", name, config, named, &mut flaws);
     Flaws::none_in(flaws)?;
     Ok(tree.get("")?)
 }
 
 /// What the schema cannot say of one site, and what this process has to have for it.
-fn settings(tree: &Tree, at: &str, name: &str, config: &Config, flaws: &mut Vec<Flaw>) {
+fn settings(tree: &Tree, at: &str, name: &str, config: &Config, named: &Named, flaws: &mut Vec<Flaw>) {
     let Some(site) = tree.value().pointer(at).filter(|site| is_ec2(site)) else {
         return;
     };
-    ec2_site(tree, &format!("{at}/ec2"), flaws);
+    let names: Vec<&str> = named.keys().map(String::as_str).collect();
+    ec2_site(tree, &format!("{at}/ec2"), &names, flaws);
     let endpoint = site.pointer("/ec2/endpoint").and_then(Value::as_str);
     if tls::is_far(endpoint)
-        && let Some(wrong) = config.way().first_wrong(&[if name.is_empty() { "it" } else { name }])
+        && let Some(wrong) = config.way().first_wrong(&[name])
     {
         flaws.push(tree.flaw(&format!("{at}/ec2"), wrong.text).help(wrong.help));
     }

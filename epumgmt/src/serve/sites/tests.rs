@@ -106,7 +106,13 @@ async fn a_record_that_is_wrong_is_offered_with_its_fault_and_breaks_nothing() {
     started.keep("typo", 1, json!({ "spec": { "locl": {} }, "by": "dtrs" })).await;
     started.keep("also", 1, local(5)).await;
     // Its machines would need a way to reach us.
-    started.keep("far", 1, json!({ "spec": { "ec2": { "region": "us-east-1" } }, "owner": "bob", "by": "dtrs" })).await;
+    started
+        .keep(
+            "far",
+            1,
+            json!({ "spec": { "ec2": { "region": "us-east-1" } }, "owner": "bob", "by": "dtrs" }),
+        )
+        .await;
     started.keep("not a name", 1, local(5)).await;
     assert_eq!(
         started.offered(),
@@ -122,7 +128,13 @@ async fn a_record_that_is_wrong_is_offered_with_its_fault_and_breaks_nothing() {
     let offers = started.sites.offers();
     let far = offers.borrow()[&SiteName::new("far").unwrap()].clone();
     let owner = Some("bob".to_owned());
-    assert_eq!(far.origin, Some(SiteOrigin::Record { by: "dtrs".to_owned(), owner }));
+    assert_eq!(
+        far.origin,
+        Some(SiteOrigin::Record {
+            by: "dtrs".to_owned(),
+            owner
+        })
+    );
 }
 
 #[tokio::test]
@@ -155,4 +167,27 @@ async fn a_site_without_its_driver_is_refused_in_the_file_and_shown_of_a_record(
     let spec = json!({ "ec2": { "region": "r", "endpoint": "http://127.0.0.1:1" } });
     started.keep("aws", 1, json!({ "spec": spec, "by": "eve" })).await;
     assert_eq!(started.offered(), [wrong("aws", "driver-missing")]);
+}
+
+/// What a record names is what the file says now.
+#[tokio::test]
+async fn credentials_that_a_record_names_are_those_of_the_file() {
+    let started = started("sites: {}\n").await;
+    let spec = json!({ "ec2": { "region": "r", "endpoint": "http://127.0.0.1:1", "credentials": { "name": "main" } } });
+    started.keep("aws", 1, json!({ "spec": spec, "by": "eve" })).await;
+    assert_eq!((started.offered(), started.known()), (vec![wrong("aws", "bad-config")], vec![]));
+    started
+        .sites
+        .reload(read("sites: {}\ncredentials: {main: {profile: p}}\n"))
+        .await
+        .unwrap();
+    assert_eq!(started.known(), ["aws"]);
+    let facts = |started: &Started| started.told.borrow().sites.clone();
+    let before = facts(&started);
+    started
+        .sites
+        .reload(read("sites: {}\ncredentials: {main: {profile: q}}\n"))
+        .await
+        .unwrap();
+    assert_ne!(before, facts(&started), "a parked placement is not tried again");
 }

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use epu_core::id::SiteName;
 use epu_core::launch::Purpose;
 use epu_core::time::{Clock, Timestamp};
+use tokio::sync::Semaphore;
 
 use super::client::Client;
 use super::failure::Failure;
@@ -43,8 +44,40 @@ pub(super) const FRESH: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Known {
     accounts: BTreeMap<String, Weak<Account>>,
-    /// Every site there is, whatever its account.
-    sites: BTreeSet<SiteName>,
+    /// Every site there is, whatever its account, with how many drivers of that name there are.
+    sites: BTreeMap<SiteName, u32>,
+}
+
+/// A driver's place in its account; dropped with the driver. A site whose settings change has two for a moment.
+#[derive(Debug)]
+pub(super) struct Membership {
+    account: Arc<Account>,
+    site: SiteName,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut known = held(&self.account.accounts.known);
+        leave(&mut known.sites, &self.site);
+        let mut sites = held(&self.account.sites);
+        leave(&mut sites, &self.site);
+        if !sites.contains_key(&self.site) {
+            let mut who = held(&self.account.who);
+            who.limits.remove(&self.site);
+            if let Some(pace) = &who.pace {
+                pace.limit(self.site.as_str(), &BTreeMap::new());
+            }
+        }
+    }
+}
+
+fn leave(sites: &mut BTreeMap<SiteName, u32>, site: &SiteName) {
+    let left = sites.get(site).map_or(0, |drivers| drivers.saturating_sub(1));
+    if left == 0 {
+        sites.remove(site);
+    } else {
+        sites.insert(site.clone(), left);
+    }
 }
 
 /// One account in one region, as one set of credentials reaches it.
@@ -60,11 +93,17 @@ pub(super) struct Account {
     pacers: Arc<Pacers>,
     accounts: Accounts,
     /// The sites that share it.
-    sites: Mutex<BTreeSet<SiteName>>,
+    sites: Mutex<BTreeMap<SiteName, u32>>,
     who: Mutex<Who>,
     finding_out: tokio::sync::Mutex<()>,
     pub(super) listed: tokio::sync::Mutex<Option<Listed>>,
     changes: AtomicU64,
+    /// Missing tags are added by one task at a time.
+    pub(super) mending: Arc<Semaphore>,
+    /// The machines that were given theirs.
+    pub(super) mended: Mutex<BTreeSet<String>>,
+    /// A call succeeded, so that there were credentials.
+    had_keys: AtomicBool,
     /// What the user data of untagged machines said; `None`: they are not ours.
     pub(super) origins: Mutex<BTreeMap<String, Option<Origin>>>,
 }
@@ -85,7 +124,7 @@ struct Who {
     pace: Option<Arc<Pace>>,
     asked: Option<Timestamp>,
     /// What sites set, for whatever buckets there will be.
-    limits: BTreeMap<String, super::settings::BucketSpec>,
+    limits: BTreeMap<SiteName, BTreeMap<String, super::settings::BucketSpec>>,
 }
 
 pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,7 +133,7 @@ pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Account {
     /// The account of a site, shared with the sites that reach the same one in the same way.
-    pub(super) fn of(name: &SiteName, settings: &Ec2Settings, parts: &Ec2Parts) -> Arc<Self> {
+    pub(super) fn of(name: &SiteName, settings: &Ec2Settings, parts: &Ec2Parts) -> (Arc<Self>, Membership) {
         let manner = Manner::of(settings);
         // References, not what they hold.
         let key = format!(
@@ -110,7 +149,7 @@ impl Account {
             )
         );
         let mut known = held(&parts.accounts.known);
-        known.sites.insert(name.clone());
+        *known.sites.entry(name.clone()).or_default() += 1;
         known.accounts.retain(|_, account| account.strong_count() > 0);
         let account = known.accounts.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
             let account = Arc::new(Self {
@@ -128,23 +167,27 @@ impl Account {
                 finding_out: tokio::sync::Mutex::default(),
                 listed: tokio::sync::Mutex::default(),
                 changes: AtomicU64::new(0),
+                mending: Arc::new(Semaphore::new(1)),
+                mended: Mutex::default(),
+                had_keys: AtomicBool::new(false),
                 origins: Mutex::default(),
             });
             known.accounts.insert(key, Arc::downgrade(&account));
             account
         });
-        held(&account.sites).insert(name.clone());
+        *held(&account.sites).entry(name.clone()).or_default() += 1;
         let mut who = held(&account.who);
-        for (bucket, spec) in &settings.pace {
-            let set = who.limits.entry(bucket.clone()).or_insert(*spec);
-            set.capacity = set.capacity.min(spec.capacity);
-            set.refill = set.refill.min(spec.refill);
-        }
+        who.limits.insert(name.clone(), settings.pace.clone());
         if let Some(pace) = &who.pace {
-            pace.limit(&who.limits);
+            pace.limit(name.as_str(), &settings.pace);
         }
         drop(who);
-        account
+        drop(known);
+        let membership = Membership {
+            account: account.clone(),
+            site: name.clone(),
+        };
+        (account, membership)
     }
 
     /// Whether a machine with this tag, or none, is in the list of this site.
@@ -152,8 +195,14 @@ impl Account {
         if tag == Some(site.as_str()) {
             return true;
         }
-        let is_somebodys = tag.is_some_and(|tag| held(&self.accounts.known).sites.iter().any(|known| known.as_str() == tag));
-        !is_somebodys && held(&self.sites).first() == Some(site)
+        let is_somebodys = tag.is_some_and(|tag| held(&self.accounts.known).sites.keys().any(|known| known.as_str() == tag));
+        !is_somebodys && held(&self.sites).keys().next() == Some(site)
+    }
+
+    /// The site, where there is only one.
+    pub(super) fn only_site(&self) -> Option<SiteName> {
+        let sites = held(&self.sites);
+        sites.keys().next().filter(|_| sites.len() == 1).cloned()
     }
 
     /// Something was launched or ended: lists made before are old.
@@ -197,7 +246,14 @@ impl Account {
         };
         let pace = self.pacers.account(&account, &self.region);
         let mut who = held(&self.who);
-        pace.limit(&who.limits);
+        for (site, limits) in &who.limits {
+            pace.limit(site.as_str(), limits);
+        }
+        if let Some(before) = who.pace.as_ref().filter(|before| !Arc::ptr_eq(before, &pace)) {
+            for site in who.limits.keys() {
+                before.limit(site.as_str(), &BTreeMap::new());
+            }
+        }
         who.number = number;
         who.asked = Some(self.clock.now());
         who.pace = Some(pace.clone());
@@ -233,12 +289,22 @@ impl Account {
         Ok((number, answer.arn().unwrap_or_default().to_owned()))
     }
 
+    /// Whose account this is and where; none where nobody can say.
+    pub(super) async fn identity(&self) -> Result<Option<String>, IaasError> {
+        if self.client.sts.is_none() {
+            return Ok(None);
+        }
+        let (number, _) = self.ask().await?;
+        let at = self.endpoint.as_deref().map_or("", |endpoint| endpoint.trim_end_matches('/'));
+        Ok(Some(format!("{number}/{}/{at}", self.region)))
+    }
+
     /// What stands for the account while it is not known: the key, abbreviated, or the site.
     async fn stand_in(&self) -> String {
         match tokio::time::timeout(WHO, self.client.credentials.provide_credentials()).await {
             Ok(Ok(keys)) => format!("key-{:08x}", epu_core::hash::hash(keys.access_key_id().bytes()) >> 32),
             Ok(Err(_)) | Err(_) => {
-                let first = held(&self.sites).first().map(SiteName::to_string);
+                let first = held(&self.sites).keys().next().map(SiteName::to_string);
                 format!("site-{}", first.unwrap_or_default())
             }
         }
@@ -263,9 +329,15 @@ impl Account {
         E: ProvideErrorMetadata + Error + 'static,
     {
         match tokio::time::timeout(within, sent).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => {
+                self.had_keys.store(true, Ordering::Relaxed);
+                Ok(answer)
+            }
             Ok(Err(error)) => {
-                let failure = Failure::of(doing, &error);
+                let mut failure = Failure::of(doing, &error);
+                if failure.is_keyless && self.had_keys.load(Ordering::Relaxed) {
+                    failure.error.class = Class::Retryable;
+                }
                 if failure.error.class == Class::Throttled {
                     self.pace().await.throttled(action);
                 }

@@ -46,7 +46,7 @@ fn finding(what: impl Into<String>, verdict: Verdict, text: impl Into<String>) -
 fn failed(what: impl Into<String>, failure: &Failure) -> Finding {
     let verdict = match failure.error.class {
         Class::Retryable | Class::Throttled => Verdict::Unknown,
-        Class::Capacity | Class::Quota => Verdict::Doubtful,
+        Class::Capacity | Class::Quota | Class::Changed => Verdict::Doubtful,
         Class::Credentials | Class::Permanent => Verdict::Bad,
     };
     finding(what, verdict, failure.error.text.clone())
@@ -300,6 +300,7 @@ async fn launching(site: &Ec2, template: &NamedTemplate) -> Vec<Finding> {
         launch_token: LaunchToken("l.checking".to_owned()),
         url: SOME_URL.to_owned(),
         template: template.template.clone(),
+        doubtful: false,
     };
     let wanted = Wanted {
         site: &site.name,
@@ -350,7 +351,7 @@ async fn launched_all_the_same(site: &Ec2, what: String, answer: &aws_sdk_ec2::o
         return finding(what, Verdict::Unknown, "the site does not know dry runs, and launched nothing");
     }
     site.account.turn(Action::TerminateInstances, 1, Purpose::Replace).await;
-    let text = match site.account.terminate(&ids, "end what a dry run launched").await {
+    let text = match site.account.terminate(&ids, usize::MAX, "end what a dry run launched").await {
         Ok(_) => format!(
             "the site does not know dry runs: it launched {}, which was ended at once",
             ids.join(", ")
@@ -374,12 +375,6 @@ async fn rights(account: &Account) -> Vec<Finding> {
     let machine = some_machine(account).await;
     let (id, is_real) = machine.as_deref().map_or((NO_MACHINE, false), |id| (id, true));
     let mut findings = Vec::new();
-    account.turn(Action::TerminateInstances, 0, Purpose::Grow).await;
-    let sent = ec2.terminate_instances().instance_ids(id).dry_run(true).send();
-    let answer = account
-        .call(Action::TerminateInstances, "end a machine, dry run", super::account::ASKING, sent)
-        .await;
-    findings.push(right("terminate, dry run", answer.err(), is_real, Verdict::Bad));
     account.turn(Action::CreateTags, 0, Purpose::Grow).await;
     let sent = ec2
         .create_tags()
@@ -392,7 +387,17 @@ async fn rights(account: &Account) -> Vec<Finding> {
         .await;
     // Where tags come with the launch, only names for people need it.
     let without = if account.manner.tags { Verdict::Doubtful } else { Verdict::Bad };
-    findings.push(right("tag, dry run", answer.err(), is_real, without));
+    let tagging = answer.err();
+    // A site that does not know dry runs would end a real machine. A tag that it has anyway harms none, so that is tried first.
+    let knows_dry_runs = tagging.as_ref().is_some_and(|failure| failure.is(classes::DRY_RUN));
+    findings.push(right("tag, dry run", tagging, is_real, without));
+    let (ended, is_ended_real) = if knows_dry_runs { (id, is_real) } else { (NO_MACHINE, false) };
+    account.turn(Action::TerminateInstances, 0, Purpose::Grow).await;
+    let sent = ec2.terminate_instances().instance_ids(ended).dry_run(true).send();
+    let answer = account
+        .call(Action::TerminateInstances, "end a machine, dry run", super::account::ASKING, sent)
+        .await;
+    findings.push(right("terminate, dry run", answer.err(), is_ended_real, Verdict::Bad));
     let sent = ec2.get_console_output().instance_id(id).dry_run(true).send();
     let answer = account.asked(Action::Question, "read a console, dry run", sent).await;
     findings.push(right("read a console, dry run", answer.err(), is_real, Verdict::Doubtful));

@@ -125,7 +125,7 @@ const TABLE: &[(&str, Class, &str)] = &[
     ("CustomerKeyHasBeenRevoked", Class::Permanent, ACTIONS),
     ("DefaultVpcDoesNotExist", Class::Permanent, ACTIONS),
     ("EncryptedVolumesNotSupported", Class::Permanent, ACTIONS),
-    (MISMATCH, Class::Permanent, COMMON),
+    (MISMATCH, Class::Changed, COMMON),
     ("InvalidAMIID.Malformed", Class::Permanent, ACTIONS),
     ("InvalidAMIID.NotFound", Class::Permanent, ACTIONS),
     ("InvalidAMIID.Unavailable", Class::Permanent, ACTIONS),

@@ -12,12 +12,12 @@ use epu_core::request::{BucketView, Finding, NamedTemplate};
 use epu_core::time::{Clock, Timestamp};
 use tokio::sync::Semaphore;
 
-use super::account::{Account, held};
+use super::account::{Account, Membership, held};
 use super::run::{self, Memory};
 use super::settings::Ec2Settings;
 use super::{Ec2Parts, check};
 use crate::iaas::{Admission, Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine, MachineState};
-use crate::pace::{Action, unknown_names};
+use crate::pace::{Action, capacity, unknown_names};
 
 /// How often a machine must be called gone before it is believed: one answer may come from a part of the site that lags.
 const GONE_CONFIRMATIONS: u32 = 2;
@@ -30,6 +30,7 @@ pub(super) struct Ec2 {
     pub(super) name: SiteName,
     pub(super) settings: Ec2Settings,
     pub(super) account: Arc<Account>,
+    _membership: Membership,
     pub(super) ca_pem: Option<String>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<Random>,
@@ -63,10 +64,12 @@ impl Ec2 {
                 }
             }
         }
+        let (account, membership) = Account::of(name, settings, parts);
         Ok(Self {
             name: name.clone(),
             settings: settings.clone(),
-            account: Account::of(name, settings, parts),
+            account,
+            _membership: membership,
             ca_pem: parts.ca_pem.clone(),
             clock: parts.clock.clone(),
             random: parts.random.clone(),
@@ -97,9 +100,14 @@ impl Ec2 {
         at.is_some_and(|at| self.clock.now().since(at) < *self.settings.consistency_grace)
     }
 
+    /// The most machines of one call that ends some: no more than their bucket holds.
+    fn end_most(&self) -> usize {
+        usize::try_from(capacity(&self.settings.pace, Action::TerminateInstances)).unwrap_or(usize::MAX)
+    }
+
     /// Ends machines. One that was launched a moment ago and is not known yet has not been ended by that.
     pub(super) async fn end(&self, machines: &[String], doing: &str) -> Result<(), IaasError> {
-        let unknown = self.account.terminate(machines, doing).await?;
+        let unknown = self.account.terminate(machines, self.end_most(), doing).await?;
         match unknown.iter().find(|machine| self.is_fresh(machine)) {
             Some(machine) => Err(IaasError::new(
                 Class::Retryable,
@@ -121,12 +129,15 @@ impl Iaas for Ec2 {
             look_fast: self.settings.look_fast,
             look_steady: self.settings.look_steady,
             sweep_grace: self.settings.sweep_grace,
-            launch_most: self.settings.launch_most.min(most),
+            launch_most: self
+                .settings
+                .launch_most
+                .min(most)
+                .min(capacity(&self.settings.pace, Action::RunInstances)),
         }
     }
 
     async fn launch(&self, launch: &IaasLaunch) -> Result<Vec<Machine>, IaasError> {
-        held(&self.memory).acts(self.clock.now());
         self.launch_all(launch).await
     }
 
@@ -136,7 +147,6 @@ impl Iaas for Ec2 {
     }
 
     async fn list(&self) -> Result<Vec<Machine>, IaasError> {
-        held(&self.memory).acts(self.clock.now());
         self.account.list(&self.name).await
     }
 
@@ -159,13 +169,21 @@ impl Iaas for Ec2 {
     async fn admit(&self, call: Admission) {
         match call {
             Admission::Launch { machines, purpose } => self.account.turn(Action::RunInstances, machines, purpose).await,
-            Admission::Terminate { machines } => self.account.turn(Action::TerminateInstances, machines, Purpose::Replace).await,
+            Admission::Terminate { machines } => {
+                let first = machines.min(u32::try_from(self.end_most()).unwrap_or(u32::MAX));
+                self.account.turn(Action::TerminateInstances, first, Purpose::Replace).await;
+            }
         }
     }
 
-    /// RunInstances launches all that it can of a call, or answers with an error and has launched nothing.
+    /// RunInstances launches all that it can of a call, or answers with an error and has launched nothing. Where its machines are tagged
+    /// afterwards, it may be that which was refused.
     fn refuses_whole(&self) -> bool {
-        self.account.manner.batch
+        self.account.manner.batch && self.account.manner.tags
+    }
+
+    async fn identity(&self) -> Result<Option<String>, IaasError> {
+        self.account.identity().await
     }
 
     async fn check(&self, templates: &[NamedTemplate]) -> Vec<Finding> {

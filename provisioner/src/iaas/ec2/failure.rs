@@ -15,13 +15,18 @@ use crate::iaas::{Class, IaasError};
 /// The longest part of a text of the site's that is kept: an encoded authorization failure has thousands of characters.
 const TEXT_MOST: usize = 600;
 
+/// The longest part of it that is looked through for ids: a refusal of a thousand machines names all of them in some 20 KB.
+const MESSAGE_MOST: usize = 64 * 1_024;
+
 /// A call that failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     /// The site's code, when it answered.
     pub(super) code: Option<String>,
-    /// The site's own text.
+    /// The site's own text, for finding ids in it; never shown.
     pub(super) message: String,
+    /// Nothing was sent, because no credentials were found where they are looked for.
+    pub(super) is_keyless: bool,
     /// The same for whoever called.
     pub(super) error: IaasError,
 }
@@ -31,6 +36,7 @@ impl Failure {
         Self {
             code: None,
             message: String::new(),
+            is_keyless: false,
             error: IaasError::new(class, format!("{doing}: {why}")),
         }
     }
@@ -55,7 +61,10 @@ impl Failure {
             }
             SdkError::TimeoutError(_) => Self::new(Class::Retryable, doing, "no answer in time"),
             SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) | _ => match credentials(error) {
-                Some((class, why)) => Self::new(class, doing, format!("no credentials: {why}")),
+                Some(Keyless { class, is_missing, why }) => Self {
+                    is_keyless: is_missing,
+                    ..Self::new(class, doing, format!("no credentials: {why}"))
+                },
                 None => Self::new(
                     Class::Retryable,
                     doing,
@@ -67,7 +76,8 @@ impl Failure {
 
     /// An answer that says no.
     pub(super) fn answered(doing: impl Display, code: Option<&str>, message: Option<&str>, status: u16) -> Self {
-        let message = cut(message.unwrap_or_default());
+        let whole = message.unwrap_or_default();
+        let message = cut(whole);
         let class = classes::classify(code, Some(status));
         let mut why = match code {
             Some(code) => format!("{code}: {message}"),
@@ -78,7 +88,8 @@ impl Failure {
         }
         Self {
             code: code.map(|code| classes::plain(code).to_owned()),
-            message,
+            message: whole[..whole.floor_char_boundary(MESSAGE_MOST)].to_owned(),
+            is_keyless: false,
             error: IaasError::new(class, format!("{doing}: {why}")),
         }
     }
@@ -99,20 +110,31 @@ impl From<Failure> for IaasError {
     }
 }
 
-/// Whether nothing was sent because there are no credentials, and whether that may pass.
-fn credentials(error: &(dyn Error + 'static)) -> Option<(Class, String)> {
+/// Why there are no credentials.
+struct Keyless {
+    class: Class,
+    /// None were found. Where some were found before, that passes: a file is being replaced, or whoever gives them out is away.
+    is_missing: bool,
+    why: String,
+}
+
+/// Whether nothing was sent because there are no credentials, and whether that may pass. Whoever is asked for them can be away for a
+/// while; only settings that cannot be, and credentials that never were, need a person.
+fn credentials(error: &(dyn Error + 'static)) -> Option<Keyless> {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(found) = cause.downcast_ref::<CredentialsError>() {
             let class = match found {
-                CredentialsError::ProviderTimedOut(_) => Class::Retryable,
-                CredentialsError::CredentialsNotLoaded(_)
-                | CredentialsError::InvalidConfiguration(_)
-                | CredentialsError::ProviderError(_)
-                | CredentialsError::Unhandled(_)
-                | _ => Class::Credentials,
+                CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => Class::Credentials,
+                CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) | CredentialsError::Unhandled(_) | _ => {
+                    Class::Retryable
+                }
             };
-            return Some((class, cut(&Chain(found).to_string())));
+            return Some(Keyless {
+                class,
+                is_missing: matches!(found, CredentialsError::CredentialsNotLoaded(_)),
+                why: cut(&Chain(found).to_string()),
+            });
         }
         next = cause.source();
     }

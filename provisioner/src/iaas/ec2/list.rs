@@ -126,7 +126,11 @@ impl Account {
 
     fn whose(&self, instance: &Instance) -> (Whose, Option<Origin>) {
         match origin::tag(instance, origin::INSTALLATION) {
-            Some(tag) if tag == self.installation => return (Whose::Ours { is_tagged: true }, None),
+            Some(tag) if tag == self.installation => {
+                // Tags that were mended do not say for which site it is; the repeated launch adds that.
+                let is_tagged = self.manner.tags || origin::tag(instance, origin::SITE).is_some();
+                return (Whose::Ours { is_tagged }, None);
+            }
             Some(_) => return (Whose::Others, None),
             None if self.manner.tags => return (Whose::Others, None),
             None => {}
@@ -263,7 +267,12 @@ impl Account {
     /// right without them, and the next one tries again.
     fn mend(self: &Arc<Self>, ours: &BTreeMap<String, Seen>) {
         let mut launches: BTreeMap<(LaunchId, Option<u32>), Vec<String>> = BTreeMap::new();
-        for seen in ours.values().filter(|seen| !seen.is_tagged) {
+        let mended = {
+            let mut mended = held(&self.mended);
+            mended.retain(|id| ours.contains_key(id));
+            mended.clone()
+        };
+        for seen in ours.values().filter(|seen| !seen.is_tagged && !mended.contains(&seen.machine.id)) {
             let Some(launch) = seen.machine.launch else { continue };
             let index = seen.machine.index.filter(|_| !self.manner.batch);
             launches.entry((launch, index)).or_default().push(seen.machine.id.clone());
@@ -271,16 +280,25 @@ impl Account {
         if launches.is_empty() {
             return;
         }
+        let Ok(permit) = self.mending.clone().try_acquire_owned() else {
+            return;
+        };
         let account = self.clone();
         tokio::spawn(async move {
+            let _permit = permit;
             for ((launch, index), machines) in launches.into_iter().take(MEND_MOST) {
                 let mut tags = vec![
                     tagged(origin::INSTALLATION, &account.installation),
                     tagged(origin::LAUNCH, &launch.to_string()),
                 ];
                 tags.extend(index.map(|index| tagged(origin::INDEX, &index.to_string())));
+                // Of several sites the repeated launch says which it is.
+                tags.extend(account.only_site().map(|site| tagged(origin::SITE, site.as_str())));
                 match account.tag(&machines, tags, Purpose::Grow).await {
-                    Ok(()) => debug!(%launch, "missing tags were added"),
+                    Ok(()) => {
+                        debug!(%launch, "missing tags were added");
+                        held(&account.mended).extend(machines);
+                    }
                     Err(failure) => warn!(error = %failure.error, "missing tags were not added; the next list tries again"),
                 }
             }

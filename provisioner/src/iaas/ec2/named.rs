@@ -26,7 +26,7 @@ const TRIES: usize = 24;
 /// The most of a machine's console that is looked at; EC2 keeps 64 KB.
 const CONSOLE_MOST: usize = 1 << 20;
 
-/// Whether this can be the id of a machine at all. One that cannot is not asked for.
+/// Whether this looks like the id of a machine. One that does not is asked for apart, so that the site's word on it concerns no other.
 fn is_id(text: &str) -> bool {
     text.strip_prefix("i-")
         .is_some_and(|rest| (1..=40).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
@@ -36,6 +36,8 @@ fn is_id(text: &str) -> bool {
 #[derive(Debug)]
 struct Batches {
     left: VecDeque<Vec<String>>,
+    /// How many of these are what was left of others, whose machines have been counted.
+    rest: usize,
     tries: usize,
     /// Ids that the site does not know.
     unknown: BTreeSet<String>,
@@ -43,18 +45,36 @@ struct Batches {
 
 impl Batches {
     fn new(ids: &[String], most: usize) -> Self {
-        let unique: BTreeSet<&String> = ids.iter().filter(|id| is_id(id)).collect();
-        let unique: Vec<String> = unique.into_iter().cloned().collect();
-        let left: VecDeque<_> = unique.chunks(most).map(<[String]>::to_vec).collect();
+        let unique: BTreeSet<&String> = ids.iter().collect();
+        let (unique, odd): (Vec<String>, Vec<String>) = unique.into_iter().cloned().partition(|id| is_id(id));
+        let left: VecDeque<_> = unique.chunks(most).chain(odd.chunks(most)).map(<[String]>::to_vec).collect();
         Self {
             tries: left.len() * TRIES,
             left,
+            rest: 0,
             unknown: BTreeSet::new(),
         }
     }
 
     fn next(&mut self) -> Option<Vec<String>> {
+        self.rest = self.rest.saturating_sub(1);
         self.left.pop_front()
+    }
+
+    /// So many machines are counted for the next call: those that a refused call named are counted once.
+    fn counted(&self) -> u32 {
+        match (self.rest, self.left.front()) {
+            (0, Some(batch)) => count(batch),
+            _ => 0,
+        }
+    }
+
+    /// What is left of a batch comes next.
+    fn again(&mut self, rest: Vec<String>) {
+        if !rest.is_empty() {
+            self.left.push_front(rest);
+            self.rest += 1;
+        }
     }
 
     /// What is left of a batch that was refused because of some of its ids.
@@ -66,15 +86,13 @@ impl Batches {
         let (named, rest) = split(batch, &failure.message);
         if !named.is_empty() {
             self.unknown.extend(named);
-            if !rest.is_empty() {
-                self.left.push_front(rest);
-            }
+            self.again(rest);
         } else if rest.len() == 1 {
             self.unknown.extend(rest);
         } else {
             let (one, two) = rest.split_at(rest.len() / 2);
-            self.left.push_front(two.to_vec());
-            self.left.push_front(one.to_vec());
+            self.again(two.to_vec());
+            self.again(one.to_vec());
         }
         Ok(())
     }
@@ -91,14 +109,16 @@ fn count(ids: &[String]) -> u32 {
 }
 
 impl Account {
-    /// Ends machines, and says which the site does not know. The first call has its turn already. One that may not be ended does not
+    /// Ends machines, at most so many with one call, and says which the site does not know. The first call has its turn already. One that may not be ended does not
     /// keep the others from it.
-    pub(super) async fn terminate(&self, machines: &[String], doing: &str) -> Result<BTreeSet<String>, IaasError> {
-        let mut batches = Batches::new(machines, CHANGE_MOST);
+    pub(super) async fn terminate(&self, machines: &[String], most: usize, doing: &str) -> Result<BTreeSet<String>, IaasError> {
+        let mut batches = Batches::new(machines, most.clamp(1, CHANGE_MOST));
         let (mut is_first, mut refused) = (true, None);
-        while let Some(batch) = batches.next() {
+        loop {
+            let counted = batches.counted();
+            let Some(batch) = batches.next() else { break };
             if !std::mem::take(&mut is_first) {
-                self.turn(Action::TerminateInstances, count(&batch), Purpose::Replace).await;
+                self.turn(Action::TerminateInstances, counted, Purpose::Replace).await;
             }
             let call = self.client.ec2.terminate_instances().set_instance_ids(Some(batch.clone()));
             let result = self.call(Action::TerminateInstances, doing, CHANGING, call.send()).await;
@@ -109,8 +129,8 @@ impl Account {
                 Err(failure) if failure.is("OperationNotPermitted") => {
                     // EC2 ends the others only where they are in another zone.
                     let (named, rest) = split(batch, &failure.message);
-                    if !named.is_empty() && !rest.is_empty() {
-                        batches.left.push_front(rest);
+                    if !named.is_empty() {
+                        batches.again(rest);
                     }
                     refused = Some(failure);
                 }
@@ -242,12 +262,27 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_id_is_not_asked_for() {
+    fn what_cannot_be_an_id_is_asked_for_apart() {
         let mixed: Vec<String> = ["nothing", "i-", "i-0abc", "i-0a'b", "0199c5b2-7d4e-7000-8000-0123456789ab"]
             .map(String::from)
             .to_vec();
         let mut batches = Batches::new(&mixed, 500);
         assert_eq!(batches.next().unwrap(), ["i-0abc"]);
+        assert_eq!(batches.next().unwrap().len(), 4);
+        assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn a_refusal_that_names_many_machines_names_them_all_and_they_are_counted_once() {
+        let all = ids(0..900);
+        let mut batches = Batches::new(&all, CHANGE_MOST);
+        assert_eq!(batches.counted(), 900);
+        let batch = batches.next().unwrap();
+        let failure = not_found(&all[..800]);
+        assert!(failure.error.text.len() < 1_000, "and not all are shown");
+        batches.refused(batch, failure).unwrap();
+        assert_eq!((batches.unknown.len(), batches.counted()), (800, 0));
+        assert_eq!(batches.next().unwrap().len(), 100);
         assert!(batches.next().is_none());
     }
 

@@ -8,10 +8,9 @@
 //! too.
 //!
 //! **A list lags behind a launch.** Without tokens a call whose answer was lost must not be repeated before its machine would be listed.
-//! So after such a call, and for a launch that a predecessor of this process may have called, nothing is launched until the
-//! consistency grace is over, and an error of the kind *retryable* says so. What this process itself was told of is remembered, so that
-//! it waits for nothing it knows. A launch counts as possibly called before when its id was made before this process began to act; ids
-//! carry the time they were made.
+//! So after such a call, and for a launch that another process may have called ([`IaasLaunch::doubtful`]), nothing is launched until the
+//! consistency grace is over, counted from the end of the call, and an error of the kind *retryable* says so. What this process itself
+//! was told of is remembered, so that it waits for nothing it knows.
 //!
 //! **Where tags cannot be given in the call** they are added right after it, and the launch has failed while they are not: it is repeated
 //! and finds its machines by token, or by user data.
@@ -41,10 +40,6 @@ use crate::pace::Action;
 pub(super) const NAMED_MOST: usize = 50;
 /// Launches whose machines are being named at the same time; others go without.
 pub(super) const NAMING_MOST: usize = 4;
-/// Clocks of who mints ids and of this process may differ by this.
-const CLOCKS: Duration = Duration::from_secs(5);
-/// After so long without a call this process may have been replaced by another meanwhile.
-const IDLE: Duration = Duration::from_secs(300);
 /// How long it is remembered what calls for a launch gave; launches are not repeated after an hour.
 const REMEMBERED: Duration = Duration::from_secs(7_200);
 
@@ -52,14 +47,12 @@ const REMEMBERED: Duration = Duration::from_secs(7_200);
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     launches: BTreeMap<LaunchId, Remembered>,
-    /// Since when this process acts, and when it last did.
-    active: Option<(Timestamp, Timestamp)>,
 }
 
 #[derive(Debug, Default)]
 struct Remembered {
     touched: Timestamp,
-    /// A call since then may have launched what is not listed yet.
+    /// A call that ended then may have launched what is not listed yet.
     unsure_since: Option<Timestamp>,
     made: BTreeMap<u32, Machine>,
     /// One call at a time.
@@ -67,37 +60,42 @@ struct Remembered {
 }
 
 impl Memory {
-    /// This process acts.
-    pub(super) fn acts(&mut self, now: Timestamp) {
-        let since = self
-            .active
-            .filter(|(_, last)| now.since(*last) < IDLE)
-            .map_or(now, |(since, _)| since);
-        self.active = Some((since, now));
-    }
-
-    fn of(&mut self, launch: LaunchId, now: Timestamp) -> &mut Remembered {
+    /// What is known of a launch. One that is not known and may have been called by somebody else may have come to something just now.
+    fn of(&mut self, launch: &IaasLaunch, now: Timestamp) -> &mut Remembered {
         self.launches
-            .retain(|id, known| *id == launch || now.since(known.touched) < REMEMBERED);
-        let since = self.active.map_or(now, |(since, _)| since);
-        let known = self.launches.entry(launch).or_insert_with(|| {
-            let is_ours = minted(launch).is_some_and(|minted| minted >= since + CLOCKS);
-            Remembered {
-                unsure_since: (!is_ours).then_some(since),
-                ..Remembered::default()
-            }
+            .retain(|id, known| *id == launch.launch || now.since(known.touched) < REMEMBERED);
+        let known = self.launches.entry(launch.launch).or_insert_with(|| Remembered {
+            unsure_since: launch.doubtful.then_some(now),
+            ..Remembered::default()
         });
         known.touched = now;
         known
     }
 }
 
-/// When an id was made: the first 48 bits of a UUID version 7, in milliseconds (RFC 9562, section 5.7).
-fn minted(launch: LaunchId) -> Option<Timestamp> {
-    if launch.0.get_version_num() != 7 {
-        return None;
+/// A call of which nobody knows yet what comes of it. Dropped unsettled, as when whoever waits for it gives up, it may have launched.
+struct Unsure<'a> {
+    site: &'a Ec2,
+    launch: &'a IaasLaunch,
+    is_settled: bool,
+}
+
+impl Unsure<'_> {
+    /// It is known: what it launched was seen, or it was refused.
+    fn settle(mut self) {
+        let now = self.site.clock.now();
+        held(&self.site.memory).of(self.launch, now).unsure_since = None;
+        self.is_settled = true;
     }
-    i64::try_from(launch.0.as_u128() >> 80).ok().map(Timestamp)
+}
+
+impl Drop for Unsure<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let now = self.site.clock.now();
+            held(&self.site.memory).of(self.launch, now).unsure_since = Some(now);
+        }
+    }
 }
 
 pub(super) fn memory() -> Arc<Mutex<Memory>> {
@@ -140,6 +138,7 @@ impl Ec2 {
         let request = wanted.request().map_err(|error| Failure {
             code: None,
             message: String::new(),
+            is_keyless: false,
             error,
         })?;
         let sent = request.send_with(&self.account.client.ec2);
@@ -196,8 +195,9 @@ impl Ec2 {
         match self.account.tag(&bare, wanted.tags(), Purpose::Replace).await {
             Ok(()) => Ok(()),
             Err(mut failure) => {
-                if failure.is_about_ids() {
-                    // Launched just now, and not known everywhere yet.
+                // Launched just now, and perhaps not known everywhere yet. And it was launched: too many calls for tags does not mean that
+                // nothing came of the launch.
+                if failure.is_about_ids() || failure.error.class.is_passing() {
                     failure.error.class = Class::Retryable;
                 }
                 Err(failure.into())
@@ -240,7 +240,7 @@ impl Ec2 {
     // ---- one machine a call
 
     async fn one_by_one(&self, launch: &IaasLaunch) -> Result<Vec<Machine>, IaasError> {
-        let turn = held(&self.memory).of(launch.launch, self.clock.now()).turn.clone();
+        let turn = held(&self.memory).of(launch, self.clock.now()).turn.clone();
         let _one_call_at_a_time = turn.lock().await;
         let mut machines = if self.account.manner.tokens {
             BTreeMap::new()
@@ -277,7 +277,7 @@ impl Ec2 {
                             )
                             .await;
                         self.account
-                            .terminate(&begun, &self.doing("end a launch that came to too little"))
+                            .terminate(&begun, usize::MAX, &self.doing("end a launch that came to too little"))
                             .await?;
                     }
                     return Err(error);
@@ -292,7 +292,7 @@ impl Ec2 {
         let now = self.clock.now();
         let (unsure, made) = {
             let mut memory = held(&self.memory);
-            let known = memory.of(launch.launch, now);
+            let known = memory.of(launch, now);
             (known.unsure_since, known.made.clone())
         };
         let grace = *self.settings.consistency_grace;
@@ -326,19 +326,27 @@ impl Ec2 {
         for (index, machine) in made {
             machines.entry(index).or_insert(machine);
         }
-        held(&self.memory).of(launch.launch, now).unsure_since = None;
+        held(&self.memory).of(launch, now).unsure_since = None;
         Ok(machines)
     }
 
     async fn one(&self, launch: &IaasLaunch, index: u32) -> Result<Machine, IaasError> {
         let doing = self.doing(&format!("launch machine {index} of {}", launch.instances.len()));
         let wanted = self.wanted(launch, Some(index));
-        // Whoever drops this call in the middle leaves it unsure.
-        held(&self.memory).of(launch.launch, self.clock.now()).unsure_since = Some(self.clock.now());
+        let unsure = Unsure {
+            site: self,
+            launch,
+            is_settled: false,
+        };
         let result = self.run(&wanted, &doing).await;
-        let was_answered = !matches!(&result, Err(failure) if failure.error.class == Class::Retryable);
-        if was_answered {
-            held(&self.memory).of(launch.launch, self.clock.now()).unsure_since = None;
+        let is_known = match &result {
+            Ok(answer) => !answer.instances().is_empty(),
+            Err(failure) => failure.error.class != Class::Retryable,
+        };
+        if is_known {
+            unsure.settle();
+        } else {
+            drop(unsure);
         }
         let seen = match result {
             Ok(answer) => answer.instances().first().and_then(|instance| self.launched(instance, &wanted)),
@@ -351,7 +359,7 @@ impl Ec2 {
         };
         let seen = seen.ok_or_else(|| IaasError::new(Class::Retryable, format!("{doing}: the answer names no machine")))?;
         held(&self.memory)
-            .of(launch.launch, self.clock.now())
+            .of(launch, self.clock.now())
             .made
             .insert(index, seen.machine.clone());
         if !self.account.manner.tags {
@@ -373,23 +381,18 @@ mod tests {
         BEGIN + Duration::from_secs(seconds)
     }
 
-    #[test]
-    fn a_launch_that_a_predecessor_may_have_called_is_waited_for() {
-        let random = Random::seeded(1);
-        let mut memory = Memory::default();
-        memory.acts(at(100));
-        let old = LaunchId(random.uuid(at(90)));
-        assert_eq!(memory.of(old, at(110)).unsure_since, Some(at(100)));
-        let close = LaunchId(random.uuid(at(104)));
-        assert_eq!(memory.of(close, at(110)).unsure_since, Some(at(100)), "clocks differ");
-        memory.acts(at(200));
-        let new = LaunchId(random.uuid(at(200)));
-        assert_eq!(memory.of(new, at(201)).unsure_since, None);
-        // Nothing was done for so long that another may have led meanwhile.
-        memory.acts(at(1_000));
-        let between = LaunchId(random.uuid(at(900)));
-        assert_eq!(memory.of(between, at(1_001)).unsure_since, Some(at(1_000)));
-        assert_eq!(memory.of(new, at(1_001)).unsure_since, None, "what is known stays known");
+    fn launch(id: LaunchId) -> IaasLaunch {
+        IaasLaunch {
+            installation: "here".to_owned(),
+            launch: id,
+            pool: epu_core::PoolName::new("web").unwrap(),
+            instances: Vec::new(),
+            min: 1,
+            launch_token: crate::iaas::LaunchToken("l.token".to_owned()),
+            url: String::new(),
+            template: serde_json::from_value(serde_json::json!({ "run": ["work"] })).unwrap(),
+            doubtful: false,
+        }
     }
 
     #[test]
@@ -398,8 +401,7 @@ mod tests {
         let mut memory = Memory::default();
         for hour in 0..50 {
             let now = at(hour * 3_600);
-            memory.acts(now);
-            memory.of(LaunchId(random.uuid(now)), now);
+            memory.of(&launch(LaunchId(random.uuid(now))), now);
         }
         assert!(memory.launches.len() <= 3, "{}", memory.launches.len());
     }

@@ -60,11 +60,15 @@ pub struct Ec2Settings {
     pub pace: BTreeMap<String, BucketSpec>,
 }
 
-/// Who we are at a site. Either `profile`, or both keys.
+/// Who we are at a site. Either `name`, or `profile`, or both keys.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", default)]
 #[schemars(deny_unknown_fields)]
 pub struct Credentials {
+    /// One of `credentials` at the top of the config file, which then stands here. Drivers never see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: Option<String>,
     /// The access key's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_key_id: Option<SecretRef>,

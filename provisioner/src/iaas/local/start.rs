@@ -277,6 +277,7 @@ mod tests {
             launch_token: LaunchToken("l.secret".to_owned()),
             url: "http://127.0.0.1:1".to_owned(),
             template: serde_json::from_value(serde_json::json!({ "run": ["work"] })).unwrap(),
+            doubtful: false,
         };
         let tried = Cell::new(0);
         let full = |class| {

@@ -17,6 +17,7 @@ fn launch(machines: usize) -> IaasLaunch {
         launch_token: LaunchToken("l.0193a5a0-0000-7000-8000-000000000009.1763840236000.5a5a".to_owned()),
         url: "https://epu.example.org:7311 https://10.0.0.2:7311".to_owned(),
         template: serde_json::from_str(r#"{"run": ["worker"]}"#).unwrap(),
+        doubtful: false,
     }
 }
 
