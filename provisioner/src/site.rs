@@ -246,6 +246,8 @@ pub(crate) struct Site {
     pub(crate) spared: Vec<Spared>,
     // ---- ending
     pub(crate) to_end: BTreeSet<String>,
+    /// When the site first agreed to end a machine that is not gone yet; never, once it was asked again because of that.
+    pub(crate) agreed: BTreeMap<String, Timestamp>,
     /// How often the end of one of those was asked for alone, and refused.
     pub(crate) end_tries: BTreeMap<String, u32>,
     pub(crate) ending: bool,
@@ -280,6 +282,7 @@ impl Site {
             strays: BTreeMap::new(),
             spared: Vec::new(),
             to_end: BTreeSet::new(),
+            agreed: BTreeMap::new(),
             end_tries: BTreeMap::new(),
             ending: false,
             end_at: now,

@@ -184,6 +184,7 @@ impl Service {
             self.book.put(instance.clone(), now);
             if let (false, Some(machine), Some(site)) = (instance.is_live(), &instance.machine, self.sites.get_mut(&instance.site)) {
                 site.ends_no_more(machine);
+                site.agreed.remove(machine);
             }
         }
         if !turn.instances.is_empty() {

@@ -39,6 +39,10 @@ const END_TRIES: u32 = 3;
 /// Machines of one list that are remembered for the sweep's preview though nothing is done about them.
 const SPARED_MOST: usize = 1_000;
 
+/// A machine that is still listed as running so long after the site agreed to end it is ended again, once. Too low: a list that lags costs a call.
+/// Too high: one that the site did not know yet runs on until its deadline.
+const AGREED: Duration = Duration::from_secs(5);
+
 /// What has been changing for longer than the first is looked at no more often than once in the second. Too slow: a late boot or end
 /// is noticed that much later. Too fast: one that is stuck has the whole site listed all the time.
 const SLOWER: [(Duration, Duration); 2] = [
@@ -125,6 +129,7 @@ impl Service {
                 known.end_most = (known.end_most * 2).min(BATCH);
                 for machine in machines {
                     known.ends_no_more(&machine);
+                    known.agreed.entry(machine).or_insert(now);
                 }
                 self.look_soon(site, now);
             }
@@ -207,6 +212,9 @@ impl Service {
             }
             match owner {
                 Some(id) => {
+                    if is_ending() && !matches!(machine.state, MachineState::Stopping | MachineState::Gone) {
+                        self.end_again(site, &machine.id, began);
+                    }
                     if self.seen(id, &machine) {
                         self.spare(site, machine, Why::Adopted(id));
                     }
@@ -219,6 +227,16 @@ impl Service {
         self.settle_silent_launches(site, began);
         self.sweep(site, strays, now).await;
         self.look_closer(site, now);
+    }
+
+    /// A machine that is being ended is listed as if it were not: the site may have agreed without knowing it yet, as right after its launch.
+    fn end_again(&mut self, site: &SiteName, machine: &str, began: Timestamp) {
+        if let Some(known) = self.sites.get_mut(site)
+            && known.agreed.get(machine).is_some_and(|agreed| began >= *agreed + AGREED)
+        {
+            known.agreed.insert(machine.to_owned(), Timestamp::NEVER);
+            known.to_end.insert(machine.to_owned());
+        }
     }
 
     /// Whose machine this is, by its name or by its tags. A second machine for one instance is nobody's.

@@ -267,6 +267,20 @@ async fn ending_is_repeated_until_the_site_confirms() {
     );
 }
 
+/// As when it was asked so soon after the launch that the site did not know the machine yet, and knows no fault in that.
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_runs_on_after_the_site_agreed_to_end_it_is_ended_again_soon() {
+    let world = World::new().await;
+    let id = world.running_one().await;
+    world.site.look().ignores_terminate = true;
+    world.terminate(id).await.unwrap();
+    world.elapse(1).await;
+    world.site.look().ignores_terminate = false;
+    world.elapse(12).await;
+    assert_eq!(world.state(id).await, State::Terminated);
+    assert_eq!(world.site.look().terminates.len(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn when_ending_fails_it_is_tried_again_more_slowly() {
     let world = World::new().await;
