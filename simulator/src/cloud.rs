@@ -242,7 +242,7 @@ impl SimCloud {
         let ids = match known {
             Some((before, _)) if before != asked => {
                 self.watch.changed_request(launch.launch);
-                return Err(IaasError::new(Class::Permanent, "the same token with another request"));
+                return Err(IaasError::new(Class::Changed, "the same token with another request"));
             }
             Some((_, ids)) => ids,
             None => {

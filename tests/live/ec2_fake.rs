@@ -292,7 +292,7 @@ async fn a_machine_that_the_site_ended_is_gone() {
     let site = cloud.site("east", short);
     let machine = site.launch(&cloud.launch(1, cloud.plain())).await.unwrap().remove(0).id;
     let running = async |wanted: Option<MachineState>| {
-        let said = site.describe(&[machine.clone()]).await.unwrap();
+        let said = site.describe(std::slice::from_ref(&machine)).await.unwrap();
         said[0].1 == wanted
     };
     wait::eventually(Duration::from_secs(10), "it runs", async || {

@@ -365,7 +365,7 @@ async fn a_machine_that_somebody_stopped_is_not_taken_for_one_that_works() {
     let listed = cloud.east().list().await.unwrap();
     assert_eq!((listed.len(), listed[0].state), (1, MachineState::Stopped));
     assert_eq!(
-        site.describe(&[machine.clone()]).await.unwrap(),
+        site.describe(std::slice::from_ref(&machine)).await.unwrap(),
         [(machine.clone(), Some(MachineState::Stopped))]
     );
 }

@@ -267,6 +267,24 @@ async fn ending_is_repeated_until_the_site_confirms() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_machine_is_believed_without_waiting_for_lists_that_lag() {
+    let world = World::on(Capabilities {
+        driver: "lagging",
+        consistency_grace: Span::secs(120),
+        gone_confirmations: 2,
+        look_fast: Span::secs(5),
+        look_steady: Span::secs(60),
+        sweep_grace: Span::secs(600),
+        launch_most: 1_000,
+    })
+    .await;
+    let id = world.running_one().await;
+    world.terminate(id).await.unwrap();
+    world.elapse(30).await;
+    assert_eq!(world.state(id).await, State::Terminated);
+}
+
 /// As when it was asked so soon after the launch that the site did not know the machine yet, and knows no fault in that.
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_runs_on_after_the_site_agreed_to_end_it_is_ended_again_soon() {
