@@ -202,11 +202,6 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "see `epumgmt template list`",
     ),
     (
-        "not-possible",
-        "what was asked cannot be done as things are",
-        "the text says what stands in the way",
-    ),
-    (
         "not-ready",
         "set-up did not finish in time",
         "see `epumgmt instance logs`; raise the template's `ready-within`",

@@ -93,8 +93,12 @@ impl Error {
     }
 
     fn failure(&self) -> Failure {
+        Failure::while_doing("serve", self.fault())
+    }
+
+    fn fault(&self) -> Fault {
         let code = match self {
-            Self::Site(fault) => return Failure::while_doing("serve", fault.clone()),
+            Self::Site(fault) => return fault.clone(),
             Self::Store {
                 source: epu_store::Error::InUse { .. },
                 ..
@@ -113,7 +117,7 @@ impl Error {
                 "internal"
             }
         };
-        Failure::while_doing("serve", Fault::new(code, Chain(self).to_string()))
+        Fault::new(code, Chain(self).to_string())
     }
 }
 

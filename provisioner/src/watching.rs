@@ -320,7 +320,11 @@ impl Service {
             // What became known after the list was begun cannot be in it. One that is being ended is to be absent: it is asked for by name
             // at once, and what the site says then is not a list that lags.
             let expected = self.book.get(*id).is_some_and(|instance| {
-                let lag = if instance.state >= State::Terminating { Duration::ZERO } else { grace };
+                let lag = if instance.state >= State::Terminating {
+                    Duration::ZERO
+                } else {
+                    grace
+                };
                 began >= instance.state_since + lag
             });
             if let Some(suspicion) = suspects.remove(id) {

@@ -594,7 +594,7 @@ fn a_refresh_that_is_stopped_leaves_something() {
     let ran = run(&service, "pool refresh web --rollback --wait");
     assert_eq!(ran.exit(), 7);
     assert!(ran.ended.unwrap_err().shown(false).contains("was stopped"));
-    let service = Fake::default().fails("pool_refresh", "not-possible");
+    let service = Fake::default().fails("pool_refresh", "conflict");
     assert_eq!(run(&service, "pool refresh web --rollback").exit(), 6);
 }
 
