@@ -31,8 +31,8 @@ use crate::clock::{cpu_of, wall};
 use crate::{Goal, Report, samples, serving};
 
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How often the site is listed where nothing else is said: twelve times as often as by default, so that a minute shows something.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the site is listed: four times as often as by default, so that a minute shows something.
+const LOOK: Duration = Duration::from_secs(15);
 const WATCHED: usize = 10_000;
 const WATCH: Duration = Duration::from_secs(60);
 const RUNS: u64 = 200;
