@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use epu_core::code::root_cause;
 use epu_core::random::Random;
 use epu_core::time::Span;
 use epu_core::{Clock, Timestamp};
@@ -180,12 +181,12 @@ impl Metadata {
         }
         let request = request.body(Empty::new()).map_err(|error| no_answer(error.to_string()))?;
         let asking = async {
-            let response = self.client.request(request).await.map_err(|error| root(&error))?;
+            let response = self.client.request(request).await.map_err(|error| root_cause(&error))?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, ANSWER_MAX)
                 .collect()
                 .await
-                .map_err(|error| root(error.as_ref()))?;
+                .map_err(|error| root_cause(error.as_ref()))?;
             Ok((head.status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
         };
         tokio::time::timeout(ASK_WITHIN, asking)
@@ -330,15 +331,6 @@ fn garbage(what: &str, text: &str) -> Trouble {
         what: what.to_owned(),
         shown: text.trim().chars().take(60).collect(),
     }
-}
-
-/// The innermost cause, which is the one that says something.
-fn root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

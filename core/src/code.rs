@@ -26,6 +26,18 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether a command that was refused with it is refused again, whoever receives it: it is not sent again, and what it asked for
+    /// never comes.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self.code.as_ref(),
+            "closed" | "no-such-site" | "conflict" | "no-such-instance" | "too-large"
+        )
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} ({})", self.text, self.code)
@@ -47,6 +59,16 @@ impl fmt::Display for Chain<'_> {
         }
         Ok(())
     }
+}
+
+/// The innermost cause in words: where libraries wrap one error in others, the one that says something.
+#[must_use]
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }
 
 /// Every code that a fault can carry, with what it means and what to do. `docs/errors.md` is generated from it.

@@ -144,6 +144,28 @@ pub enum Cause {
     Stray,
 }
 
+impl Cause {
+    /// Whether a plan chose this instance among others, although nothing was wrong with it: what must never interrupt work (I3).
+    #[must_use]
+    pub fn is_choice(self) -> bool {
+        match self {
+            Self::ScaleIn | Self::SlotRemoved | Self::PlacementLeft | Self::Refresh => true,
+            Self::Unhealthy
+            | Self::Interrupted
+            | Self::PoolRemoved
+            | Self::Operator
+            | Self::Teardown
+            | Self::Drained
+            | Self::DrainDeadline
+            | Self::Finished
+            | Self::Vanished
+            | Self::NotReady
+            | Self::StartFailed
+            | Self::Stray => false,
+        }
+    }
+}
+
 /// How it is being ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ending {

@@ -128,12 +128,8 @@ pub fn within_max(staying: u32, more: u32, max: u32) -> Option<Violation> {
 #[must_use]
 pub fn no_busy_ended(instance: &Instance) -> Option<Violation> {
     let ending = instance.ending.as_ref()?;
-    let chosen = matches!(
-        ending.why,
-        Cause::ScaleIn | Cause::SlotRemoved | Cause::PlacementLeft | Cause::Refresh
-    );
     let ran = instance.ready_at.is_some();
-    if chosen && ran && ending.work != Work::Idle {
+    if ending.why.is_choice() && ran && ending.work != Work::Idle {
         return broken(
             Invariant::I3,
             format!(

@@ -67,7 +67,7 @@ impl Outbox {
         match result {
             Ok(answer) => Some(Sent::Accepted(self.pop()?, answer)),
             Err(fault) if fault.code == "stale-epoch" => Some(Sent::Stale),
-            Err(fault) if is_final(&fault) || self.is_enough(&fault, now) => Some(Sent::Refused(self.pop()?, fault)),
+            Err(fault) if fault.is_final() || self.is_enough(&fault, now) => Some(Sent::Refused(self.pop()?, fault)),
             Err(fault) => {
                 let wait = (RETRY_FIRST * 2u32.pow(self.tries.min(8))).min(RETRY_MOST);
                 self.tries = self.tries.saturating_add(1);
@@ -115,14 +115,6 @@ impl Outbox {
         *refusals = refusals.saturating_add(1);
         *refusals >= REFUSALS_MOST && now.since(*since) >= REFUSED_FOR
     }
-}
-
-/// Whether sending the same command again would be refused again, whoever receives it.
-fn is_final(fault: &Fault) -> bool {
-    matches!(
-        fault.code.as_ref(),
-        "closed" | "no-such-site" | "conflict" | "no-such-instance" | "too-large"
-    )
 }
 
 /// Whether a refusal may be about who sent or received the command and not about the command itself: users that are set up wrongly,

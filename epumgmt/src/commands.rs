@@ -19,6 +19,7 @@ mod teardown;
 mod template;
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cli::{Command, Output};
+use crate::config::text_of;
 use crate::exit::{Exit, Failure};
 
 pub(crate) use completions::completions;
@@ -167,6 +169,20 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Waiting for something that a service does, which may be restarted meanwhile.
 struct Patience {
     heard: Timestamp,
+}
+
+/// A file to send to a service: its whole path, so that relative paths in it mean the same there, and its text. `-` is standard input.
+fn to_send(file: &Path) -> Result<(String, String), Failure> {
+    let text = text_of(file).map_err(|flaws| Failure::Flaws {
+        flaws,
+        text: String::new(),
+    })?;
+    let whole = if file == Path::new("-") {
+        "standard input".into()
+    } else {
+        std::path::absolute(file)?
+    };
+    Ok((whole.display().to_string(), text))
 }
 
 impl Patience {

@@ -156,10 +156,7 @@ impl Service {
     /// Lets the asker's other ears hear of it too: instances that it counts as asked for will never be.
     fn refuse(&self, request: &LaunchRequest, fault: &Fault) {
         // The asker sends it again after anything else, and it may be carried out then.
-        if !matches!(
-            fault.code.as_ref(),
-            "closed" | "no-such-site" | "conflict" | "no-such-instance" | "too-large"
-        ) {
+        if !fault.is_final() {
             return;
         }
         let now = self.clock.now();

@@ -16,6 +16,7 @@ mod doors;
 mod error;
 pub mod iaas;
 mod judging;
+mod keeping;
 mod launching;
 mod leadership;
 pub mod lifecycle;

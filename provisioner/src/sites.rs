@@ -32,6 +32,7 @@ use tracing::{info, warn};
 
 use crate::iaas::Iaas;
 use crate::iaas::spec::SiteSpec;
+use crate::keeping::must_own;
 use crate::service::Service;
 use crate::site::{Done, Driver, Site};
 use crate::turn::store_failed;
@@ -373,7 +374,7 @@ impl Service {
             None => (1, caller.owner_of_new().map(str::to_owned)),
             Some(document) => {
                 let record = recorded(document);
-                must_own(&doing, caller, record.as_ref())?;
+                must_own(&doing, caller, owner(record.as_ref()))?;
                 if record.as_ref().is_some_and(|record| record.by == BY_DTRS) {
                     let text = format!("{doing}: a client of the original EPU described it through `dtrs`; change it there");
                     return Err(Fault::new("conflict", text));
@@ -391,19 +392,10 @@ impl Service {
             Remembered::SiteChanged { site, driver }
         };
         let by = caller.name();
-        let journal = vec![Entry::new(self.clock.now(), by.clone(), event)];
-        let body = serde_json::to_value(SiteRecord { spec, owner, by });
-        let document = Document {
-            kind: KIND.to_owned(),
-            name: name.to_string(),
-            revision,
-            body: body.map_err(|error| Fault::new("internal", format!("{doing}: {error}")))?,
-        };
-        match self.store.put_document(&document, journal).await {
-            Ok(()) => Ok(name),
-            Err(epu_store::Error::Conflict(_)) => Err(Fault::new("conflict", format!("{doing}: it was changed just now; repeat"))),
-            Err(error) => Err(store_failed(&error)),
-        }
+        let record = SiteRecord { spec, owner, by };
+        self.keep(&doing, (KIND, name.as_str(), revision), &record, event, &record.by)
+            .await?;
+        Ok(name)
     }
 
     /// How many instances live there.
@@ -416,7 +408,7 @@ impl Service {
             return Err(Fault::new("no-such-site", format!("{doing}: there is no such site")));
         };
         let record = recorded(document);
-        must_own(&doing, caller, record.as_ref())?;
+        must_own(&doing, caller, owner(record.as_ref()))?;
         if !remove.force && record.is_some_and(|record| record.by == BY_DTRS) {
             let text = format!("{doing}: a client of the original EPU described it through `dtrs`; remove it there, or use force");
             return Err(Fault::new("conflict", text));
@@ -474,19 +466,11 @@ fn is_same(was: &Offer, is: &Offer) -> bool {
     }
 }
 
+fn owner(record: Option<&SiteRecord>) -> Option<&str> {
+    record?.owner.as_deref()
+}
+
 /// What a document says; none when it is no site, which anybody may put right who may change what is nobody's.
 fn recorded(document: &Document) -> Option<SiteRecord> {
     serde_json::from_value(document.body.clone()).ok()
-}
-
-fn must_own(doing: &str, caller: &Caller, record: Option<&SiteRecord>) -> Result<(), Fault> {
-    let owner = record.and_then(|record| record.owner.as_deref());
-    if caller.owns(owner) {
-        return Ok(());
-    }
-    let whose = owner.map_or_else(|| "nobody's in particular".to_owned(), |owner| format!("{owner}'s"));
-    Err(Fault::new(
-        "forbidden",
-        format!("{doing}: it is {whose}, and {} acts for others", caller.name()),
-    ))
 }

@@ -11,6 +11,7 @@ use epu_store::Document;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::keeping::must_own;
 use crate::service::Service;
 use crate::turn::store_failed;
 
@@ -71,7 +72,7 @@ impl Service {
             }
             None => (1, caller.owner_of_new().map(str::to_owned)),
             Some(document) => {
-                must_own(&doing, caller, document)?;
+                must_own(&doing, caller, owner(document))?;
                 if document.body.get("template") == serde_json::to_value(&template).ok().as_ref() {
                     return Ok(name);
                 }
@@ -80,19 +81,10 @@ impl Service {
         };
         let by = caller.name();
         let event = Remembered::TemplateKept { template: name.clone() };
-        let journal = vec![Entry::new(self.clock.now(), by.clone(), event)];
-        let body = serde_json::to_value(TemplateRecord { template, owner, by });
-        let document = Document {
-            kind: KIND.to_owned(),
-            name: name.to_string(),
-            revision,
-            body: body.map_err(|error| Fault::new("internal", format!("{doing}: {error}")))?,
-        };
-        match self.store.put_document(&document, journal).await {
-            Ok(()) => Ok(name),
-            Err(epu_store::Error::Conflict(_)) => Err(Fault::new("conflict", format!("{doing}: it was changed just now; repeat"))),
-            Err(error) => Err(store_failed(&error)),
-        }
+        let record = TemplateRecord { template, owner, by };
+        self.keep(&doing, (KIND, name.as_str(), revision), &record, event, &record.by)
+            .await?;
+        Ok(name)
     }
 
     async fn forget_template(&self, caller: &Caller, name: &TemplateName) -> Result<(), Fault> {
@@ -102,7 +94,7 @@ impl Service {
             let text = format!("{doing}: no such template is kept by itself; those of the config file are changed there");
             return Err(Fault::new("no-such-template", text));
         };
-        must_own(&doing, caller, document)?;
+        must_own(&doing, caller, owner(document))?;
         let event = Remembered::TemplateForgotten { template: name.clone() };
         let journal = vec![Entry::new(self.clock.now(), caller.name(), event)];
         let forgotten = self.store.forget_document(KIND, name.as_str(), journal).await;
@@ -112,13 +104,4 @@ impl Service {
 
 fn owner(document: &Document) -> Option<&str> {
     document.body.get("owner").and_then(Value::as_str)
-}
-
-fn must_own(doing: &str, caller: &Caller, document: &Document) -> Result<(), Fault> {
-    if caller.owns(owner(document)) {
-        return Ok(());
-    }
-    let whose = owner(document).map_or_else(|| "nobody's in particular".to_owned(), |owner| format!("{owner}'s"));
-    let text = format!("{doing}: it is {whose}, and {} acts for others", caller.name());
-    Err(Fault::new("forbidden", text))
 }

@@ -335,9 +335,8 @@ impl Watch {
 /// I3 by the truth: its worker is busy, and it was chosen to go because there are too many.
 fn chosen_while_busy(instance: &Instance, busy: bool) -> Option<Violation> {
     let ending = instance.ending.as_ref()?;
-    let chosen = |why: Cause| matches!(why, Cause::ScaleIn | Cause::SlotRemoved | Cause::PlacementLeft | Cause::Refresh);
-    let drained = ending.why == Cause::Drained && ending.drained_for.is_some_and(chosen);
-    (busy && (chosen(ending.why) || drained)).then(|| Violation {
+    let drained = ending.why == Cause::Drained && ending.drained_for.is_some_and(Cause::is_choice);
+    (busy && (ending.why.is_choice() || drained)).then(|| Violation {
         invariant: Invariant::I3,
         what: format!("instance {} was ended for {:?} while its worker was busy", instance.id, ending.why),
     })

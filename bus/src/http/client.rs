@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use epu_core::Fault;
+use epu_core::code::root_cause;
 use epu_core::request::{Reply, Request};
 use epu_core::secret::strike_password;
 use epu_core::time::Span;
@@ -285,7 +286,7 @@ impl Transport {
                         Trouble::Tls(why.text)
                     };
                 }
-                let why = root(&error);
+                let why = root_cause(&error);
                 if error.is_connect() {
                     Trouble::Unreachable(why)
                 } else {
@@ -297,22 +298,13 @@ impl Transport {
                 if error.is::<LengthLimitError>() {
                     Trouble::TooLarge
                 } else {
-                    Trouble::Broken(root(error.as_ref()))
+                    Trouble::Broken(root_cause(error.as_ref()))
                 }
             })?;
             Ok((head.status, body.to_bytes()))
         };
         tokio::time::timeout(within, exchanging).await.unwrap_or(Err(Trouble::Timeout))
     }
-}
-
-/// The innermost cause, which is the one that says something.
-fn root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

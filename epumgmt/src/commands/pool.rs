@@ -7,9 +7,8 @@ use epu_core::pool::{Origin, Paused};
 use epu_core::request::{Nothing, PlacementView, PoolChange, PoolFile, PoolPause, PoolRef, PoolRemove, PoolView, Request};
 use serde_json::{Value, json};
 
-use super::{Session, placement, refresh};
+use super::{Session, placement, refresh, to_send};
 use crate::cli::{self, Pool};
-use crate::config::text_of;
 use crate::exit::{Exit, Failure};
 use crate::show;
 
@@ -58,19 +57,9 @@ pub(super) async fn run(session: &mut Session, command: Pool) -> Result<Exit, Fa
 }
 
 async fn add(session: &mut Session, file: &Path) -> Result<Exit, Failure> {
-    let text = text_of(file).map_err(|flaws| Failure::Flaws {
-        flaws,
-        text: String::new(),
-    })?;
-    // The whole path, so that relative paths in the file mean the same to the service.
-    let whole = if file == Path::new("-") {
-        "standard input".into()
-    } else {
-        std::path::absolute(file)?
-    };
+    let (whole, text) = to_send(file)?;
     let doing = format!("add the pools of {}", file.display());
-    let file = whole.display().to_string();
-    let names: Vec<PoolName> = session.ask(&doing, Request::PoolAdd(PoolFile { file, text })).await?;
+    let names: Vec<PoolName> = session.ask(&doing, Request::PoolAdd(PoolFile { file: whole, text })).await?;
     session
         .screen
         .answer(&names, |_| names.iter().map(|name| format!("pool {name} added\n")).collect())?;

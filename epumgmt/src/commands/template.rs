@@ -10,9 +10,8 @@ use epu_core::request::{KeptTemplate, Nothing, PoolView, Request, TemplateFile, 
 use epu_core::{Fault, PoolName, TemplateName};
 use serde::Serialize;
 
-use super::Session;
+use super::{Session, to_send};
 use crate::cli::Template;
-use crate::config::text_of;
 use crate::exit::{Exit, Failure};
 use crate::show;
 
@@ -76,19 +75,9 @@ async fn all(session: &Session, doing: &str) -> Result<Vec<Version>, Failure> {
 }
 
 async fn add(session: &mut Session, file: &Path, name: Option<TemplateName>) -> Result<(), Failure> {
-    let text = text_of(file).map_err(|flaws| Failure::Flaws {
-        flaws,
-        text: String::new(),
-    })?;
-    // The whole path, so that relative paths in the file mean the same to the service.
-    let whole = if file == Path::new("-") {
-        "standard input".into()
-    } else {
-        std::path::absolute(file)?
-    };
+    let (whole, text) = to_send(file)?;
     let doing = format!("add the template of {}", file.display());
-    let file = whole.display().to_string();
-    let request = Request::TemplateAdd(TemplateFile { file, text, name });
+    let request = Request::TemplateAdd(TemplateFile { file: whole, text, name });
     let name: TemplateName = session.ask(&doing, request).await?;
     let answer = serde_json::json!({ "template": name });
     session.screen.answer(&answer, |_| format!("template {name} is there\n"))?;

@@ -26,6 +26,41 @@ use crate::pace::Action;
 const PAGE: i32 = 1_000;
 /// Pages of a list. Too low: a large account cannot be listed. Too high: a site that never ends a list keeps us busy.
 const PAGES_MOST: usize = 2_000;
+
+/// How far a list of several pages is: it ends, and never reads a page twice.
+struct Pages {
+    doing: &'static str,
+    /// The token of the page to read; none for the first.
+    next: Option<String>,
+    tokens: BTreeSet<String>,
+    read: usize,
+}
+
+impl Pages {
+    fn of(doing: &'static str) -> Self {
+        Self {
+            doing,
+            next: None,
+            tokens: BTreeSet::new(),
+            read: 0,
+        }
+    }
+
+    /// A page was read, and names the next so. Whether there is one.
+    fn turn(&mut self, next: Option<String>) -> Result<bool, Failure> {
+        self.read += 1;
+        self.next = next.filter(|token| !token.is_empty());
+        let Some(token) = &self.next else { return Ok(false) };
+        let wrong = |why: String| Err(Failure::new(Class::Retryable, self.doing, why));
+        if !self.tokens.insert(token.clone()) {
+            return wrong("its pages go in circles: the same page comes next again".to_owned());
+        }
+        if self.read >= PAGES_MOST {
+            return wrong(format!("it does not end after {PAGES_MOST} pages"));
+        }
+        Ok(true)
+    }
+}
 /// Machines whose user data is read for one list. What was read is kept, so the next list goes on from there.
 const USER_DATA_MOST: usize = 100;
 /// Launches whose missing tags are added after one list.
@@ -154,46 +189,33 @@ impl Account {
     /// Goes through all pages of DescribeInstances.
     async fn pages(&self, filters: Vec<Filter>, mut take: impl FnMut(&Instance)) -> Result<(), Failure> {
         let doing = "list machines";
-        let (mut next, mut before) = (None, BTreeSet::new());
-        for _ in 0..PAGES_MOST {
+        let mut pages = Pages::of(doing);
+        loop {
             self.turn(Action::DescribeInstances, 0, Purpose::Replace).await;
             let asked = self.client.ec2.describe_instances().max_results(PAGE);
             let asked = asked
                 .set_filters(Some(filters.clone()).filter(|filters| !filters.is_empty()))
-                .set_next_token(next);
+                .set_next_token(pages.next.clone());
             let page = self.call(Action::DescribeInstances, doing, ASKING, asked.send()).await?;
             page.reservations()
                 .iter()
                 .flat_map(|reservation| reservation.instances())
                 .for_each(&mut take);
-            next = page.next_token.filter(|token| !token.is_empty());
-            match &next {
-                None => return Ok(()),
-                Some(token) if !before.insert(token.clone()) => {
-                    return Err(Failure::new(
-                        Class::Retryable,
-                        doing,
-                        "its pages go in circles: the same page comes next again",
-                    ));
-                }
-                Some(_) => {}
+            if !pages.turn(page.next_token)? {
+                return Ok(());
             }
         }
-        Err(Failure::new(
-            Class::Retryable,
-            doing,
-            format!("it does not end after {PAGES_MOST} pages"),
-        ))
     }
 
     /// The machines whose checks by the site passed.
     async fn passed_checks(&self) -> Result<BTreeSet<String>, Failure> {
         let doing = "list the status of machines";
-        let (mut next, mut before, mut passed) = (None, BTreeSet::new(), BTreeSet::new());
+        let (mut pages, mut passed) = (Pages::of(doing), BTreeSet::new());
         let is_ok = |status: Option<&SummaryStatus>| matches!(status, Some(SummaryStatus::Ok | SummaryStatus::NotApplicable));
-        for _ in 0..PAGES_MOST {
+        loop {
             self.turn(Action::DescribeInstanceStatus, 0, Purpose::Grow).await;
-            let asked = self.client.ec2.describe_instance_status().max_results(PAGE).set_next_token(next);
+            let asked = self.client.ec2.describe_instance_status().max_results(PAGE);
+            let asked = asked.set_next_token(pages.next.clone());
             let page = self.call(Action::DescribeInstanceStatus, doing, ASKING, asked.send()).await?;
             for status in page.instance_statuses() {
                 let both = [status.system_status(), status.instance_status()];
@@ -201,24 +223,10 @@ impl Account {
                     passed.extend(status.instance_id().map(str::to_owned));
                 }
             }
-            next = page.next_token.filter(|token| !token.is_empty());
-            match &next {
-                None => return Ok(passed),
-                Some(token) if !before.insert(token.clone()) => {
-                    return Err(Failure::new(
-                        Class::Retryable,
-                        doing,
-                        "its pages go in circles: the same page comes next again",
-                    ));
-                }
-                Some(_) => {}
+            if !pages.turn(page.next_token)? {
+                return Ok(passed);
             }
         }
-        Err(Failure::new(
-            Class::Retryable,
-            doing,
-            format!("it does not end after {PAGES_MOST} pages"),
-        ))
     }
 
     /// What the user data of these machines says; those that are ours.
