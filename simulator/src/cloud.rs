@@ -189,6 +189,7 @@ impl SimCloud {
             installation: installation.to_owned(),
             launch: None,
             index: None,
+            pool: None,
             instance: None,
             token: String::new(),
             boot: None,
@@ -303,6 +304,7 @@ impl SimCloud {
             installation: launch.installation.clone(),
             launch: Some(launch.launch),
             index: Some(index),
+            pool: Some(launch.pool.clone()),
             instance: Some(instance),
             token: launch.launch_token.0.clone(),
             boot,
@@ -456,7 +458,7 @@ mod tests {
 
     use super::*;
     use crate::net::SimNet;
-    use crate::queue::SimQueue;
+    use crate::queue::Queues;
     use crate::time::{SimClock, seconds};
 
     fn cloud() -> (SimCloud, Arc<SimClock>) {
@@ -467,7 +469,7 @@ mod tests {
         let keyring = Arc::new(Keyring::new(b"the key of a world that is not there").unwrap());
         let machines = Machines::new(
             net,
-            Arc::new(SimQueue::default()),
+            Arc::new(Queues::default()),
             keyring,
             clock.clone(),
             random.clone(),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use epu_bus::token::Keyring;
-use epu_core::id::{InstanceId, LaunchId, SiteName};
+use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName};
 use epu_core::random::Random;
 use epu_core::time::{Clock, Timestamp};
 use tokio::task::AbortHandle;
@@ -15,7 +15,7 @@ use crate::host::{Behaviour, Body, SimHost, SimLink};
 use crate::lock;
 use crate::net::SimNet;
 use crate::pausable::Gate;
-use crate::queue::SimQueue;
+use crate::queue::Queues;
 use crate::transcript::Transcript;
 
 /// Whether a machine has power.
@@ -44,6 +44,8 @@ pub struct Machine {
     pub launch: Option<LaunchId>,
     /// Its place in that launch.
     pub index: Option<u32>,
+    /// For which pool, by its tag.
+    pub pool: Option<PoolName>,
     /// Which instance it is; the world knows, the site does not say.
     pub instance: Option<InstanceId>,
     /// When it was launched.
@@ -85,6 +87,8 @@ pub struct Order {
     pub launch: Option<LaunchId>,
     /// Its place in that launch.
     pub index: Option<u32>,
+    /// For which pool.
+    pub pool: Option<PoolName>,
     /// Which instance it is.
     pub instance: Option<InstanceId>,
     /// The launch token.
@@ -97,7 +101,7 @@ pub struct Order {
 #[derive(Debug)]
 pub struct Machines {
     net: Arc<SimNet>,
-    queue: Arc<SimQueue>,
+    queues: Arc<Queues>,
     keyring: Arc<Keyring>,
     clock: Arc<dyn Clock>,
     random: Arc<Random>,
@@ -111,7 +115,7 @@ impl Machines {
     #[must_use]
     pub fn new(
         net: Arc<SimNet>,
-        queue: Arc<SimQueue>,
+        queues: Arc<Queues>,
         keyring: Arc<Keyring>,
         clock: Arc<dyn Clock>,
         random: Arc<Random>,
@@ -119,7 +123,7 @@ impl Machines {
     ) -> Arc<Self> {
         Arc::new(Self {
             net,
-            queue,
+            queues,
             keyring,
             clock,
             random,
@@ -149,6 +153,7 @@ impl Machines {
             installation: order.installation,
             launch: order.launch,
             index: order.index,
+            pool: order.pool,
             instance: order.instance,
             launched_at: self.clock.now(),
             power: Power::Booting,
@@ -178,7 +183,7 @@ impl Machines {
             machine.power = Power::On;
             let body = Body::new(
                 id.to_owned(),
-                self.queue.clone(),
+                machine.pool.as_ref().map(|pool| self.queues.of(pool)).unwrap_or_default(),
                 self.clock.clone(),
                 self.random.clone(),
                 lock(&self.behaviour).clone(),

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use epu_core::request::Service;
+use serde::{Deserialize, Serialize};
 
 /// One process of a world. A service alone means its first copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Process {
     /// What it is.
     pub service: Service,

@@ -2,12 +2,25 @@
 //! is gone; done is what was said to be done.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use epu_core::id::PoolName;
 use tokio::sync::watch;
 
 use crate::lock;
+
+/// The work of a world: that of each pool waits in a queue of its own.
+#[derive(Debug, Default)]
+pub struct Queues(Mutex<BTreeMap<PoolName, Arc<SimQueue>>>);
+
+impl Queues {
+    /// The queue of a pool.
+    #[must_use]
+    pub fn of(&self, pool: &PoolName) -> Arc<SimQueue> {
+        lock(&self.0).entry(pool.clone()).or_default().clone()
+    }
+}
 
 /// Which job.
 pub type JobId = u64;

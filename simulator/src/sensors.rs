@@ -10,7 +10,7 @@ use epu_core::{Fault, PoolName, SensorName};
 use epu_sensor_aggregator::sensors::{Source, Sources, Value, describe};
 
 use crate::lock;
-use crate::queue::SimQueue;
+use crate::queue::{Queues, SimQueue};
 
 /// How a sensor behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -29,46 +29,46 @@ pub enum Mode {
 /// Sensors of a world.
 #[derive(Debug)]
 pub struct SimSources {
-    queue: Arc<SimQueue>,
-    modes: Arc<Mutex<BTreeMap<SensorName, Mode>>>,
+    queues: Arc<Queues>,
+    modes: Arc<Mutex<BTreeMap<(PoolName, SensorName), Mode>>>,
 }
 
 impl SimSources {
-    /// Sensors that read this queue.
+    /// Sensors of a pool read its queue.
     #[must_use]
-    pub fn new(queue: Arc<SimQueue>) -> Self {
+    pub fn new(queues: Arc<Queues>) -> Self {
         Self {
-            queue,
+            queues,
             modes: Arc::default(),
         }
     }
 
     /// How a sensor behaves from now on.
-    pub fn set(&self, sensor: &SensorName, mode: Mode) {
-        lock(&self.modes).insert(sensor.clone(), mode);
+    pub fn set(&self, pool: &PoolName, sensor: &SensorName, mode: Mode) {
+        lock(&self.modes).insert((pool.clone(), sensor.clone()), mode);
     }
 }
 
 impl Sources for SimSources {
-    fn open(&self, _pool: &PoolName, name: &SensorName, spec: &SensorSpec) -> Box<dyn Source> {
+    fn open(&self, pool: &PoolName, name: &SensorName, spec: &SensorSpec) -> Box<dyn Source> {
         let covers_in_progress = spec.directory.as_ref().is_some_and(|directory| directory.in_progress.is_some())
             || spec.rabbitmq.as_ref().is_some_and(|rabbit| rabbit.count == Count::ReadyAndUnacked);
         Box::new(SimSource {
-            name: name.clone(),
+            name: (pool.clone(), name.clone()),
             covers_in_progress,
             source: describe(spec),
-            queue: self.queue.clone(),
+            queue: self.queues.of(pool),
             modes: self.modes.clone(),
         })
     }
 }
 
 struct SimSource {
-    name: SensorName,
+    name: (PoolName, SensorName),
     covers_in_progress: bool,
     source: String,
     queue: Arc<SimQueue>,
-    modes: Arc<Mutex<BTreeMap<SensorName, Mode>>>,
+    modes: Arc<Mutex<BTreeMap<(PoolName, SensorName), Mode>>>,
 }
 
 #[async_trait]

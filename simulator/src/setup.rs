@@ -1,32 +1,38 @@
 //! What a world is to have in it, in the words of the config file.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
-use crate::world::World;
+use crate::world::{POOL, World};
 
 /// The sensor that reads the queue, in pools that follow it.
 pub const QUEUE_SENSOR: &str = "jobs";
 
-/// A world to be: one pool with its template, the sites, and the seed.
+/// A world to be: its pools with their template, the sites, and the seed.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub(crate) pool: Value,
+    pub(crate) beside: BTreeMap<String, Value>,
     pub(crate) template: Value,
     pub(crate) sites: Vec<String>,
     pub(crate) seed: u64,
     pub(crate) controllers: u8,
     pub(crate) provisioners: u8,
+    pub(crate) aggregators: u8,
 }
 
 impl Setup {
     fn of(engine: &Value) -> Self {
         Self {
             pool: json!({ "template": "worker", "max": 10, "engine": engine }),
+            beside: BTreeMap::new(),
             template: json!({ "run": ["worker"], "set-up": ["set-up"] }),
             sites: vec!["here".to_owned()],
             seed: 1,
             controllers: 1,
             provisioners: 1,
+            aggregators: 1,
         }
     }
 
@@ -86,6 +92,26 @@ impl Setup {
     pub fn provisioners(mut self, copies: u8) -> Self {
         self.provisioners = copies;
         self
+    }
+
+    /// So many aggregators that share the agents.
+    #[must_use]
+    pub fn aggregators(mut self, copies: u8) -> Self {
+        self.aggregators = copies;
+        self
+    }
+
+    /// Another pool, with its settings as the config file has them. It has the template of all.
+    #[must_use]
+    pub fn beside(mut self, name: &str, settings: Value) -> Self {
+        self.beside.insert(name.to_owned(), settings);
+        self
+    }
+
+    /// Every pool with its settings, by name.
+    pub(crate) fn all_pools(&self) -> BTreeMap<&str, &Value> {
+        let beside = self.beside.iter().map(|(name, settings)| (name.as_str(), settings));
+        beside.chain([(POOL, &self.pool)]).collect()
     }
 
     /// Another seed.

@@ -1,14 +1,15 @@
 //! A world and what can be said to it: arrange, let time pass, look.
 //!
-//! Time passes only in [`World::elapse`] and [`World::until`]. After every simulated second the invariants are checked, and a world in
-//! which one is broken panics with its seed and the end of its transcript. A service that ends by itself is started again, as a
-//! supervisor would; one that panics ends the run.
+//! Time passes only in [`World::pass`], [`World::elapse`] and [`World::until`]. After every simulated second the invariants are checked. Where
+//! one is broken, `pass` says so, and the other two panic with the seed and the end of the transcript. A service that ends by itself is
+//! started again, as a supervisor would; one that panics ends the run.
 
 mod ask;
 mod harm;
 mod look;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use epu_controller::service::FileConfig;
 use epu_controller::spec::Known;
 use epu_core::code::Chain;
 use epu_core::id::{PoolName, SiteName};
+use epu_core::invariant::Violation;
 use epu_core::lease::Member;
 use epu_core::random::Random;
 use epu_core::request::{PoolFile, Request, Service};
@@ -38,7 +40,7 @@ use crate::machines::Machines;
 use crate::net::SimNet;
 use crate::pausable::Gate;
 use crate::process::Process;
-use crate::queue::SimQueue;
+use crate::queue::{Queues, SimQueue};
 use crate::sensors::SimSources;
 use crate::setup::Setup;
 use crate::time::{SimClock, seconds};
@@ -66,6 +68,24 @@ struct Running {
     name: String,
 }
 
+/// Why a world cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Broken {
+    /// Something that must always be true was not.
+    Violated(Violation),
+    /// A process panicked, with these words.
+    Panicked(Process, String),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Violated(violation) => violation.fmt(out),
+            Self::Panicked(process, words) => write!(out, "{process} panicked: {words}"),
+        }
+    }
+}
+
 /// A simulated world.
 pub struct World {
     services: BTreeMap<Process, Running>,
@@ -74,6 +94,7 @@ pub struct World {
     /// How often each was started, and as whom the last time.
     starts: BTreeMap<Process, (u32, String)>,
     seed: u64,
+    setup: Setup,
     template: Value,
     pool: PoolName,
     file: told::Sender<Arc<FileConfig>>,
@@ -81,6 +102,7 @@ pub struct World {
     memory: Arc<MemoryStore>,
     ledger: Arc<Ledger>,
     net: Arc<SimNet>,
+    queues: Arc<Queues>,
     queue: Arc<SimQueue>,
     sources: Arc<SimSources>,
     machines: Arc<Machines>,
@@ -126,10 +148,10 @@ impl World {
         let keyring = Keyring::new(b"the key of a world that is not there");
         let keyring = Arc::new(keyring.unwrap_or_else(|error| panic!("the simulated key: {error}")));
         let net = Arc::new(SimNet::new(transcript.clone()));
-        let queue = Arc::new(SimQueue::default());
+        let queues = Arc::new(Queues::default());
         let machines = Machines::new(
             net.clone(),
-            queue.clone(),
+            queues.clone(),
             keyring.clone(),
             clock.clone(),
             random.clone(),
@@ -167,20 +189,23 @@ impl World {
             known,
             sites: epu_controller::config::Sites::default(),
         };
+        let pool = PoolName::new(POOL).unwrap_or_else(|error| panic!("{error}"));
         let mut world = Self {
             services: BTreeMap::new(),
             crashed: BTreeSet::new(),
             starts: BTreeMap::new(),
             seed: setup.seed,
+            setup: setup.clone(),
             template: setup.template.clone(),
-            pool: PoolName::new(POOL).unwrap_or_else(|error| panic!("{error}")),
+            queue: queues.of(&pool),
+            pool,
             file: told::channel(Arc::new(file)).0,
             clouds,
             memory,
             ledger,
             net,
-            queue: queue.clone(),
-            sources: Arc::new(SimSources::new(queue)),
+            sources: Arc::new(SimSources::new(queues.clone())),
+            queues,
             machines,
             watch,
             transcript,
@@ -191,7 +216,7 @@ impl World {
         };
         let copies = [
             (Service::Provisioner, setup.provisioners),
-            (Service::Aggregator, 1),
+            (Service::Aggregator, setup.aggregators),
             (Service::Controller, setup.controllers),
         ];
         for (service, copies) in copies {
@@ -200,7 +225,7 @@ impl World {
             }
         }
         world.elapse(crate::time::millis(1));
-        let text = json!({ "templates": { "worker": setup.template }, "pools": { POOL: setup.pool } }).to_string();
+        let text = json!({ "templates": { "worker": setup.template }, "pools": setup.all_pools() }).to_string();
         let add = Request::PoolAdd(PoolFile {
             file: "world.yaml".to_owned(),
             text,
@@ -348,18 +373,31 @@ impl World {
         self.clock.now()
     }
 
+    /// Lets time pass, and checks after every second of it everything that must always be true.
+    ///
+    /// # Errors
+    /// What was not true; the world stands still where it was found.
+    pub fn pass(&mut self, length: Duration) -> Result<(), Broken> {
+        let end = self.now() + length;
+        while self.now() < end {
+            let step = end.since(self.now()).min(STEP);
+            self.runtime.block_on(async { tokio::time::sleep(step).await });
+            self.supervise()?;
+            self.watch.tick(self.clock.now());
+            if let Some(violation) = self.watch.violations().into_iter().next() {
+                return Err(Broken::Violated(violation));
+            }
+        }
+        Ok(())
+    }
+
     /// Lets time pass.
     ///
     /// # Panics
     /// When something that must always be true was not.
     pub fn elapse(&mut self, length: Duration) -> &mut Self {
-        let end = self.now() + length;
-        while self.now() < end {
-            let step = end.since(self.now()).min(STEP);
-            self.runtime.block_on(async { tokio::time::sleep(step).await });
-            self.supervise();
-            self.watch.tick(self.clock.now());
-            self.check();
+        if let Err(broken) = self.pass(length) {
+            panic!("{broken}\n{}", self.story());
         }
         self
     }
@@ -377,31 +415,25 @@ impl World {
         self
     }
 
-    /// Checks everything that must always be true now.
-    fn check(&self) {
-        if let Some(violation) = self.watch.violations().into_iter().next() {
-            panic!("{violation}\n{}", self.story());
-        }
-    }
-
     fn story(&self) -> String {
         format!("seed {}, the end of what happened:\n{}", self.seed, self.transcript.tail(TAIL))
     }
 
     /// Starts again what ended by itself.
-    fn supervise(&mut self) {
+    fn supervise(&mut self) -> Result<(), Broken> {
         let ended = self.services.iter().filter(|(_, running)| running.task.is_finished());
         let ended: Vec<Process> = ended.map(|(process, _)| *process).collect();
         for process in ended {
             let Some(running) = self.services.remove(&process) else { continue };
             match self.runtime.block_on(running.task) {
-                Err(error) if error.is_panic() => panic!("{process} panicked: {error}\n{}", self.story()),
+                Err(error) if error.is_panic() => return Err(Broken::Panicked(process, error.to_string())),
                 ended => self.transcript.note(format_args!("{process} ended by itself: {ended:?}")),
             }
             self.goes(process.service);
             self.runtime.block_on(async { tokio::time::sleep(seconds(1)).await });
             self.begin(process);
         }
+        Ok(())
     }
 
     /// Does something where tasks can be started.

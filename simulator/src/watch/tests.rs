@@ -88,6 +88,7 @@ fn finds(world: &World, invariant: Invariant) {
 
 fn machine(world: &World, instance: Option<InstanceId>) {
     world.launch_machine(Order {
+        pool: None,
         site: epu_core::SiteName::new("here").unwrap(),
         installation: INSTALLATION.to_owned(),
         launch: None,

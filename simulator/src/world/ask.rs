@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use epu_bus::Bus as _;
 use epu_controller::service::FileConfig;
 use epu_core::Fault;
 use epu_core::id::{InstanceId, PoolName};
@@ -127,6 +128,45 @@ impl World {
             panic!("usurp: {error}");
         }
         self
+    }
+
+    /// An operator asks and does not wait; the answer goes into the transcript.
+    pub(crate) fn send(&mut self, request: Request) {
+        let (op, net, transcript) = (request.op(), self.net.clone(), self.transcript.clone());
+        transcript.note(format_args!("an operator asks {op}"));
+        self.inside(|| {
+            tokio::spawn(async move {
+                let operator = Caller::Operator("operator".to_owned());
+                match net.ask(operator, request, Duration::from_secs(30)).await {
+                    Ok(_) => transcript.note(format_args!("{op} is done")),
+                    Err(fault) => transcript.note(format_args!("{op} is refused: {fault}")),
+                }
+            });
+        });
+    }
+
+    /// Adds a pool of the setup again.
+    pub(crate) fn add_again(&mut self, name: &str) {
+        let Some(settings) = self.setup.all_pools().get(name).map(|settings| (*settings).clone()) else {
+            return;
+        };
+        let text = json!({ "templates": { "worker": self.template }, "pools": { name: settings } }).to_string();
+        let file = "world.yaml".to_owned();
+        self.send(Request::PoolAdd(PoolFile { file, text }));
+    }
+
+    /// A pool's template becomes one that was not there before.
+    pub(crate) fn another_template(&mut self, pool: &str) {
+        let Ok(pool) = PoolName::new(pool) else { return };
+        let mut template = self.template.clone();
+        template["env"] = json!({ "REVISION": format!("{}", self.now().0) });
+        let Ok(template) = serde_json::from_value(template) else { return };
+        self.send(Request::PoolReconfigure(PoolChange {
+            pool,
+            set: BTreeMap::new(),
+            template: Some(Box::new(template)),
+            if_revision: None,
+        }));
     }
 
     pub(super) fn ask_quietly(&self, request: Request) -> Result<Value, Fault> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epu_core::id::{InstanceId, SensorName};
+use epu_core::id::{InstanceId, PoolName, SensorName};
 use epu_core::life::State;
 use epu_core::request::Service;
 use epu_core::time::Clock as _;
@@ -24,6 +24,25 @@ impl World {
         self
     }
 
+    /// So many jobs arrive for a pool, which take so long each.
+    pub(crate) fn submit_to(&mut self, pool: &str, jobs: u64, takes: Duration) {
+        let Ok(pool) = PoolName::new(pool) else { return };
+        self.transcript.note(format_args!("{jobs} jobs arrive for {pool}"));
+        self.inside(|| self.queues.of(&pool).submit(jobs, takes));
+    }
+
+    /// How the queue's sensor of a pool behaves from now on.
+    ///
+    /// # Panics
+    /// Never: its name is a name.
+    pub fn sensor_of(&mut self, pool: &str, mode: Mode) -> &mut Self {
+        let Ok(pool) = PoolName::new(pool) else { return self };
+        let name = SensorName::new(QUEUE_SENSOR).unwrap_or_else(|error| panic!("{error}"));
+        self.transcript.note(format_args!("the sensor of {pool} is {mode:?}"));
+        self.sources.set(&pool, &name, mode);
+        self
+    }
+
     /// How the queue's sensor behaves from now on.
     ///
     /// # Panics
@@ -31,7 +50,7 @@ impl World {
     pub fn sensor(&mut self, mode: Mode) -> &mut Self {
         let name = SensorName::new(QUEUE_SENSOR).unwrap_or_else(|error| panic!("{error}"));
         self.transcript.note(format_args!("the sensor is {mode:?}"));
-        self.sources.set(&name, mode);
+        self.sources.set(&self.pool, &name, mode);
         self
     }
 
@@ -157,6 +176,17 @@ impl World {
     /// A machine that carries an installation's tag and that nobody asked for.
     pub fn add_machine_of(&mut self, installation: &str) -> String {
         self.inside(|| self.cloud().add_machine_of(installation))
+    }
+
+    /// A machine at a site that carries our tag and that nobody asked for.
+    pub(crate) fn add_machine_at(&mut self, site: &str) -> String {
+        self.inside(|| self.cloud_named(site).add_machine_of(super::INSTALLATION))
+    }
+
+    /// Whether a process is there.
+    #[must_use]
+    pub fn runs(&self, process: Process) -> bool {
+        self.services.contains_key(&process)
     }
 
     /// Whether a machine has power.

@@ -249,10 +249,16 @@ impl World {
         self.transcript.text()
     }
 
-    /// The work.
+    /// The work of the pool.
     #[must_use]
     pub fn queue(&self) -> &SimQueue {
         &self.queue
+    }
+
+    /// The work of a pool.
+    #[must_use]
+    pub fn queue_of(&self, pool: &PoolName) -> Arc<SimQueue> {
+        self.queues.of(pool)
     }
 
     /// The way between processes.
