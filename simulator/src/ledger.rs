@@ -140,6 +140,7 @@ impl Store for Ledger {
 
     async fn forget_pool(&self, pool: &PoolName, revision: u64, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
         self.inner.forget_pool(pool, revision, term, journal.clone()).await?;
+        self.watch.forgotten(pool);
         self.note(&journal);
         Ok(())
     }

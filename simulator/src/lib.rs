@@ -8,7 +8,7 @@
 //! agent over a simulated link and host) and its worker, [`queue`] for the work, [`sensors`] for what is read of it, [`net`] for the
 //! way between processes, [`time`] for the clock. Services get them through the same traits as the real ones.
 //!
-//! [`fault`] is what can go wrong with it, written down.
+//! [`fault`] is what can go wrong with it, written down; [`storm`] draws hours of it from a seed, plays them, and shrinks what it finds.
 //!
 //! [`ledger`] stands between the services and their store: what they write passes [`watch`], which checks the invariants against what
 //! is truly so (which machines run, which workers are busy), not against what services claim. [`world`] puts it all together and is
@@ -27,6 +27,7 @@ pub mod process;
 pub mod queue;
 pub mod sensors;
 pub mod setup;
+pub mod storm;
 pub mod time;
 pub mod transcript;
 pub mod watch;

@@ -80,6 +80,24 @@ impl Setup {
         self.with("placements", placements)
     }
 
+    /// These sites, whatever the pool's placements are.
+    pub(crate) fn on_sites(mut self, sites: &[String]) -> Self {
+        self.sites = sites.to_vec();
+        self
+    }
+
+    /// The pool's settings, whole.
+    pub(crate) fn whole(mut self, pool: Value) -> Self {
+        self.pool = pool;
+        self
+    }
+
+    /// The template, whole.
+    pub(crate) fn whole_template(mut self, template: Value) -> Self {
+        self.template = template;
+        self
+    }
+
     /// So many controllers that share the pools.
     #[must_use]
     pub fn controllers(mut self, copies: u8) -> Self {

@@ -61,6 +61,12 @@ impl Transcript {
         format!("{}\n{:016x}\n", said.lines.join("\n"), said.print)
     }
 
+    /// The number made from everything that passed.
+    #[must_use]
+    pub fn print(&self) -> u64 {
+        lock(&self.said).print
+    }
+
     /// The last lines.
     #[must_use]
     pub fn tail(&self, lines: usize) -> String {

@@ -117,6 +117,18 @@ impl Watch {
             .count()
     }
 
+    /// The pools there are, as the store has them.
+    #[must_use]
+    pub fn pool_specs(&self) -> Vec<Pool> {
+        lock(&self.seen).pools.values().map(|known| known.pool.clone()).collect()
+    }
+
+    /// Whether something does not work now.
+    #[must_use]
+    pub fn is_excused(&self) -> bool {
+        !lock(&self.seen).broken.is_empty()
+    }
+
     /// Something works, or not; deadlines and sweeps are not expected of what does not.
     pub fn works(&self, what: &'static str, works: bool, now: Timestamp) {
         let mut seen = lock(&self.seen);
@@ -167,6 +179,11 @@ impl Watch {
             };
             seen.pools.insert(pool.name.clone(), known);
         }
+    }
+
+    /// A pool is no more; one of its name that comes later is another.
+    pub fn forgotten(&self, pool: &PoolName) {
+        lock(&self.seen).pools.remove(pool);
     }
 
     /// I2: a launch was recorded.

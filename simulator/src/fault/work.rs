@@ -29,11 +29,16 @@ impl Harm for Fault {
 
     fn draw(kind: &str, luck: &Luck, scene: &Scene) -> Option<Self> {
         match kind {
-            "jobs" => Some(Self::Jobs {
-                pool: luck.of(&scene.pools)?.clone(),
-                jobs: 1 + luck.below(40),
-                takes: Span(Duration::from_secs(1) + luck.time(Duration::from_secs(300))),
-            }),
+            "jobs" => {
+                let pool = luck.of(&scene.pools)?.clone();
+                // A pool that keeps a number does not grow with its work.
+                let most = if scene.following.contains(&pool) { 40 } else { 8 };
+                Some(Self::Jobs {
+                    pool,
+                    jobs: 1 + luck.below(most),
+                    takes: Span(Duration::from_secs(1) + luck.time(Duration::from_secs(240))),
+                })
+            }
             _ => None,
         }
     }

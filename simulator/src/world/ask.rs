@@ -130,6 +130,11 @@ impl World {
         self
     }
 
+    /// Says something in the transcript.
+    pub(crate) fn tell(&self, what: impl std::fmt::Display) {
+        self.transcript.note(what);
+    }
+
     /// An operator asks and does not wait; the answer goes into the transcript.
     pub(crate) fn send(&mut self, request: Request) {
         let (op, net, transcript) = (request.op(), self.net.clone(), self.transcript.clone());

@@ -1,5 +1,6 @@
 //! What can be seen of a world.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use epu_core::health::Health;
@@ -8,6 +9,7 @@ use epu_core::instance::Instance;
 use epu_core::journal::{Decided, Entry, Event};
 use epu_core::lease::{Domain, Standing};
 use epu_core::life::State;
+use epu_core::pool::Pool;
 use epu_core::request::{Caller, EventsAfter, InstanceRef, InstanceView, Nothing, PoolRef, PoolView, Request, StatusView};
 use epu_store::{JournalQuery, Store as _};
 
@@ -131,6 +133,65 @@ impl World {
     pub fn staying_of(&self, pool: &str) -> usize {
         self.watch
             .count_live(|record| record.pool.as_str() == pool && record.state == State::Running && !record.is_leaving())
+    }
+
+    /// How many instances of a pool are or may be machines.
+    #[must_use]
+    pub fn live_of(&self, pool: &str) -> usize {
+        self.watch.count_live(|record| record.pool.as_str() == pool)
+    }
+
+    /// A pool as a controller shows it, if one does.
+    #[must_use]
+    pub fn pool_if_shown(&self, name: &str) -> Option<PoolView> {
+        let pool = PoolName::new(name).ok()?;
+        let shown = self.ask_quietly(Request::PoolShow(PoolRef { pool })).ok()?;
+        serde_json::from_value(shown).ok()
+    }
+
+    /// The number made from everything that happened.
+    #[must_use]
+    pub fn print(&self) -> u64 {
+        self.transcript.print()
+    }
+
+    /// What is the case now, in the words of [`crate::storm::coverage::SITUATIONS`].
+    #[must_use]
+    pub fn situation(&self) -> BTreeSet<&'static str> {
+        let any = |is_so: &dyn Fn(&Instance) -> bool| self.watch.count_live(is_so) > 0;
+        // A store that is away says neither.
+        let standing = self.runtime.block_on(self.memory.standing()).ok();
+        let closed = self.runtime.block_on(self.memory.closed()).unwrap_or(false);
+        let runs = |name: &str| {
+            self.services
+                .values()
+                .any(|running| running.name == name && !running.gate.is_held())
+        };
+        let leads = |pool: &PoolName| {
+            let leader = standing.as_ref().map(|standing| standing.leader(Domain::of(pool)));
+            leader.is_none_or(|leader| leader.is_some_and(runs))
+        };
+        let pools = self.watch.pool_specs();
+        let is_full = |pool: &Pool| usize::try_from(pool.spec.max).is_ok_and(|max| self.live_of(pool.name.as_str()) >= max.max(1));
+        [
+            ("asked", any(&|i| i.state == State::Requested)),
+            ("booting", any(&|i| i.state == State::Pending)),
+            ("starting", any(&|i| i.state > State::Pending && i.state < State::Running)),
+            ("draining", any(&|i| i.state == State::Running && i.is_leaving())),
+            ("ending", any(&|i| i.state == State::Terminating)),
+            ("empty", self.live() == 0),
+            ("full", pools.iter().any(is_full)),
+            ("work waits", pools.iter().any(|pool| self.queues.of(&pool.name).waiting() > 0)),
+            ("removed", pools.iter().any(|pool| pool.removed)),
+            ("refresh", pools.iter().any(|pool| pool.refresh.is_some())),
+            ("closed", closed),
+            ("no leader", !pools.iter().all(|pool| leads(&pool.name))),
+            ("process away", !self.crashed.is_empty()),
+            ("fault on", self.watch.is_excused()),
+        ]
+        .into_iter()
+        .filter_map(|(word, is_so)| is_so.then_some(word))
+        .collect()
     }
 
     /// The name of a process among the members.

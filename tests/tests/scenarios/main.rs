@@ -13,4 +13,5 @@ mod placements;
 mod rollout;
 mod sharing;
 mod slots;
+mod storm;
 mod worlds;
