@@ -34,12 +34,21 @@ pub struct Known {
     pub engines: Registry,
     /// The sites.
     pub sites: BTreeSet<SiteName>,
+    /// Those of them that are somebody's own: they have to be named, and no pool is placed there because there is no other.
+    pub owned: BTreeSet<SiteName>,
     /// Templates that need not stand in the file itself: those of the config file.
     pub templates: BTreeMap<TemplateName, Template>,
     /// How often the controller looks at time: nothing can be faster.
     pub tick: Span,
     /// Where programs are looked for, like the environment's `PATH`. None: they are not looked for, since workers run elsewhere.
     pub search: Option<OsString>,
+}
+
+impl Known {
+    /// The sites that a pool may be placed on without naming one.
+    pub(crate) fn everybodys(&self) -> impl Iterator<Item = &SiteName> {
+        self.sites.difference(&self.owned)
+    }
 }
 
 /// A pool without faults.
@@ -179,7 +188,7 @@ fn resolved(tree: &Tree, name: &str, base: Option<&Path>, known: &Known) -> Resu
             directory.in_progress.iter_mut().for_each(|path| join(path, base));
         }
     }
-    if let (true, Some(only)) = (spec.placements.is_empty(), known.sites.first()) {
+    if let (true, Some(only)) = (spec.placements.is_empty(), known.everybodys().next()) {
         spec.placements.push(Placement::on(only.clone()));
     }
     Ok(Resolved {

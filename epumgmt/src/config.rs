@@ -415,6 +415,7 @@ fn known(engines: Registry, sites: BTreeSet<SiteName>, workers_are_here: bool, t
     Known {
         engines,
         sites,
+        owned: BTreeSet::new(),
         templates: BTreeMap::new(),
         tick,
         // Programs of workers on other machines cannot be looked for.

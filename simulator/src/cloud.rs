@@ -179,7 +179,7 @@ impl SimCloud {
         for call in [Call::Launch, Call::Terminate, Call::List, Call::Describe] {
             self.every_call(call, away.then_some(Mishap::Nothing));
         }
-        self.watch.site_answers(!away, self.clock.now());
+        self.watch.site_answers(&self.name, !away, self.clock.now());
     }
 
     /// A machine that carries an installation's tag and that nobody asked for.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epu_core::id::{InstanceId, LaunchId, PoolName};
+use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName};
 use epu_core::instance::{Cause, Instance};
 use epu_core::invariant::{self, Invariant, Violation};
 use epu_core::journal::{Action, Decided, Entry, Event};
@@ -51,7 +51,7 @@ struct Seen {
     pools: BTreeMap<PoolName, Known>,
     launches: BTreeMap<LaunchId, Vec<InstanceId>>,
     /// What does not work now, and since when all does.
-    broken: BTreeSet<&'static str>,
+    broken: BTreeSet<String>,
     works_since: Timestamp,
     strays: BTreeMap<String, Timestamp>,
 }
@@ -130,7 +130,7 @@ impl Watch {
     }
 
     /// Something works, or not; deadlines and sweeps are not expected of what does not.
-    pub fn works(&self, what: &'static str, works: bool, now: Timestamp) {
+    pub fn works(&self, what: &str, works: bool, now: Timestamp) {
         let mut seen = lock(&self.seen);
         if works {
             if seen.broken.remove(what) && seen.broken.is_empty() {
@@ -138,7 +138,7 @@ impl Watch {
                 seen.strays.clear();
             }
         } else {
-            seen.broken.insert(what);
+            seen.broken.insert(what.to_owned());
         }
     }
 
@@ -344,8 +344,8 @@ impl Watch {
     }
 
     /// Whether a site answers; see [`Watch::works`].
-    pub(crate) fn site_answers(&self, answers: bool, now: Timestamp) {
-        self.works("site", answers, now);
+    pub(crate) fn site_answers(&self, site: &SiteName, answers: bool, now: Timestamp) {
+        self.works(&format!("site {site}"), answers, now);
     }
 }
 

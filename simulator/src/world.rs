@@ -179,6 +179,7 @@ impl World {
         let known = Known {
             engines: Registry::standard(),
             sites: clouds.keys().cloned().collect(),
+            owned: BTreeSet::new(),
             templates: BTreeMap::new(),
             tick: Span::secs(1),
             search: None,

@@ -306,15 +306,17 @@ impl<'a> Rules<'a> {
     fn placements(&self, at: &Spot<'_>, min: u64, flaws: &mut Vec<Flaw>) {
         let sites: Vec<&str> = self.known.sites.iter().map(|site| site.as_str()).collect();
         let Some(list) = at.value("placements").and_then(Value::as_array).filter(|list| !list.is_empty()) else {
-            if sites.is_empty() {
+            let choice: Vec<&str> = self.known.everybodys().map(|site| site.as_str()).collect();
+            if choice.is_empty() {
                 let flaw = self.tree.flaw_at_key(&at.pointer, "there is no site to place it on".to_owned());
                 flaws.push(flaw.help("write one under `sites:` in the config file, or add one with `epumgmt site add`"));
             }
-            if sites.len() > 1 {
-                let flaw = self
-                    .tree
-                    .flaw_at_key(&at.pointer, format!("`placements` is missing, and there are {} sites", sites.len()));
-                flaws.push(flaw.help(format!("name one of: {}", sites.join(", "))));
+            if choice.len() > 1 {
+                let flaw = self.tree.flaw_at_key(
+                    &at.pointer,
+                    format!("`placements` is missing, and there are {} sites", choice.len()),
+                );
+                flaws.push(flaw.help(format!("name one of: {}", choice.join(", "))));
             }
             return;
         };

@@ -7,6 +7,7 @@ fn known() -> Known {
     Known {
         engines: Registry::standard(),
         sites: [SiteName::new("local").unwrap()].into(),
+        owned: BTreeSet::new(),
         templates: BTreeMap::new(),
         tick: Span::secs(1),
         search: Some("/bin:/usr/bin".into()),
@@ -170,6 +171,21 @@ fn several_sites_ask_for_a_placement() {
         flaws_in(&GOOD.replace("max: 5", "max: 5\n    placements: [{site: ec2}]"), &two),
         [""; 0]
     );
+}
+
+#[test]
+fn a_site_that_is_somebodys_own_has_to_be_named() {
+    let mut two = known();
+    let own = SiteName::new("ec2").unwrap();
+    two.sites.insert(own.clone());
+    two.owned.insert(own);
+    assert_eq!(flaws_in(GOOD, &two), [""; 0]);
+    assert_eq!(
+        flaws_in(&GOOD.replace("max: 5", "max: 5\n    placements: [{site: ec2}]"), &two),
+        [""; 0]
+    );
+    two.sites.remove(&SiteName::new("local").unwrap());
+    assert!(flaws_in(GOOD, &two)[0].contains("there is no site to place it on"));
 }
 
 #[test]

@@ -192,7 +192,7 @@ impl Sites {
         }
         let mut offers = Offers::new();
         let mut usable = now.file.sites.clone();
-        let mut shadowed = BTreeSet::new();
+        let (mut shadowed, mut owned) = (BTreeSet::new(), BTreeSet::new());
         for (name, spec) in &now.file.sites {
             let line = now.file.site_lines.get(name).copied().unwrap_or_default();
             let path = now.file.file.display().to_string();
@@ -219,6 +219,9 @@ impl Sites {
             let spec = self.usable(&name, record, &now.file.credentials, &usable);
             if let Ok(spec) = &spec {
                 usable.insert(name.clone(), spec.clone());
+                if text(record, "owner").is_some() {
+                    owned.insert(name.clone());
+                }
             }
             if self.launches {
                 offers.insert(name.clone(), self.offer_of(&name, spec, origin, now));
@@ -235,7 +238,7 @@ impl Sites {
             }
             is_other
         });
-        self.tell_controller(now, &usable);
+        self.tell_controller(now, &usable, &owned);
     }
 
     /// A record that can be used.
@@ -284,16 +287,17 @@ impl Sites {
     }
 
     /// What pools may name, told when it is other than before.
-    fn tell_controller(&self, now: &mut Now, usable: &BTreeMap<SiteName, SiteSpec>) {
+    fn tell_controller(&self, now: &mut Now, usable: &BTreeMap<SiteName, SiteSpec>, owned: &BTreeSet<SiteName>) {
         let is_new = std::mem::take(&mut now.is_new);
         let facts = sites::facts(usable);
         let mut templates = now.templates.clone();
         templates.extend(now.file.templates.clone());
         self.file.send_if_modified(|before| {
-            let is_other = is_new || before.sites != facts || before.known.templates != templates;
+            let is_other = is_new || before.sites != facts || before.known.owned != *owned || before.known.templates != templates;
             if is_other {
                 let mut next = file_config(&now.file);
                 next.known.sites = usable.keys().cloned().collect();
+                next.known.owned.clone_from(owned);
                 if !sites::all_local(usable) {
                     next.known.search = None;
                 }

@@ -142,6 +142,7 @@ fn a_pool_made_from_a_domain_is_one_the_controller_takes() {
     let known = epu_controller::spec::Known {
         engines: epu_decision_engines::Registry::standard(),
         sites: std::collections::BTreeSet::from([epu_core::SiteName::new("local").expect("a name")]),
+        owned: std::collections::BTreeSet::new(),
         templates: BTreeMap::new(),
         tick: epu_core::Span::secs(1),
         search: None,

@@ -64,6 +64,7 @@ pub(crate) fn no_file() -> tokio::sync::watch::Receiver<Arc<FileConfig>> {
     let known = Known {
         engines: Registry::standard(),
         sites: std::collections::BTreeSet::new(),
+        owned: std::collections::BTreeSet::new(),
         templates: std::collections::BTreeMap::new(),
         tick: Span::secs(1),
         search: None,
