@@ -8,7 +8,6 @@ use epu_agent::Error;
 use epu_agent::host::{Found, Host, Kept, Signal, WorkerMark};
 use epu_agent::link::{Door, Link};
 use epu_agent::status::Seen;
-use epu_bus::Bus;
 use epu_bus::token::{Bearer, Keyring};
 use epu_core::Fault;
 use epu_core::id::InstanceId;
@@ -338,7 +337,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(4);
 impl Link for SimLink {
     async fn ask(&self, door: &Door, caller: &Caller, request: &Request, within: Duration) -> Result<Answer, Fault> {
         tokio::time::sleep(ROUND_TRIP).await;
-        if !self.net.lets_through(self.instance, request.service()) {
+        if !self.net.lets_through(self.instance, request) {
             tokio::time::sleep(within.saturating_sub(ROUND_TRIP)).await;
             return Err(Fault::new("no-contact", "the service cannot be reached"));
         }
@@ -350,6 +349,6 @@ impl Link for SimLink {
         if is != *caller {
             return Err(Fault::new("forbidden", "the token is for somebody else"));
         }
-        self.net.ask(is, request.clone(), within).await
+        self.net.agent_asks(self.instance, is, request.clone(), within).await
     }
 }

@@ -7,13 +7,13 @@
 mod ask;
 mod harm;
 mod look;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epu_bus::Bus;
 use epu_bus::token::Keyring;
 use epu_controller::service::FileConfig;
 use epu_controller::spec::Known;
@@ -147,7 +147,7 @@ impl World {
         let transcript = Arc::new(Transcript::new(clock.clone()));
         let keyring = Keyring::new(b"the key of a world that is not there");
         let keyring = Arc::new(keyring.unwrap_or_else(|error| panic!("the simulated key: {error}")));
-        let net = Arc::new(SimNet::new(transcript.clone()));
+        let net = Arc::new(SimNet::new(transcript.clone()).seeded(setup.seed));
         let queues = Arc::new(Queues::default());
         let machines = Machines::new(
             net.clone(),
@@ -240,6 +240,7 @@ impl World {
     fn begin(&mut self, process: Process) {
         let name = self.name_of(process);
         let gate = Gate::default();
+        self.net.enter(process, &name);
         let _inside = self.runtime.enter();
         let stop = CancellationToken::new();
         let cancel = stop.clone();
@@ -441,10 +442,6 @@ impl World {
     fn inside<T>(&self, act: impl FnOnce() -> T) -> T {
         let _inside = self.runtime.enter();
         act()
-    }
-
-    fn bus(&self) -> &dyn Bus {
-        self.net.as_ref()
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epu_bus::Bus as _;
 use epu_controller::service::FileConfig;
 use epu_core::Fault;
 use epu_core::id::{InstanceId, PoolName};
@@ -142,7 +141,7 @@ impl World {
         self.inside(|| {
             tokio::spawn(async move {
                 let operator = Caller::Operator("operator".to_owned());
-                match net.ask(operator, request, Duration::from_secs(30)).await {
+                match net.operator_asks(operator, request, Duration::from_secs(30)).await {
                     Ok(_) => transcript.note(format_args!("{op} is done")),
                     Err(fault) => transcript.note(format_args!("{op} is refused: {fault}")),
                 }
@@ -175,9 +174,8 @@ impl World {
     }
 
     pub(super) fn ask_quietly(&self, request: Request) -> Result<Value, Fault> {
-        let asking = self
-            .bus()
-            .ask(Caller::Operator("operator".to_owned()), request, Duration::from_secs(30));
+        let operator = Caller::Operator("operator".to_owned());
+        let asking = self.net.operator_asks(operator, request, Duration::from_secs(30));
         self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
     }
 

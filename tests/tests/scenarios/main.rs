@@ -9,6 +9,7 @@ mod health;
 mod installation;
 mod keeping;
 mod launching;
+mod messages;
 mod placements;
 mod rollout;
 mod sharing;
