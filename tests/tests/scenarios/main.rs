@@ -12,5 +12,6 @@ mod launching;
 mod placements;
 mod rollout;
 mod sharing;
+mod sites;
 mod slots;
 mod worlds;
