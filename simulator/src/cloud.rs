@@ -416,11 +416,14 @@ fn action(call: Call) -> Action {
 /// As a site shows a machine that still says what was so then.
 fn state_at(machine: &Machine, then: Timestamp) -> MachineState {
     let was = |at: Option<Timestamp>| at.is_some_and(|at| at <= then);
-    match machine {
-        _ if machine.called_gone || was(machine.off_at) => MachineState::Gone,
-        _ if was(machine.stopping_at) => MachineState::Stopping,
-        _ if was(machine.on_at) => MachineState::Running,
-        _ => MachineState::Pending,
+    if machine.called_gone || was(machine.off_at) {
+        MachineState::Gone
+    } else if was(machine.stopping_at) {
+        MachineState::Stopping
+    } else if was(machine.on_at) {
+        MachineState::Running
+    } else {
+        MachineState::Pending
     }
 }
 

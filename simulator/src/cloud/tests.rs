@@ -151,7 +151,7 @@ async fn lists_are_short_and_the_machines_are_known_by_name_all_the_same() {
 async fn a_late_list_shows_what_was() {
     let cloud = with(2).await;
     let before = cloud.list().await.unwrap();
-    cloud.terminate(&[before[0].id.clone()]).await.unwrap();
+    cloud.terminate(std::slice::from_ref(&before[0].id)).await.unwrap();
     cloud.launch(&order(2, 1)).await.unwrap();
     tokio::time::sleep(seconds(30)).await;
     let now = cloud.list().await.unwrap();
@@ -244,7 +244,7 @@ async fn whoever_ends_a_machine_of_another_installation_is_told_on() {
     let theirs = cloud.add_machine_of("theirs");
     tokio::time::sleep(seconds(10)).await;
     assert!(cloud.list().await.unwrap().is_empty() && cloud.watch.violations().is_empty());
-    cloud.terminate(&[theirs.clone()]).await.unwrap();
+    cloud.terminate(std::slice::from_ref(&theirs)).await.unwrap();
     let found = cloud.watch.violations();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].invariant, epu_core::invariant::Invariant::I7);
