@@ -2,8 +2,13 @@
 //!
 //! A call reaches the site after a while, has its effect there, and answers after another while. A caller that dies in between has had
 //! the effect and does not know it, which is the case that loses machines.
+//!
+//! What is wrong for a while is a [`Trouble`]; a [`CloudLine`] is the site as one process reaches it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod line;
+mod trouble;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,13 +22,21 @@ use epu_core::time::{Clock, Span, Timestamp};
 use epu_provisioner::iaas::{Admission, Capabilities, Class, Iaas, IaasError, IaasLaunch, Machine as Listed, MachineState};
 use epu_provisioner::pace::{Action, Pace};
 
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Luck;
 use crate::lock;
 use crate::machines::{Machine, Machines, Order, Power};
+use crate::process::Process;
 use crate::transcript::Transcript;
 use crate::watch::Watch;
+pub use line::CloudLine;
+pub use trouble::Trouble;
+use trouble::{Boot, Troubles};
 
 /// A site's calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Call {
     /// Launch.
     Launch,
@@ -46,8 +59,13 @@ pub enum Mishap {
     Nothing,
 }
 
+/// How long a machine boots whose agent never starts.
+const STUCK: Duration = Duration::from_secs(5);
+/// How often a machine that does not end is looked at again.
+const LINGERS: Duration = Duration::from_secs(5);
+
 /// How a site is.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct How {
     boot: Duration,
     /// A machine's boot takes between this share less and more of `boot`.
@@ -61,13 +79,14 @@ struct How {
     launch_most: u32,
     /// What calls wait for, and which refusals for being too many are told to.
     pace: Option<Arc<Pace>>,
-    /// Machines that were halted from outside and are kept.
-    halted: BTreeSet<String>,
     always: BTreeMap<Call, Mishap>,
     next: BTreeMap<Call, VecDeque<Mishap>>,
     /// What was asked under each token, and the machines that came.
     tokens: BTreeMap<LaunchId, (String, Vec<String>)>,
     calls: BTreeMap<Call, u32>,
+    troubles: Troubles,
+    /// The trouble of a site that was told to go away.
+    away: Option<u64>,
 }
 
 /// A site.
@@ -80,6 +99,8 @@ pub struct SimCloud {
     random: Arc<Random>,
     transcript: Arc<Transcript>,
     watch: Arc<Watch>,
+    /// The site's own, so that what goes wrong with it leaves alone what everybody else draws.
+    luck: Luck,
     how: Mutex<How>,
 }
 
@@ -103,6 +124,7 @@ impl SimCloud {
             random,
             transcript,
             watch,
+            luck: Luck::seeded(0),
             how: Mutex::new(How {
                 boot: Duration::from_secs(20),
                 boot_spread: 0.2,
@@ -113,13 +135,44 @@ impl SimCloud {
                 capacity: None,
                 launch_most: 1_000,
                 pace: None,
-                halted: BTreeSet::new(),
                 always: BTreeMap::new(),
                 next: BTreeMap::new(),
                 tokens: BTreeMap::new(),
                 calls: BTreeMap::new(),
+                troubles: Troubles::default(),
+                away: None,
             }),
         }
+    }
+
+    /// With chances of its own by the world's seed.
+    #[must_use]
+    pub fn with_luck(mut self, seed: u64) -> Self {
+        let name = self.name.as_str().bytes();
+        self.luck = Luck::seeded(name.fold(seed, |seed, byte| seed.rotate_left(8) ^ u64::from(byte)));
+        self
+    }
+
+    /// This is wrong from now on. Gives what it is ended by.
+    pub fn troubled_by(&self, trouble: Trouble) -> u64 {
+        self.transcript.note(format_args!("{}: {trouble:?}", self.name));
+        if trouble.delays().is_some() {
+            self.watch.site_fails(self.clock.now());
+        }
+        lock(&self.how).troubles.begins(trouble)
+    }
+
+    /// A trouble is over; nothing happens when it was already.
+    pub fn is_rid_of(&self, id: u64) {
+        let Some(trouble) = lock(&self.how).troubles.ends(id) else { return };
+        self.transcript.note(format_args!("{}: no longer {trouble:?}", self.name));
+        if let Some(delay) = trouble.delays() {
+            self.watch.site_answers_by(self.clock.now() + delay);
+        }
+    }
+
+    fn is_cut_from(&self, process: Process) -> bool {
+        lock(&self.how).troubles.is_cut_from(process)
     }
 
     /// How long machines take to boot, more or less by this share.
@@ -155,9 +208,7 @@ impl SimCloud {
 
     /// Somebody else halts a machine: nothing works on it any more, and the site keeps it.
     pub fn halts(&self, machine: &str) {
-        lock(&self.how).halted.insert(machine.to_owned());
-        self.machines.freeze(machine, true);
-        self.transcript.note(format_args!("machine {machine} is halted"));
+        self.machines.halt(machine, true);
     }
 
     /// This goes wrong with the next such call; those after it in the order in which they were said.
@@ -176,10 +227,16 @@ impl SimCloud {
 
     /// The site answers nothing, or everything again.
     pub fn goes_away(&self, away: bool) {
-        for call in [Call::Launch, Call::Terminate, Call::List, Call::Describe] {
-            self.every_call(call, away.then_some(Mishap::Nothing));
+        let since = lock(&self.how).away.take();
+        match (away, since) {
+            (true, None) => {
+                let id = self.troubled_by(Trouble::Away);
+                lock(&self.how).away = Some(id);
+            }
+            (true, still) => lock(&self.how).away = still,
+            (false, Some(id)) => self.is_rid_of(id),
+            (false, None) => {}
         }
-        self.watch.site_answers(&self.name, !away, self.clock.now());
     }
 
     /// A machine that carries an installation's tag and that nobody asked for.
@@ -208,7 +265,8 @@ impl SimCloud {
             let mut how = lock(&self.how);
             *how.calls.entry(call).or_default() += 1;
             let next = how.next.get_mut(&call).and_then(VecDeque::pop_front);
-            (how.call_takes, next.or_else(|| how.always.get(&call).copied()))
+            let mishap = next.or_else(|| how.always.get(&call).copied());
+            (how.call_takes, mishap.or_else(|| how.troubles.mishap(call, &self.luck)))
         };
         tokio::time::sleep(takes / 2).await;
         match mishap {
@@ -276,16 +334,19 @@ impl SimCloud {
     /// As the site shows a machine.
     fn state(&self, machine: &Machine) -> MachineState {
         let state = state_of(machine);
-        let is_up = matches!(state, MachineState::Pending | MachineState::Running);
-        if is_up && lock(&self.how).halted.contains(&machine.id) {
-            MachineState::Stopped
-        } else {
-            state
+        match state {
+            MachineState::Pending | MachineState::Running if machine.is_halted() => MachineState::Stopped,
+            MachineState::Pending | MachineState::Running | MachineState::Stopping | MachineState::Stopped | MachineState::Gone => state,
         }
     }
 
     fn room(&self, wanted: usize) -> usize {
-        let Some(capacity) = lock(&self.how).capacity else { return wanted };
+        let (capacity, wanted) = {
+            let how = lock(&self.how);
+            let rooms = [how.capacity, how.troubles.room()];
+            (rooms.into_iter().flatten().min(), how.troubles.part(wanted))
+        };
+        let Some(capacity) = capacity else { return wanted };
         let there = self
             .machines
             .look(|all| all.values().filter(|m| m.is_there() && m.site == self.name).count());
@@ -293,13 +354,21 @@ impl SimCloud {
     }
 
     fn start(&self, launch: &IaasLaunch, index: u32, instance: InstanceId) -> String {
-        let boot = {
+        let (takes, boot) = {
             let mut how = lock(&self.how);
-            let stuck = how.stuck > 0;
+            let mut boot = how.troubles.boot();
+            boot.is_stuck |= how.stuck > 0;
             how.stuck = how.stuck.saturating_sub(1);
-            (!stuck).then(|| self.random.jitter(how.boot, how.boot_spread))
+            let takes = match boot.is_stuck {
+                true => STUCK,
+                false => self.random.jitter(how.boot, how.boot_spread).mul_f64(boot.factor),
+            };
+            (takes, boot)
         };
-        self.machines.launch(Order {
+        let Boot {
+            is_stuck, is_stillborn, ..
+        } = boot;
+        let id = self.machines.launch(Order {
             site: self.name.clone(),
             installation: launch.installation.clone(),
             launch: Some(launch.launch),
@@ -307,8 +376,16 @@ impl SimCloud {
             pool: Some(launch.pool.clone()),
             instance: Some(instance),
             token: launch.launch_token.0.clone(),
-            boot,
-        })
+            boot: (!is_stuck).then_some(takes),
+        });
+        if is_stillborn {
+            let (all, id) = (self.machines.clone(), id.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(takes / 2).await;
+                all.power_off(&id);
+            });
+        }
+        id
     }
 
     fn listed(&self, machine: &Machine) -> Listed {
@@ -333,6 +410,20 @@ fn action(call: Call) -> Action {
         Call::Terminate => Action::TerminateInstances,
         Call::List => Action::DescribeInstances,
         Call::Describe => Action::DescribeInstancesById,
+    }
+}
+
+/// As a site shows a machine that still says what was so then.
+fn state_at(machine: &Machine, then: Timestamp) -> MachineState {
+    let was = |at: Option<Timestamp>| at.is_some_and(|at| at <= then);
+    if machine.called_gone || was(machine.off_at) {
+        MachineState::Gone
+    } else if was(machine.stopping_at) {
+        MachineState::Stopping
+    } else if was(machine.on_at) {
+        MachineState::Running
+    } else {
+        MachineState::Pending
     }
 }
 
@@ -390,12 +481,21 @@ impl Iaas for SimCloud {
         let lost = self.reach(Call::Terminate).await?;
         let takes = lock(&self.how).stop_takes;
         for id in machines {
-            let ours = self.machines.look(|all| all.get(id).is_some_and(|machine| self.is_ours(machine)));
+            let whose = self
+                .machines
+                .look(|all| all.get(id).map(|machine| (self.is_ours(machine), machine.installation.clone())));
+            if let Some((_, other)) = whose.as_ref().filter(|(_, installation)| *installation != self.installation) {
+                self.watch.ended_of_another(id, other);
+            }
+            let ours = whose.is_some_and(|(ours, _)| ours);
             if ours && self.machines.stopping(id) {
                 self.transcript.note(format_args!("machine {id} is being ended"));
                 let (all, id) = (self.machines.clone(), id.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(takes).await;
+                    while all.look(|all| all.get(&id).is_some_and(Machine::lingers)) {
+                        tokio::time::sleep(LINGERS).await;
+                    }
                     all.power_off(&id);
                 });
             }
@@ -405,16 +505,27 @@ impl Iaas for SimCloud {
 
     async fn list(&self) -> Result<Vec<Listed>, IaasError> {
         let lost = self.reach(Call::List).await?;
-        let (now, lag) = (self.clock.now(), lock(&self.how).list_lag);
+        let now = self.clock.now();
+        let (as_of, lag) = {
+            let how = lock(&self.how);
+            (how.troubles.as_of(now, &self.luck), how.list_lag)
+        };
         let listed = self.machines.look(|all| {
             let shown = all
                 .values()
-                .filter(|machine| self.is_ours(machine) && now.since(machine.launched_at) >= lag);
+                .filter(|machine| self.is_ours(machine) && as_of.since(machine.launched_at) >= lag);
             shown
-                .map(|machine| self.listed(machine))
+                .map(|machine| match as_of < now {
+                    true => Listed {
+                        state: state_at(machine, as_of),
+                        ..self.listed(machine)
+                    },
+                    false => self.listed(machine),
+                })
                 .filter(|machine| machine.state != MachineState::Gone)
                 .collect()
         });
+        let listed = lock(&self.how).troubles.tell(listed, &self.luck);
         self.answer(Call::List, lost, listed).await
     }
 
@@ -452,83 +563,4 @@ impl Iaas for SimCloud {
 }
 
 #[cfg(test)]
-mod tests {
-    use epu_bus::token::Keyring;
-    use epu_provisioner::iaas::contract;
-
-    use super::*;
-    use crate::net::SimNet;
-    use crate::queue::Queues;
-    use crate::time::{SimClock, seconds};
-
-    fn cloud() -> (SimCloud, Arc<SimClock>) {
-        let clock = Arc::new(SimClock::start(tokio::runtime::Handle::current()));
-        let transcript = Arc::new(Transcript::new(clock.clone()));
-        let net = Arc::new(SimNet::new(transcript.clone()));
-        let random = Arc::new(Random::seeded(1));
-        let keyring = Arc::new(Keyring::new(b"the key of a world that is not there").unwrap());
-        let machines = Machines::new(
-            net,
-            Arc::new(Queues::default()),
-            keyring,
-            clock.clone(),
-            random.clone(),
-            transcript.clone(),
-        );
-        let watch = Arc::new(Watch::new(machines.clone(), "ours"));
-        let name = SiteName::new("here").unwrap();
-        let cloud = SimCloud::new(name, "ours", machines, clock.clone(), random, transcript, watch);
-        (cloud, clock)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_simulated_site_keeps_the_contract_of_every_driver() {
-        let (cloud, _) = cloud();
-        let setting = contract::Setting {
-            installation: "ours".to_owned(),
-            template: serde_json::from_value(serde_json::json!({ "run": ["worker"] })).unwrap(),
-            patience: seconds(60),
-            seed: 1,
-        };
-        contract::holds(&cloud, &setting).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_machine_that_is_halted_is_kept_until_it_is_ended() {
-        let (cloud, _) = cloud();
-        let machine = cloud.add_machine_of("ours");
-        tokio::time::sleep(seconds(10)).await;
-        cloud.halts(&machine);
-        let ids = [machine];
-        let state = async || cloud.describe(&ids).await.unwrap()[0].1;
-        assert_eq!(state().await, Some(MachineState::Stopped));
-        assert_eq!(cloud.list().await.unwrap()[0].state, MachineState::Stopped);
-        cloud.terminate(&ids).await.unwrap();
-        assert_eq!(state().await, Some(MachineState::Stopping));
-        tokio::time::sleep(seconds(10)).await;
-        assert_eq!(state().await, Some(MachineState::Gone));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_wait_where_they_are_paced_and_refusals_are_heard_of() {
-        let (cloud, clock) = cloud();
-        let metrics = Arc::new(epu_provisioner::Metrics::new().unwrap());
-        let pace = epu_provisioner::pace::Pacers::new(clock.clone(), metrics).account("simulated", "here");
-        cloud.is_paced_by(Some(pace.clone()));
-        let launch = Admission::Launch {
-            machines: 600,
-            purpose: Purpose::Grow,
-        };
-        let began = clock.now();
-        cloud.admit(launch).await;
-        assert_eq!(clock.now(), began);
-        cloud.admit(launch).await;
-        assert_eq!(clock.now().since(began).as_secs(), 101);
-        cloud.next_call(Call::Terminate, Mishap::Refused(Class::Throttled));
-        cloud.terminate(&[]).await.unwrap_err();
-        let (account, levels) = cloud.standing();
-        assert_eq!(account.as_deref(), Some("simulated"));
-        let refused = levels.iter().find(|view| view.what == "TerminateInstances").unwrap();
-        assert!((refused.refill - 2.5).abs() < 1e-9, "{refused:?}");
-    }
-}
+mod tests;

@@ -10,15 +10,18 @@ use epu_agent::link::{Door, Link};
 use epu_agent::status::Seen;
 use epu_bus::token::{Bearer, Keyring};
 use epu_core::Fault;
-use epu_core::id::InstanceId;
+use epu_core::heartbeat::Orders;
+use epu_core::id::{InstanceId, SensorName};
 use epu_core::instance::{Exit, Work};
 use epu_core::pool::DrainSignal;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Caller, Context, Request};
 use epu_core::time::{Clock, Timestamp};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::ill::{Ill, Ills};
 use crate::lock;
 use crate::net::SimNet;
 use crate::pausable::Gate;
@@ -37,7 +40,14 @@ pub struct Behaviour {
     pub ends: Option<(Duration, i32)>,
     /// The worker does not listen when it is told to drain.
     pub ignores_drain: bool,
+    /// The agent says that set-up is done before it is: the worker does nothing until it would be.
+    pub ready_early: bool,
+    /// The worker says under the name [`LOAD`] whether it has work: 1 or 0.
+    pub says_load: bool,
 }
+
+/// The name of what workers say of themselves.
+pub const LOAD: &str = "load";
 
 impl Default for Behaviour {
     fn default() -> Self {
@@ -47,6 +57,8 @@ impl Default for Behaviour {
             missing: false,
             ends: None,
             ignores_drain: false,
+            ready_early: false,
+            says_load: false,
         }
     }
 }
@@ -77,6 +89,13 @@ struct Inside {
     worker: Option<AbortHandle>,
     set_ups: u32,
     starts: u32,
+    ills: Ills,
+}
+
+impl Inside {
+    fn is_occupied(&self) -> bool {
+        self.occupied || self.ills.occupy()
+    }
 }
 
 impl Body {
@@ -135,6 +154,54 @@ impl Body {
         self.news.send_modify(|n| *n += 1);
     }
 
+    /// This is the matter with it from now on. Gives what it is ended by.
+    pub fn falls_ill(&self, ill: Ill) -> u64 {
+        let (id, is_occupied) = {
+            let mut inside = lock(&self.inside);
+            let id = inside.ills.begins(ill, self.clock.now());
+            let is_occupied = inside.lives && inside.ills.occupy();
+            if is_occupied {
+                inside.work = Work::Busy;
+            }
+            (id, is_occupied)
+        };
+        if ill == Ill::Hangs {
+            self.hang_worker();
+        }
+        if is_occupied {
+            self.news.send_modify(|n| *n += 1);
+        }
+        id
+    }
+
+    /// It is not any more. A worker that hung goes on with what it had, from the start.
+    pub fn recovers(self: &Arc<Self>, id: u64) {
+        {
+            let mut inside = lock(&self.inside);
+            let was = inside.ills.ends(id, self.clock.now());
+            if was == Some(Ill::Hangs) && inside.lives && !inside.ills.hang() && inside.worker.is_none() {
+                inside.worker = Some(tokio::spawn(self.gate.around(self.clone().work())).abort_handle());
+            }
+        }
+        self.news.send_modify(|n| *n += 1);
+    }
+
+    /// Whether its agent may be saying of its work what is not so, or lately did.
+    #[must_use]
+    pub fn may_lie(&self) -> bool {
+        lock(&self.inside).ills.may_lie(self.clock.now())
+    }
+
+    /// Whether what its agent says goes nowhere.
+    fn is_silent(&self) -> bool {
+        lock(&self.inside).ills.silence(self.clock.now())
+    }
+
+    /// Whether its agent does not do what it is told.
+    fn is_deaf(&self) -> bool {
+        lock(&self.inside).ills.is_zombie()
+    }
+
     /// The worker ends so.
     pub fn end_worker(&self, exit: Exit) {
         {
@@ -167,6 +234,9 @@ impl Body {
     async fn work(self: Arc<Self>) {
         let began = self.clock.now();
         let ends_at = self.behaviour.ends.map(|(after, code)| (began + after, code));
+        if self.behaviour.ready_early {
+            tokio::time::sleep(self.behaviour.set_up_takes).await;
+        }
         let mut jobs = self.queue.news();
         let mut news = self.news.subscribe();
         loop {
@@ -174,7 +244,7 @@ impl Body {
             news.mark_unchanged();
             let (occupied, told) = {
                 let inside = lock(&self.inside);
-                (inside.occupied, inside.told && !self.behaviour.ignores_drain)
+                (inside.is_occupied(), inside.told && !self.behaviour.ignores_drain)
             };
             if occupied {
                 self.set_work(Work::Busy);
@@ -263,7 +333,9 @@ impl Host for SimHost {
 
     async fn set_up(&self, _: &Context) -> Result<Exit, Fault> {
         lock(&self.0.inside).set_ups += 1;
-        tokio::time::sleep(self.0.behaviour.set_up_takes).await;
+        if !self.0.behaviour.ready_early {
+            tokio::time::sleep(self.0.behaviour.set_up_takes).await;
+        }
         Ok(exited(self.0.behaviour.set_up_exit))
     }
 
@@ -297,10 +369,19 @@ impl Host for SimHost {
     }
 
     fn look(&self) -> Seen {
-        Seen {
-            work: lock(&self.0.inside).work,
+        let inside = lock(&self.0.inside);
+        let mut seen = Seen {
+            work: inside.ills.says().unwrap_or(inside.work),
             ..Seen::default()
+        };
+        let says = inside.ills.reads();
+        if (says.is_some() || self.0.behaviour.says_load)
+            && let Ok(name) = SensorName::new(LOAD)
+        {
+            let load = if inside.work == Work::Busy { 1.0 } else { 0.0 };
+            seen.readings.insert(name, says.unwrap_or(load));
         }
+        seen
     }
 
     fn tell_drain(&self, _: Timestamp, _: DrainSignal) -> Result<(), Error> {
@@ -328,6 +409,8 @@ pub struct SimLink {
     pub clock: Arc<dyn Clock>,
     /// Which instance speaks, to be cut off by.
     pub instance: Option<InstanceId>,
+    /// The machine, which may be what is wrong.
+    pub body: Arc<Body>,
 }
 
 /// From an agent to a service and back.
@@ -337,7 +420,7 @@ const ROUND_TRIP: Duration = Duration::from_millis(4);
 impl Link for SimLink {
     async fn ask(&self, door: &Door, caller: &Caller, request: &Request, within: Duration) -> Result<Answer, Fault> {
         tokio::time::sleep(ROUND_TRIP).await;
-        if !self.net.lets_through(self.instance, request) {
+        if self.body.is_silent() || !self.net.lets_through(self.instance, request) {
             tokio::time::sleep(within.saturating_sub(ROUND_TRIP)).await;
             return Err(Fault::new("no-contact", "the service cannot be reached"));
         }
@@ -349,6 +432,24 @@ impl Link for SimLink {
         if is != *caller {
             return Err(Fault::new("forbidden", "the token is for somebody else"));
         }
-        self.net.agent_asks(self.instance, is, request.clone(), within).await
+        let answer = self.net.agent_asks(self.instance, is, request.clone(), within).await?;
+        if self.body.is_silent() {
+            tokio::time::sleep(within.saturating_sub(ROUND_TRIP)).await;
+            return Err(Fault::new("no-contact", "the answer did not come"));
+        }
+        Ok(if self.body.is_deaf() { unheard(answer) } else { answer })
+    }
+}
+
+/// An answer without the order to stop.
+fn unheard(answer: Answer) -> Answer {
+    match answer {
+        Answer::Orders(orders) => Answer::Orders(Orders { stop: false, ..orders }),
+        Answer::Json(mut value) => {
+            if let Some(stop) = value.get_mut("stop") {
+                *stop = Value::Bool(false);
+            }
+            Answer::Json(value)
+        }
     }
 }

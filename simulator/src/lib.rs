@@ -5,7 +5,7 @@
 //! from seeded sources, order comes from ordered maps and queues, and nothing waits for the real world.
 //!
 //! What is simulated is only the edge: [`cloud`] stands for a site, [`machines`] for what runs there with its agent (the production
-//! agent over a simulated link and host) and its worker, [`queue`] for the work, [`sensors`] for what is read of it, [`net`] for the
+//! agent over a simulated link and host) and its worker ([`ill`] is what can be the matter with them), [`queue`] for the work, [`sensors`] for what is read of it, [`net`] for the
 //! way between processes, [`time`] for the clock. Services get them through the same traits as the real ones.
 //!
 //! [`fault`] is what can go wrong with it, written down; [`storm`] draws hours of it from a seed, plays them, and shrinks what it finds.
@@ -19,6 +19,7 @@
 pub mod cloud;
 pub mod fault;
 pub mod host;
+pub mod ill;
 pub mod ledger;
 pub mod machines;
 pub mod net;

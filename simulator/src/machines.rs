@@ -8,10 +8,11 @@ use epu_bus::token::Keyring;
 use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName};
 use epu_core::random::Random;
 use epu_core::time::{Clock, Timestamp};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{Behaviour, Body, SimHost, SimLink};
+use crate::ill::Quirk;
 use crate::lock;
 use crate::net::SimNet;
 use crate::pausable::Gate;
@@ -52,13 +53,22 @@ pub struct Machine {
     pub launched_at: Timestamp,
     /// Whether it has power.
     pub power: Power,
-    /// When it lost it.
+    /// When it came up.
+    pub on_at: Option<Timestamp>,
+    /// When it was told to end.
+    pub stopping_at: Option<Timestamp>,
+    /// When it lost power.
     pub off_at: Option<Timestamp>,
     /// The site calls it gone although it runs.
     pub called_gone: bool,
+    /// For how many reasons it is called gone, stands still, is halted by its site, and does not end.
+    gone: u32,
+    frozen: u32,
+    halted: u32,
+    lingering: u32,
     body: Option<Arc<Body>>,
     gate: Gate,
-    agent: Option<AbortHandle>,
+    agent: Option<JoinHandle<()>>,
     token: String,
 }
 
@@ -67,6 +77,26 @@ impl Machine {
     #[must_use]
     pub fn is_there(&self) -> bool {
         self.power != Power::Off
+    }
+
+    /// Whether its site halted it and keeps it.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.halted > 0
+    }
+
+    /// Whether it does not end although it was told to.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.lingering > 0 && self.power == Power::Stopping
+    }
+
+    fn hold(&self) {
+        if self.frozen + self.halted > 0 {
+            self.gate.hold();
+        } else {
+            self.gate.let_go();
+        }
     }
 
     /// What is on it, once it is up.
@@ -107,7 +137,21 @@ pub struct Machines {
     random: Arc<Random>,
     transcript: Arc<Transcript>,
     behaviour: Mutex<Behaviour>,
+    quirks: Mutex<(u64, BTreeMap<u64, Quirk>)>,
     inner: Mutex<BTreeMap<String, Machine>>,
+    /// Machines on which something panicked.
+    fallen: Arc<Mutex<Vec<String>>>,
+}
+
+/// Notes which machine it was on when it is dropped by a panic.
+struct Witness(Arc<Mutex<Vec<String>>>, String);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(&self.0).push(std::mem::take(&mut self.1));
+        }
+    }
 }
 
 impl Machines {
@@ -129,13 +173,52 @@ impl Machines {
             random,
             transcript,
             behaviour: Mutex::default(),
+            quirks: Mutex::default(),
             inner: Mutex::default(),
+            fallen: Arc::default(),
         })
     }
 
     /// How workers behave on machines that come up from now on.
     pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut lock(&self.behaviour));
+    }
+
+    /// What is the matter with machines that come up from now on. Gives what it is ended by.
+    pub fn come_with(&self, quirk: Quirk) -> u64 {
+        self.transcript.note(format_args!("machines that come up: {quirk:?}"));
+        let mut quirks = lock(&self.quirks);
+        quirks.0 += 1;
+        let id = quirks.0;
+        quirks.1.insert(id, quirk);
+        id
+    }
+
+    /// Machines that come up from now on are without it again; those that came stay as they are.
+    pub fn come_without(&self, quirk: u64) {
+        if let Some(quirk) = lock(&self.quirks).1.remove(&quirk) {
+            self.transcript.note(format_args!("machines that come up: no longer {quirk:?}"));
+        }
+    }
+
+    /// How what comes up now behaves.
+    fn upbringing(&self) -> Behaviour {
+        let mut behaviour = lock(&self.behaviour).clone();
+        for quirk in lock(&self.quirks).1.values() {
+            quirk.shape(&mut behaviour);
+        }
+        behaviour
+    }
+
+    /// On which machines an agent or a worker panicked since this was last asked, and the task of the agent that is there.
+    pub(crate) fn fallen(&self) -> Vec<(String, Option<JoinHandle<()>>)> {
+        let fallen = std::mem::take(&mut *lock(&self.fallen));
+        let mut inner = lock(&self.inner);
+        let with_task = |id: String| {
+            let agent = inner.get_mut(&id).and_then(|machine| machine.agent.take());
+            (id, agent)
+        };
+        fallen.into_iter().map(with_task).collect()
     }
 
     /// Looks at all of them, in the order in which they came.
@@ -157,8 +240,14 @@ impl Machines {
             instance: order.instance,
             launched_at: self.clock.now(),
             power: Power::Booting,
+            on_at: None,
+            stopping_at: None,
             off_at: None,
             called_gone: false,
+            gone: 0,
+            frozen: 0,
+            halted: 0,
+            lingering: 0,
             body: None,
             gate: Gate::default(),
             agent: None,
@@ -181,12 +270,13 @@ impl Machines {
                 return;
             };
             machine.power = Power::On;
+            machine.on_at = Some(self.clock.now());
             let body = Body::new(
                 id.to_owned(),
                 machine.pool.as_ref().map(|pool| self.queues.of(pool)).unwrap_or_default(),
                 self.clock.clone(),
                 self.random.clone(),
-                lock(&self.behaviour).clone(),
+                self.upbringing(),
                 machine.gate.clone(),
             );
             machine.body = Some(Arc::new(body));
@@ -197,10 +287,16 @@ impl Machines {
         }
     }
 
-    /// Starts a machine's agent, in place of one that ended.
+    /// Starts a machine's agent, in place of one that ended or is there. Nothing happens where nothing runs.
     pub fn start_agent(self: &Arc<Self>, id: &str) {
         let mut inner = lock(&self.inner);
-        let Some(machine) = inner.get_mut(id) else { return };
+        let has_power = |machine: &&mut Machine| matches!(machine.power, Power::On | Power::Stopping);
+        let Some(machine) = inner.get_mut(id).filter(has_power) else {
+            return;
+        };
+        if let Some(former) = machine.agent.take() {
+            former.abort();
+        }
         let (Some(body), Some(launch), Some(index)) = (machine.body.clone(), machine.launch, machine.index) else {
             return;
         };
@@ -214,19 +310,22 @@ impl Machines {
                 keyring: self.keyring.clone(),
                 clock: self.clock.clone(),
                 instance: machine.instance,
+                body: body.clone(),
             },
             host: SimHost(body),
             clock: self.clock.clone(),
             random: self.random.clone(),
         };
         let (transcript, name) = (self.transcript.clone(), id.to_owned());
+        let witness = Witness(self.fallen.clone(), id.to_owned());
         let life = async move {
+            let _witness = witness;
             match epu_agent::run(parts, CancellationToken::new()).await {
                 Ok(ended) => transcript.note(format_args!("the agent of {name} ended: {ended:?}")),
                 Err(error) => transcript.note(format_args!("the agent of {name} gave up: {error}")),
             }
         };
-        machine.agent = Some(tokio::spawn(machine.gate.around(life)).abort_handle());
+        machine.agent = Some(tokio::spawn(machine.gate.around(life)));
     }
 
     /// Ends a machine's agent and leaves its worker.
@@ -236,13 +335,28 @@ impl Machines {
         }
     }
 
-    /// Holds everything on a machine, or lets it go on.
+    /// Holds everything on a machine, or lets it go on; held twice it is let go twice.
     pub fn freeze(&self, id: &str, frozen: bool) {
-        let gate = lock(&self.inner).get(id).map(|machine| machine.gate.clone());
-        match gate {
-            Some(gate) if frozen => gate.hold(),
-            Some(gate) => gate.let_go(),
-            None => {}
+        if let Some(machine) = lock(&self.inner).get_mut(id) {
+            machine.frozen = counted(machine.frozen, frozen);
+            machine.hold();
+        }
+    }
+
+    /// A machine's site halts it and keeps it, or starts it again: nothing works on it meanwhile.
+    pub fn halt(&self, id: &str, halted: bool) {
+        if let Some(machine) = lock(&self.inner).get_mut(id) {
+            machine.halted = counted(machine.halted, halted);
+            machine.hold();
+            let word = if halted { "is halted" } else { "is started again" };
+            self.transcript.note(format_args!("machine {id} {word}"));
+        }
+    }
+
+    /// A machine does not end when it is told to, or does again.
+    pub fn linger(&self, id: &str, on: bool) {
+        if let Some(machine) = lock(&self.inner).get_mut(id) {
+            machine.lingering = counted(machine.lingering, on);
         }
     }
 
@@ -253,6 +367,7 @@ impl Machines {
             return false;
         };
         machine.power = Power::Stopping;
+        machine.stopping_at = Some(self.clock.now());
         true
     }
 
@@ -278,9 +393,29 @@ impl Machines {
 
     /// The site calls a machine gone from now on, although it runs.
     pub fn call_gone(&self, id: &str) {
+        self.gone(id, true);
+    }
+
+    /// The site shows a machine again that it called gone.
+    pub fn comes_back(&self, id: &str) {
+        self.gone(id, false);
+    }
+
+    fn gone(&self, id: &str, on: bool) {
         if let Some(machine) = lock(&self.inner).get_mut(id) {
-            machine.called_gone = true;
+            machine.gone = counted(machine.gone, on);
+            machine.called_gone = machine.gone > 0;
         }
+    }
+
+    /// What is on a machine that has power.
+    #[must_use]
+    pub fn body_on(&self, id: &str) -> Option<Arc<Body>> {
+        self.look(|all| {
+            all.get(id)
+                .filter(|machine| machine.is_there())
+                .and_then(|machine| machine.body.clone())
+        })
     }
 
     /// The machine that is there for an instance; the first when there are several.
@@ -299,5 +434,38 @@ impl Machines {
             let mut known = all.values().filter(|machine| machine.instance == Some(instance));
             known.find_map(|machine| machine.body.clone())
         })
+    }
+}
+
+fn counted(reasons: u32, more: bool) -> u32 {
+    if more {
+        reasons.saturating_add(1)
+    } else {
+        reasons.saturating_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::World;
+    use crate::time::seconds;
+    use crate::world::Broken;
+
+    #[test]
+    fn a_panic_on_a_machine_ends_the_run() {
+        let mut world = World::keeping(0);
+        let witness = Witness(world.machines().fallen.clone(), "m-000001".to_owned());
+        world.pass(seconds(2)).unwrap();
+        let panicking = std::thread::spawn(move || {
+            let _witness = witness;
+            panic!("an agent panics");
+        });
+        panicking.join().unwrap_err();
+        let broken = world.pass(seconds(2)).unwrap_err();
+        assert!(
+            matches!(&broken, Broken::AgentPanicked(machine, _) if machine == "m-000001"),
+            "{broken}"
+        );
     }
 }

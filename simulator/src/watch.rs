@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName};
+use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::{Cause, Instance};
 use epu_core::invariant::{self, Invariant, Violation};
 use epu_core::journal::{Action, Decided, Entry, Event};
@@ -54,6 +54,9 @@ struct Seen {
     broken: BTreeSet<String>,
     works_since: Timestamp,
     strays: BTreeMap<String, Timestamp>,
+    /// What is wrong with sites now, and by when they are seen to work once nothing is.
+    site_troubles: u32,
+    sites_by: Timestamp,
 }
 
 #[derive(Debug)]
@@ -210,7 +213,11 @@ impl Watch {
     /// I3 and I12: instances were written.
     pub fn instances(&self, instances: &[Arc<Instance>]) {
         for instance in instances {
-            let busy = self.machines.body_of(instance.id).is_some_and(|body| body.is_busy());
+            // What its agent lied about cannot be held against those who believed it.
+            let busy = self
+                .machines
+                .body_of(instance.id)
+                .is_some_and(|body| body.is_busy() && !body.may_lie());
             let runs = instance.machine.as_ref().is_some_and(|machine| {
                 self.machines
                     .look(|all| all.get(machine).is_some_and(|m| m.is_there() && !m.called_gone))
@@ -295,6 +302,7 @@ impl Watch {
 
     /// I1 and I5: looks at the whole.
     pub fn tick(&self, now: Timestamp) {
+        self.sites_work(now);
         let mut seen = lock(&self.seen);
         let seen = &mut *seen;
         let works = seen.broken.is_empty() && now.since(seen.works_since) > CATCH_UP;
@@ -312,7 +320,8 @@ impl Watch {
                     .instance
                     .and_then(|id| seen.records.get(&id))
                     .filter(|record| record.is_live());
-                if record.is_none_or(|record| record.machine.as_ref().is_some_and(|known| *known != machine.id)) {
+                // One that was told to end and does not is nobody's fault here.
+                if !machine.lingers() && record.is_none_or(|record| record.machine.as_ref().is_some_and(|known| *known != machine.id)) {
                     let since = seen.strays.get(&machine.id).copied().unwrap_or(now);
                     strays.insert(machine.id.clone(), since);
                 }
@@ -343,9 +352,32 @@ impl Watch {
         }
     }
 
-    /// Whether a site answers; see [`Watch::works`].
-    pub(crate) fn site_answers(&self, site: &SiteName, answers: bool, now: Timestamp) {
-        self.works(&format!("site {site}"), answers, now);
+    /// Something is wrong with a site that keeps the services from seeing or ending what is there; see [`Watch::works`]. Each is counted.
+    pub(crate) fn site_fails(&self, now: Timestamp) {
+        lock(&self.seen).site_troubles += 1;
+        self.works("site", false, now);
+    }
+
+    /// It is over, and by then the services have asked again.
+    pub(crate) fn site_answers_by(&self, by: Timestamp) {
+        let mut seen = lock(&self.seen);
+        seen.site_troubles = seen.site_troubles.saturating_sub(1);
+        seen.sites_by = seen.sites_by.max(by);
+    }
+
+    fn sites_work(&self, now: Timestamp) {
+        let do_they = {
+            let seen = lock(&self.seen);
+            seen.broken.contains("site") && seen.site_troubles == 0 && seen.sites_by <= now
+        };
+        if do_they {
+            self.works("site", true, now);
+        }
+    }
+
+    /// I7: a machine of another installation is ended.
+    pub(crate) fn ended_of_another(&self, machine: &str, installation: &str) {
+        lock(&self.seen).say(Invariant::I7, format!("machine {machine} of installation {installation} is ended"));
     }
 }
 

@@ -7,6 +7,7 @@
 mod ask;
 mod harm;
 mod look;
+mod trouble;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,7 @@ use tokio::sync::watch as told;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::cloud::SimCloud;
+use crate::cloud::{CloudLine, SimCloud};
 use crate::ledger::Ledger;
 use crate::machines::Machines;
 use crate::net::SimNet;
@@ -75,6 +76,8 @@ pub enum Broken {
     Violated(Violation),
     /// A process panicked, with these words.
     Panicked(Process, String),
+    /// The agent of a machine panicked, with these words.
+    AgentPanicked(String, String),
 }
 
 impl fmt::Display for Broken {
@@ -82,6 +85,7 @@ impl fmt::Display for Broken {
         match self {
             Self::Violated(violation) => violation.fmt(out),
             Self::Panicked(process, words) => write!(out, "{process} panicked: {words}"),
+            Self::AgentPanicked(machine, words) => write!(out, "the agent of machine {machine} panicked: {words}"),
         }
     }
 }
@@ -173,7 +177,7 @@ impl World {
                     transcript.clone(),
                     watch,
                 );
-                (name, Arc::new(cloud))
+                (name, Arc::new(cloud.with_luck(setup.seed)))
             })
             .collect();
         let known = Known {
@@ -252,7 +256,7 @@ impl World {
         };
         let task = match process.service {
             Service::Provisioner => {
-                let parts = self.provisioner(member);
+                let parts = self.provisioner(process, member);
                 tokio::spawn(
                     gate.around(async move { epu_provisioner::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }),
                 )
@@ -313,9 +317,9 @@ impl World {
         self.ledger.clone()
     }
 
-    fn provisioner(&self, member: Member) -> epu_provisioner::Parts {
+    fn provisioner(&self, process: Process, member: Member) -> epu_provisioner::Parts {
         let sites = self.clouds.iter().map(|(name, cloud)| {
-            let driver: Arc<dyn Iaas> = cloud.clone();
+            let driver: Arc<dyn Iaas> = Arc::new(CloudLine::new(cloud.clone(), process));
             (name.clone(), driver)
         });
         epu_provisioner::Parts {
@@ -423,6 +427,11 @@ impl World {
 
     /// Starts again what ended by itself.
     fn supervise(&mut self) -> Result<(), Broken> {
+        if let Some((machine, agent)) = self.machines.fallen().into_iter().next() {
+            let ended = agent.map(|agent| self.runtime.block_on(agent));
+            let words = ended.and_then(Result::err).map_or_else(String::new, |error| error.to_string());
+            return Err(Broken::AgentPanicked(machine, words));
+        }
         let ended = self.services.iter().filter(|(_, running)| running.task.is_finished());
         let ended: Vec<Process> = ended.map(|(process, _)| *process).collect();
         for process in ended {

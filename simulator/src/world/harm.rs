@@ -178,11 +178,6 @@ impl World {
         self.inside(|| self.cloud().add_machine_of(installation))
     }
 
-    /// A machine at a site that carries our tag and that nobody asked for.
-    pub(crate) fn add_machine_at(&mut self, site: &str) -> String {
-        self.inside(|| self.cloud_named(site).add_machine_of(super::INSTALLATION))
-    }
-
     /// Whether a process is there.
     #[must_use]
     pub fn runs(&self, process: Process) -> bool {

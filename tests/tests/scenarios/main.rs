@@ -13,6 +13,7 @@ mod messages;
 mod placements;
 mod rollout;
 mod sharing;
+mod sites;
 mod slots;
 mod storm;
 mod worlds;
