@@ -8,7 +8,7 @@
 //! agent over a simulated link and host) and its worker, [`queue`] for the work, [`sensors`] for what is read of it, [`net`] for the
 //! way between processes, [`time`] for the clock. Services get them through the same traits as the real ones.
 //!
-//! [`fault`] is what can go wrong with it, written down.
+//! [`fault`] is what can go wrong with it, written down. [`edge`] is where one process meets the rest, and where it can be stopped or die.
 //!
 //! [`ledger`] stands between the services and their store: what they write passes [`watch`], which checks the invariants against what
 //! is truly so (which machines run, which workers are busy), not against what services claim. [`world`] puts it all together and is
@@ -17,6 +17,7 @@
 //! **Invariant:** nothing here is known to the services: no service has a branch, a setting or a type for being simulated.
 
 pub mod cloud;
+pub mod edge;
 pub mod fault;
 pub mod host;
 pub mod ledger;
