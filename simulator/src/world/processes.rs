@@ -201,12 +201,15 @@ impl World {
         Some(name)
     }
 
-    /// Lets the process of this name go on, unless something else holds it.
+    /// Lets the process of this name go on, and its clock with it, unless something else holds it.
     pub(crate) fn let_go(&mut self, process: Process, name: &str) {
-        if let Some(running) = self.services.get(&process).filter(|running| running.name == name) {
-            running.clock.stand(false);
-            self.suspend(process, false);
+        if self.services.get(&process).is_none_or(|running| running.name != name) {
+            return;
         }
+        if let Some(running) = self.services.get(&process).filter(|running| running.holds <= 1) {
+            running.clock.stand(false);
+        }
+        self.suspend(process, false);
     }
 
     /// The wall clock of a process's machine is set by so much, forward or back. The process that runs does not notice; it is started
@@ -350,3 +353,6 @@ async fn take(memory: &MemoryStore, usurper: Member, from: Vec<String>) {
     }
     drop(memory.lease(ask).await);
 }
+
+#[cfg(test)]
+mod tests;
