@@ -1,5 +1,5 @@
 //! The store as the services of a world have it: what they write is shown to the watch and put into the transcript, and it fails when
-//! it is told to.
+//! it is told to. Each process has a [`Line`] of its own to it, which can be cut, slow or unreliable while the others' are not.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -17,8 +17,16 @@ use epu_store::{DecisionCommit, Document, Error, JournalQuery, MemoryStore, Outg
 use uuid::Uuid;
 
 use crate::lock;
+use crate::process::Process;
 use crate::transcript::Transcript;
 use crate::watch::Watch;
+
+mod line;
+mod trouble;
+
+pub use line::Line;
+pub use trouble::Trouble;
+use trouble::Troubles;
 
 /// A store that is watched.
 #[derive(Debug)]
@@ -30,19 +38,43 @@ pub struct Ledger {
     replies_lost: Mutex<u32>,
     /// How long each write takes.
     commits_take: Mutex<Duration>,
+    troubles: Troubles,
 }
 
 impl Ledger {
-    /// Watches what is written to this store.
+    /// Watches what is written to this store. What goes wrong with it by chance does so by this seed.
     #[must_use]
-    pub fn new(inner: Arc<MemoryStore>, watch: Arc<Watch>, transcript: Arc<Transcript>) -> Self {
+    pub fn new(inner: Arc<MemoryStore>, watch: Arc<Watch>, transcript: Arc<Transcript>, seed: u64) -> Self {
         Self {
             inner,
             watch,
             transcript,
             replies_lost: Mutex::default(),
             commits_take: Mutex::default(),
+            troubles: Troubles::seeded(seed),
         }
+    }
+
+    /// Something goes wrong from now on, between the store and one process or all of them. Gives the number to end it by.
+    pub fn begin(&self, whose: Option<Process>, trouble: Trouble) -> u64 {
+        self.troubles.begin(whose, trouble)
+    }
+
+    /// That is over; whatever else goes wrong goes on to.
+    pub fn end(&self, number: u64) {
+        self.troubles.end(number);
+    }
+
+    /// Whether anything goes wrong with it for anybody.
+    #[must_use]
+    pub fn is_troubled(&self) -> bool {
+        self.troubles.are_there()
+    }
+
+    /// Whether nothing at all that a process asks of it is done.
+    #[must_use]
+    pub fn is_barred(&self, process: Process) -> bool {
+        self.troubles.bar(process)
     }
 
     /// So many of the next writes of launches, instances and decisions succeed and are said to have failed.

@@ -9,6 +9,7 @@
 //! way between processes, [`time`] for the clock. Services get them through the same traits as the real ones.
 //!
 //! [`fault`] is what can go wrong with it, written down; [`storm`] draws hours of it from a seed, plays them, and shrinks what it finds.
+//! [`edge`] is where one process meets the rest, and where it can be stopped or die.
 //!
 //! [`ledger`] stands between the services and their store: what they write passes [`watch`], which checks the invariants against what
 //! is truly so (which machines run, which workers are busy), not against what services claim. [`world`] puts it all together and is
@@ -17,6 +18,7 @@
 //! **Invariant:** nothing here is known to the services: no service has a branch, a setting or a type for being simulated.
 
 pub mod cloud;
+pub mod edge;
 pub mod fault;
 pub mod host;
 pub mod ill;

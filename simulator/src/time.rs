@@ -1,10 +1,13 @@
 //! Time as the simulation has it: tokio's paused clock, counted from a fixed day.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use epu_core::time::{Clock, Timestamp};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+
+use crate::lock;
 
 /// When every simulated world begins: 2026-01-01 00:00 UTC.
 pub const BEGIN: Timestamp = Timestamp(1_767_225_600_000);
@@ -61,5 +64,82 @@ impl Clock for SimClock {
         // Also asked from outside the runtime, where tokio would give the real time.
         let _inside = self.runtime.enter();
         BEGIN + self.started.elapsed()
+    }
+}
+
+/// The clock of one process, as [`epu_core::time::SystemClock`] is one: what the wall clock of its machine said when it began, and from
+/// then on what passed. So a wall clock that is wrong, or is set, shows in what begins afterwards and not in what runs. Only a machine
+/// that is halted from outside, with its clocks, lets a running process fall behind.
+#[derive(Debug)]
+pub struct ProcessClock {
+    world: Arc<SimClock>,
+    of: Mutex<Offset>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Offset {
+    ms: i64,
+    stands_at: Option<Timestamp>,
+}
+
+impl ProcessClock {
+    /// One that begins this much beside the truth.
+    #[must_use]
+    pub fn beside(world: Arc<SimClock>, ms: i64) -> Self {
+        let of = Mutex::new(Offset { ms, stands_at: None });
+        Self { world, of }
+    }
+
+    /// How far it is from the truth, in milliseconds; behind is negative.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        let truth = self.world.now();
+        self.now().0.saturating_sub(truth.0)
+    }
+
+    /// It stands still, or goes on from where it stood.
+    pub fn stand(&self, still: bool) {
+        let (now, truth) = (self.now(), self.world.now());
+        let mut of = lock(&self.of);
+        if still {
+            of.stands_at = Some(now);
+        } else if let Some(at) = of.stands_at.take() {
+            of.ms = at.0.saturating_sub(truth.0);
+        }
+    }
+}
+
+impl Clock for ProcessClock {
+    fn now(&self) -> Timestamp {
+        let of = *lock(&self.of);
+        of.stands_at.unwrap_or_else(|| Timestamp(self.world.now().0.saturating_add(of.ms)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_stood_still_goes_on_from_there_and_never_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let world = Arc::new(SimClock::start(runtime.handle().clone()));
+        let clock = ProcessClock::beside(world, 600_000);
+        let pass = |length| runtime.block_on(async { tokio::time::sleep(length).await });
+        pass(seconds(10));
+        assert_eq!(clock.now(), BEGIN + seconds(610));
+        clock.stand(true);
+        clock.stand(true);
+        pass(minutes(3));
+        assert_eq!(clock.now(), BEGIN + seconds(610));
+        clock.stand(false);
+        clock.stand(false);
+        assert_eq!(clock.now(), BEGIN + seconds(610));
+        pass(seconds(5));
+        assert_eq!((clock.now(), clock.offset()), (BEGIN + seconds(615), 420_000));
     }
 }

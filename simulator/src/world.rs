@@ -7,6 +7,7 @@
 mod ask;
 mod harm;
 mod look;
+mod processes;
 mod trouble;
 mod wire;
 
@@ -15,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use epu_bus::Bus;
 use epu_bus::token::Keyring;
 use epu_controller::service::FileConfig;
 use epu_controller::spec::Known;
@@ -36,6 +38,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cloud::{CloudLine, SimCloud};
+use crate::edge::{Driver, Wire};
 use crate::ledger::Ledger;
 use crate::machines::Machines;
 use crate::net::SimNet;
@@ -44,7 +47,7 @@ use crate::process::Process;
 use crate::queue::{Queues, SimQueue};
 use crate::sensors::SimSources;
 use crate::setup::Setup;
-use crate::time::{SimClock, seconds};
+use crate::time::{ProcessClock, SimClock, seconds};
 use crate::transcript::Transcript;
 use crate::watch::Watch;
 
@@ -67,6 +70,17 @@ struct Running {
     stop: CancellationToken,
     /// Its name among the members; another one at each start.
     name: String,
+    clock: Arc<ProcessClock>,
+    /// How many things hold it.
+    holds: u32,
+}
+
+/// The world as one process has it.
+struct Own {
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Bus>,
+    gate: Gate,
+    clock: Arc<dyn Clock>,
 }
 
 /// Why a world cannot go on.
@@ -95,8 +109,18 @@ pub struct World {
     services: BTreeMap<Process, Running>,
     /// Those that are to stay away.
     crashed: BTreeSet<Process>,
+    /// Those among them that died of their doom.
+    died: BTreeSet<Process>,
     /// How often each was started, and as whom the last time.
     starts: BTreeMap<Process, (u32, String)>,
+    /// How far the wall clock of a process's machine is from the truth, in milliseconds; one that begins reads it.
+    wall: BTreeMap<Process, i64>,
+    /// Why everything in the store fails, where a scenario said so.
+    away: Option<u64>,
+    /// Those who took leases and are no processes of this world.
+    usurpers: u32,
+    /// How many things take leases of provisioners again and again.
+    flaps: u32,
     seed: u64,
     setup: Setup,
     template: Value,
@@ -163,7 +187,7 @@ impl World {
         );
         let watch = Arc::new(Watch::new(machines.clone(), INSTALLATION));
         let memory = Arc::new(MemoryStore::with_clock(clock.clone()));
-        let ledger = Arc::new(Ledger::new(memory.clone(), watch.clone(), transcript.clone()));
+        let ledger = Arc::new(Ledger::new(memory.clone(), watch.clone(), transcript.clone(), setup.seed));
         let sites = setup.sites.iter().filter_map(|name| SiteName::new(name).ok());
         let clouds: BTreeMap<SiteName, Arc<SimCloud>> = sites
             .map(|name| {
@@ -198,7 +222,12 @@ impl World {
         let mut world = Self {
             services: BTreeMap::new(),
             crashed: BTreeSet::new(),
+            died: BTreeSet::new(),
             starts: BTreeMap::new(),
+            wall: BTreeMap::new(),
+            away: None,
+            usurpers: 0,
+            flaps: 0,
             seed: setup.seed,
             setup: setup.clone(),
             template: setup.template.clone(),
@@ -245,6 +274,8 @@ impl World {
         let name = self.name_of(process);
         let gate = Gate::default();
         self.net.enter(process, &name);
+        let wall = self.wall.get(&process).copied().unwrap_or(0);
+        let clock = Arc::new(ProcessClock::beside(self.clock.clone(), wall));
         let _inside = self.runtime.enter();
         let stop = CancellationToken::new();
         let cancel = stop.clone();
@@ -252,23 +283,29 @@ impl World {
             name: name.clone(),
             service: process.service,
             url: None,
-            since: self.clock.now(),
+            since: clock.now(),
+        };
+        let edge = Own {
+            store: Arc::new(self.ledger.line(process, gate.clone())),
+            bus: Arc::new(Wire::new(self.net.line(&name), gate.clone())),
+            gate: gate.clone(),
+            clock: clock.clone(),
         };
         let task = match process.service {
             Service::Provisioner => {
-                let parts = self.provisioner(process, member);
+                let parts = self.provisioner(process, member, edge);
                 tokio::spawn(
                     gate.around(async move { epu_provisioner::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }),
                 )
             }
             Service::Controller => {
-                let parts = self.controller(member);
+                let parts = self.controller(member, edge);
                 tokio::spawn(
                     gate.around(async move { epu_controller::run(parts, cancel).await.map_err(|error| Chain(&error).to_string()) }),
                 )
             }
             Service::Aggregator => {
-                let parts = self.aggregator(member);
+                let parts = self.aggregator(member, edge);
                 tokio::spawn(gate.around(async move {
                     epu_sensor_aggregator::run(parts, cancel)
                         .await
@@ -277,7 +314,14 @@ impl World {
             }
         };
         self.transcript.note(format_args!("{process} begins"));
-        let running = Running { task, gate, stop, name };
+        let running = Running {
+            task,
+            gate,
+            stop,
+            name,
+            clock,
+            holds: 0,
+        };
         self.services.insert(process, running);
         self.goes(process.service);
     }
@@ -290,8 +334,8 @@ impl World {
             .keys()
             .any(|other| other.service == process.service && *other != process);
         let starts = self.starts.entry(process).or_default();
-        if sole && starts.0 > 0 {
-            // A store that is away keeps them, and they run out.
+        // A store that is away keeps them, and they run out.
+        if sole && starts.0 > 0 && !self.ledger.is_barred(process) {
             drop(self.runtime.block_on(self.memory.leave(&starts.1)));
         }
         starts.0 += 1;
@@ -302,10 +346,12 @@ impl World {
     /// A process came, went, stands still or goes on: whether its service works depends on the others, too.
     fn goes(&self, service: Service) {
         let now = self.clock.now();
+        self.clocks_agree(now);
+        let goes = |running: &Running| !running.gate.is_held() && !running.gate.is_dead() && !running.stop.is_cancelled();
         let one_goes = self
             .services
             .iter()
-            .any(|(process, running)| process.service == service && !running.gate.is_held());
+            .any(|(process, running)| process.service == service && goes(running));
         // Whoever takes over needs time to catch up.
         self.watch.works(word(service), false, now);
         if one_goes {
@@ -313,17 +359,14 @@ impl World {
         }
     }
 
-    fn store(&self) -> Arc<dyn Store> {
-        self.ledger.clone()
-    }
-
-    fn provisioner(&self, process: Process, member: Member) -> epu_provisioner::Parts {
+    fn provisioner(&self, process: Process, member: Member, own: Own) -> epu_provisioner::Parts {
         let sites = self.clouds.iter().map(|(name, cloud)| {
-            let driver: Arc<dyn Iaas> = Arc::new(CloudLine::new(cloud.clone(), process));
+            let line = Arc::new(CloudLine::new(cloud.clone(), process));
+            let driver: Arc<dyn Iaas> = Arc::new(Driver::new(line, own.gate.clone()));
             (name.clone(), driver)
         });
         epu_provisioner::Parts {
-            bus: self.net.line(&member.name),
+            bus: own.bus,
             member,
             installation: INSTALLATION.to_owned(),
             config: epu_provisioner::Config::default(),
@@ -331,8 +374,8 @@ impl World {
                 provisioner: "http://simulated".to_owned(),
                 aggregators: Vec::new(),
             },
-            store: self.store(),
-            clock: self.clock.clone(),
+            store: own.store,
+            clock: own.clock,
             random: self.random.clone(),
             keyring: self.keyring.clone(),
             sites: epu_provisioner::sites::fixed(sites.collect()),
@@ -341,12 +384,12 @@ impl World {
         }
     }
 
-    fn controller(&self, member: Member) -> epu_controller::Parts {
+    fn controller(&self, member: Member, own: Own) -> epu_controller::Parts {
         epu_controller::Parts {
-            bus: self.net.line(&member.name),
+            bus: own.bus,
             member,
-            store: self.store(),
-            clock: self.clock.clone(),
+            store: own.store,
+            clock: own.clock,
             random: self.random.clone(),
             engines: Arc::new(Registry::standard()),
             config: epu_controller::Config {
@@ -358,13 +401,13 @@ impl World {
         }
     }
 
-    fn aggregator(&self, member: Member) -> epu_sensor_aggregator::Parts {
+    fn aggregator(&self, member: Member, own: Own) -> epu_sensor_aggregator::Parts {
         epu_sensor_aggregator::Parts {
             name: member.name.clone(),
-            bus: self.net.line(&member.name),
+            bus: own.bus,
             member,
-            store: Some(self.store()),
-            clock: self.clock.clone(),
+            store: Some(own.store),
+            clock: own.clock,
             sources: self.sources.clone(),
             config: epu_sensor_aggregator::Config::default(),
             metrics: epu_sensor_aggregator::Metrics::new().unwrap_or_else(|error| panic!("metrics: {error}")),
@@ -427,6 +470,7 @@ impl World {
 
     /// Starts again what ended by itself.
     fn supervise(&mut self) -> Result<(), Broken> {
+        self.bury();
         if let Some((machine, agent)) = self.machines.fallen().into_iter().next() {
             let ended = agent.map(|agent| self.runtime.block_on(agent));
             let words = ended.and_then(Result::err).map_or_else(String::new, |error| error.to_string());
@@ -441,6 +485,10 @@ impl World {
                 ended => self.transcript.note(format_args!("{process} ended by itself: {ended:?}")),
             }
             self.goes(process.service);
+            if running.stop.is_cancelled() {
+                self.crashed.insert(process);
+                continue;
+            }
             self.runtime.block_on(async { tokio::time::sleep(seconds(1)).await });
             self.begin(process);
         }

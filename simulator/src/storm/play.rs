@@ -35,7 +35,7 @@ impl Trouble {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Broken(Broken::Violated(violation)) => violation.invariant.id(),
-            Self::Broken(Broken::Panicked(..)) => "panic",
+            Self::Broken(Broken::Panicked(..) | Broken::AgentPanicked(..)) => "panic",
             Self::NotConverged(_) => "I6",
             Self::NotEmpty(_) => "I12",
             Self::JobsLost(_) => "jobs-lost",

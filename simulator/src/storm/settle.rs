@@ -30,6 +30,8 @@ const EMPTY_WITHIN: Duration = minutes(15);
 pub(super) fn settle(plan: &Plan, world: &mut World, outcome: &mut Outcome) -> Result<(), Trouble> {
     world.tell("!! calm");
     let began = world.now();
+    // A clock that lags since its machine was halted is set right by a restart.
+    world.set_clocks_right();
     wait(world, RESTORED_WITHIN, seconds(15), |world| restored(plan, world)).map_err(not_converged)?;
     let restored_at = world.now();
     wait(world, CONVERGED_WITHIN, seconds(1), |world| as_it_is_to_be(plan, world)).map_err(not_converged)?;
@@ -98,6 +100,7 @@ fn names(plan: &Plan) -> Vec<PoolName> {
 /// Operators ask until everything is open and every pool is what it was at the beginning.
 fn restored(plan: &Plan, world: &mut World) -> Result<(), String> {
     ask(world, Request::Open(Nothing {}), &[])?;
+    world.reset_placements();
     for (name, settings) in &plan.pools {
         let Ok(pool) = PoolName::new(name) else { continue };
         let text = json!({ "templates": { "worker": plan.template }, "pools": { name: settings } }).to_string();

@@ -5,11 +5,9 @@ use std::time::Duration;
 use epu_core::id::{InstanceId, PoolName, SensorName};
 use epu_core::life::State;
 use epu_core::request::Service;
-use epu_core::time::Clock as _;
 
 use crate::host::{Behaviour, killed};
 use crate::machines::Order;
-use crate::process::Process;
 use crate::sensors::Mode;
 use crate::setup::QUEUE_SENSOR;
 use crate::world::World;
@@ -178,12 +176,6 @@ impl World {
         self.inside(|| self.cloud().add_machine_of(installation))
     }
 
-    /// Whether a process is there.
-    #[must_use]
-    pub fn runs(&self, process: Process) -> bool {
-        self.services.contains_key(&process)
-    }
-
     /// Whether a machine has power.
     #[must_use]
     pub fn is_there(&self, machine: &str) -> bool {
@@ -193,78 +185,6 @@ impl World {
 
     // ---- services
 
-    /// Kills a process; it stays away until it is started.
-    pub fn crash(&mut self, process: impl Into<Process>) -> &mut Self {
-        let process = process.into();
-        if let Some(running) = self.services.remove(&process) {
-            running.task.abort();
-            // What else is ready may run before it ends; that it ends is waited for.
-            drop(self.runtime.block_on(running.task));
-            self.transcript.note(format_args!("{process} is killed"));
-            self.goes(process.service);
-            self.crashed.insert(process);
-        }
-        self
-    }
-
-    /// Tells a process to end, and waits until it has; it stays away until it is started.
-    ///
-    /// # Panics
-    /// When it ends with an error.
-    pub fn stop(&mut self, process: impl Into<Process>) -> &mut Self {
-        let process = process.into();
-        if let Some(running) = self.services.remove(&process) {
-            running.stop.cancel();
-            if !matches!(self.runtime.block_on(running.task), Ok(Ok(()))) {
-                panic!("{process} did not end well\n{}", self.story());
-            }
-            self.transcript.note(format_args!("{process} ended as it was told"));
-            self.goes(process.service);
-            self.crashed.insert(process);
-        }
-        self
-    }
-
-    /// Starts a process that was killed or stopped.
-    pub fn start(&mut self, process: impl Into<Process>) -> &mut Self {
-        let process = process.into();
-        if self.crashed.remove(&process) {
-            self.begin(process);
-        }
-        self
-    }
-
-    /// One process more.
-    pub fn join(&mut self, process: impl Into<Process>) -> &mut Self {
-        let process = process.into();
-        if !self.services.contains_key(&process) {
-            self.begin(process);
-        }
-        self
-    }
-
-    /// Kills a process and starts it at once.
-    pub fn restart(&mut self, process: impl Into<Process>) -> &mut Self {
-        let process = process.into();
-        self.crash(process).start(process)
-    }
-
-    /// Holds a process where it is, as a suspended machine or a long pause does, or lets it go on.
-    pub fn suspend(&mut self, process: impl Into<Process>, held: bool) -> &mut Self {
-        let process = process.into();
-        if let Some(running) = self.services.get(&process) {
-            self.transcript
-                .note(format_args!("{process} {}", if held { "stands still" } else { "goes on" }));
-            if held {
-                running.gate.hold()
-            } else {
-                running.gate.let_go()
-            }
-            self.goes(process.service);
-        }
-        self
-    }
-
     /// Nobody reaches a service with a request, or everybody does again.
     pub fn cut_off(&mut self, service: Service, cut: bool) -> &mut Self {
         self.transcript.note(format_args!(
@@ -272,27 +192,6 @@ impl World {
             if cut { "cannot be reached" } else { "can be reached" }
         ));
         self.net.cut_off(service, cut);
-        self
-    }
-
-    /// Everything in the store fails for this reason, or works again.
-    pub fn store_fails(&mut self, why: Option<&'static str>) -> &mut Self {
-        self.transcript.note(format_args!("the store: {}", why.unwrap_or("works")));
-        self.memory.fail_with(why);
-        self.watch.works("store", why.is_none(), self.clock.now());
-        self
-    }
-
-    /// So many of the next writes succeed and are said to have failed.
-    pub fn lose_store_replies(&mut self, writes: u32) -> &mut Self {
-        self.ledger.lose_replies(writes);
-        self
-    }
-
-    /// Each write of the controllers' and each lease takes so long from now on.
-    pub fn slow_store(&mut self, commit: Duration) -> &mut Self {
-        self.transcript.note(format_args!("each commit takes {commit:?}"));
-        self.ledger.take_for_each(commit);
         self
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod chaos;
+mod crashes;
 mod draining;
 mod following;
 mod health;
