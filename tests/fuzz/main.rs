@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says why")]
 
 mod evil;
+mod world;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -51,7 +52,9 @@ fn made_up(name: &str) {
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let kind: &Kind = fuzz::all().iter().find(|kind| kind.name == name).unwrap();
     let cases = number("EPU_FUZZ_CASES", CASES) * u64::from(kind.share) / 1_000;
-    let ran = kind.run(u32::try_from(cases.max(10)).unwrap(), number("EPU_FUZZ_SEED", 1), &Counting::new()).unwrap();
+    let ran = kind
+        .run(u32::try_from(cases.max(10)).unwrap(), number("EPU_FUZZ_SEED", 1), &Counting::new())
+        .unwrap();
     drop(alone);
     if let Some(failure) = ran.failure {
         panic!("{failure}");
@@ -62,7 +65,18 @@ fn made_up(name: &str) {
 #[test]
 fn every_kind_has_a_test_and_all_shares_are_one() {
     let tested = [
-        "requests", "answers", "dashi", "heartbeats", "management", "notices", "worker-files", "tokens", "words", "yaml", "json", "pools",
+        "requests",
+        "answers",
+        "dashi",
+        "heartbeats",
+        "management",
+        "notices",
+        "worker-files",
+        "tokens",
+        "words",
+        "yaml",
+        "json",
+        "pools",
         "reconfigure",
     ];
     let kinds: Vec<&str> = fuzz::all().iter().map(|kind| kind.name).collect();

@@ -243,8 +243,7 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_number_is_a_fault_and_not_zero() {
-        let read =
-            |status: u16, answer: &str| understood(status, answer.as_bytes()).map_err(|(code, _)| code);
+        let read = |status: u16, answer: &str| understood(status, answer.as_bytes()).map_err(|(code, _)| code);
         assert_eq!(read(200, r#"{"messages": 7, "state": "running"}"#), Ok(7));
         assert_eq!(read(200, r#"{"messages": 0}"#), Ok(0));
         assert_eq!(read(200, r#"{"state": "running"}"#), Err("queue-uncounted"));

@@ -10,7 +10,9 @@ use serde_yaml::options::DuplicateKeyPolicy;
 use serde_yaml::{Location, Options, Spanned};
 
 use super::flaw::without_passwords;
-use super::{ALIASED_MAX, DEPTH_MAX, FLAW_MAX, FOUND_MAX, Flaw, Flaws, Inside, Mark, Place, Spot, TEXT_MAX, Tree, VALUES_MAX, push, shortened};
+use super::{
+    ALIASED_MAX, DEPTH_MAX, FLAW_MAX, FOUND_MAX, Flaw, Flaws, Inside, Mark, Place, Spot, TEXT_MAX, Tree, VALUES_MAX, push, shortened,
+};
 
 /// Any YAML value with its place.
 struct Node(Spanned<Content>);

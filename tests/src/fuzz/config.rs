@@ -13,11 +13,59 @@ use super::{Verdict, saying, so};
 
 /// Words of a config file.
 pub(super) const WORDS: &[&str] = &[
-    "pools:", "templates:", "template: ", "run: ", "max: ", "min: ", "engine: ", "keep: ", "n: ", "queue-length: ", "high-water: ", "low-water: ",
-    "sensors: ", "rabbitmq: ", "url: ", "queue: ", "count: ready+unacked", "management-url: ", "directory: ", "heartbeat: ", "placements: ",
-    "site: ", "limits: ", "drain: ", "cooldown-up: ", "health: ", "missing: ", "machine: ", "market: ", "spot: ", "price: ", "variables: ",
-    "slots: ", "unique: ", "env:AMQP_URL", "\"amqp://me:hunter2hunter2@host/v\"", "local", "30s", "{n: 3}", "[a, b]", "\n    ", "\n  ", "\n- ",
-    "&x ", "*x", "&x [*x, *x]", "<<: *x", "!!str ", "!!int ", "!local ", "%YAML 1.2\n---\n", "\"\\x07\"", "? [a, b]\n: c\n",
+    "pools:",
+    "templates:",
+    "template: ",
+    "run: ",
+    "max: ",
+    "min: ",
+    "engine: ",
+    "keep: ",
+    "n: ",
+    "queue-length: ",
+    "high-water: ",
+    "low-water: ",
+    "sensors: ",
+    "rabbitmq: ",
+    "url: ",
+    "queue: ",
+    "count: ready+unacked",
+    "management-url: ",
+    "directory: ",
+    "heartbeat: ",
+    "placements: ",
+    "site: ",
+    "limits: ",
+    "drain: ",
+    "cooldown-up: ",
+    "health: ",
+    "missing: ",
+    "machine: ",
+    "market: ",
+    "spot: ",
+    "price: ",
+    "variables: ",
+    "slots: ",
+    "unique: ",
+    "env:AMQP_URL",
+    "\"amqp://me:hunter2hunter2@host/v\"",
+    "local",
+    "30s",
+    "{n: 3}",
+    "[a, b]",
+    "\n    ",
+    "\n  ",
+    "\n- ",
+    "&x ",
+    "*x",
+    "&x [*x, *x]",
+    "<<: *x",
+    "!!str ",
+    "!!int ",
+    "!local ",
+    "%YAML 1.2\n---\n",
+    "\"\\x07\"",
+    "? [a, b]\n: c\n",
 ];
 /// What pools are checked against.
 pub(super) static KNOWN: LazyLock<Known> = LazyLock::new(|| Known {
@@ -37,7 +85,9 @@ pub(super) fn yaml(input: &[u8]) -> Verdict {
     let tree = match Tree::read(FILE, &text) {
         Ok(tree) => tree,
         Err(flaws) => {
-            so(flaws.as_slice().len() == 1, || format!("{} flaws of one text that is no YAML", flaws.as_slice().len()))?;
+            so(flaws.as_slice().len() == 1, || {
+                format!("{} flaws of one text that is no YAML", flaws.as_slice().len())
+            })?;
             return saying::flaws(&flaws, &text);
         }
     };
@@ -47,7 +97,9 @@ pub(super) fn yaml(input: &[u8]) -> Verdict {
     let is_plain = !written.chars().any(char::is_control);
     if is_plain && written.len() <= 2 * text.len() + 1_000 {
         let again = Tree::read(FILE, &written).map_err(|flaws| format!("as JSON it is not read again: {flaws}: {written}"))?;
-        so(again.value() == tree.value(), || format!("as JSON it is another: {written} and {}", again.value()))?;
+        so(again.value() == tree.value(), || {
+            format!("as JSON it is another: {written} and {}", again.value())
+        })?;
     }
     Ok(())
 }
@@ -64,7 +116,9 @@ pub(super) fn json(input: &[u8]) -> Verdict {
             let flaw = flaws.to_string();
             // The parser takes no control character as it stands, as YAML does outside of quotes.
             let has_a_limit = ["nested deeper", "too large", "longer than", "not a finite", "unexpected character"];
-            so(has_a_limit.iter().any(|limit| flaw.contains(limit)), || format!("JSON is refused: {flaw}"))
+            so(has_a_limit.iter().any(|limit| flaw.contains(limit)), || {
+                format!("JSON is refused: {flaw}")
+            })
         }
     }
 }
@@ -97,10 +151,13 @@ pub(super) fn pools(input: &[u8]) -> Verdict {
         let [again] = again.as_slice() else {
             return Err(format!("as it is stored it is {} pools", again.len()));
         };
-        so(again.spec == pool.spec && again.template == pool.template && again.name == pool.name, || {
-            format!("as it is stored it is another: {stored}")
+        so(
+            again.spec == pool.spec && again.template == pool.template && again.name == pool.name,
+            || format!("as it is stored it is another: {stored}"),
+        )?;
+        so(again.template_version == pool.template_version, || {
+            "the same template has two versions".to_owned()
         })?;
-        so(again.template_version == pool.template_version, || "the same template has two versions".to_owned())?;
     }
     Ok(())
 }

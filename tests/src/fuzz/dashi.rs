@@ -8,8 +8,23 @@ use super::{Verdict, saying, so};
 
 /// Words of that wire.
 pub(super) const WORDS: &[&str] = &[
-    "op", "args", "describe_domain", "add_domain", "domain_id", "definition", "config", "caller", "engine_conf", "preserve_n", "NaN",
-    "reply-to", "heartbeat", "node_id", "state", "result", "exc_type",
+    "op",
+    "args",
+    "describe_domain",
+    "add_domain",
+    "domain_id",
+    "definition",
+    "config",
+    "caller",
+    "engine_conf",
+    "preserve_n",
+    "NaN",
+    "reply-to",
+    "heartbeat",
+    "node_id",
+    "state",
+    "result",
+    "exc_type",
 ];
 /// The longest text of a problem, in characters.
 const PROBLEM_MAX: usize = 600;
@@ -31,16 +46,19 @@ pub(super) fn call(input: &[u8]) -> Verdict {
         wire::properties(headers).with_content_type(kind.as_str().into()),
     ] {
         let received = wire::read(&properties, body);
-        so(received.reply_to.as_ref().is_none_or(|key| key.len() <= KEY_MAX && !key.is_empty()), || {
-            "a reply goes where nothing can be sent".to_owned()
-        })?;
+        so(
+            received.reply_to.as_ref().is_none_or(|key| key.len() <= KEY_MAX && !key.is_empty()),
+            || "a reply goes where nothing can be sent".to_owned(),
+        )?;
         match received.asked {
             Ok(asked) => {
                 so(asked.sender.as_ref().is_none_or(|sender| sender.chars().count() <= KEY_MAX), || {
                     "a sender without bounds".to_owned()
                 })?;
                 let again = wire::read(&wire::properties(wire::fire_headers("x")), &wire::fire(&asked.op, &asked.args));
-                let again = again.asked.map_err(|problem| format!("what was written cannot be read: {problem}"))?;
+                let again = again
+                    .asked
+                    .map_err(|problem| format!("what was written cannot be read: {problem}"))?;
                 so((&again.op, &again.args) == (&asked.op, &asked.args), || {
                     "it is another after being written and read".to_owned()
                 })?;
@@ -57,7 +75,9 @@ pub(super) fn call(input: &[u8]) -> Verdict {
 }
 
 fn problem(problem: &Problem) -> Verdict {
-    so(problem.exc_type.starts_with("dashi.exceptions."), || format!("no class of dashi: {}", problem.exc_type))?;
+    so(problem.exc_type.starts_with("dashi.exceptions."), || {
+        format!("no class of dashi: {}", problem.exc_type)
+    })?;
     saying::bounded(&problem.value, PROBLEM_MAX)
 }
 

@@ -14,8 +14,27 @@ use super::{Verdict, saying, so};
 
 /// Words of heartbeats.
 pub(super) const WORDS: &[&str] = &[
-    "instance", "sequence", "started_at_ms", "sent_at_ms", "condition", "is", "ok", "process-error", "monitor-error", "fault", "code", "text",
-    "work", "busy", "idle", "unknown", "work_for_ms", "draining", "readings", "load", "worker-failed",
+    "instance",
+    "sequence",
+    "started_at_ms",
+    "sent_at_ms",
+    "condition",
+    "is",
+    "ok",
+    "process-error",
+    "monitor-error",
+    "fault",
+    "code",
+    "text",
+    "work",
+    "busy",
+    "idle",
+    "unknown",
+    "work_for_ms",
+    "draining",
+    "readings",
+    "load",
+    "worker-failed",
     "0198f000-0000-7000-8000-000000000002",
 ];
 /// The most instances that lines are about.
@@ -42,7 +61,9 @@ pub(super) fn heard(input: &[u8]) -> Verdict {
         match window.hear(&heartbeat, now) {
             Err(refusal) => {
                 saying::fault(&refusal.fault(heartbeat.instance))?;
-                so(format!("{window:?}") == before, || format!("refused ({}), and yet it changed something", refusal.label()))?;
+                so(format!("{window:?}") == before, || {
+                    format!("refused ({}), and yet it changed something", refusal.label())
+                })?;
             }
             Ok(_) => {
                 let repeated = window.hear(&heartbeat, now);
@@ -64,7 +85,9 @@ fn known() -> Result<Instances, String> {
             "id": id, "pool": "web", "launch": id, "index": 0, "site": "local", "state": "600-RUNNING", "version": 1, "created_at": 0,
             "state_since": 0,
         });
-        serde_json::from_value::<Instance>(record).map(Arc::new).map_err(|error| error.to_string())
+        serde_json::from_value::<Instance>(record)
+            .map(Arc::new)
+            .map_err(|error| error.to_string())
     });
     Ok(Instances {
         changed: instances.collect::<Result<_, _>>()?,
@@ -78,14 +101,17 @@ fn told(pages: &[Snapshot], heartbeat: &Heartbeat) -> Verdict {
     let [one] = told.as_slice() else {
         return Err(format!("one heartbeat is told as {}", told.len()));
     };
-    so(one.instance == heartbeat.instance && one.condition == heartbeat.condition && one.ago_ms == 0, || {
-        "what is told is not what was heard".to_owned()
-    })?;
+    so(
+        one.instance == heartbeat.instance && one.condition == heartbeat.condition && one.ago_ms == 0,
+        || "what is told is not what was heard".to_owned(),
+    )?;
     so((0..=WORK_FOR_MAX_MS).contains(&one.work_for_ms), || {
         format!("a worker was {:?} for {} ms", one.work, one.work_for_ms)
     })?;
     match &one.condition {
-        Condition::ProcessError(fault) | Condition::MonitorError(fault) => so(fault.text.len() <= 4_096, || "a fault without bounds".to_owned()),
+        Condition::ProcessError(fault) | Condition::MonitorError(fault) => {
+            so(fault.text.len() <= 4_096, || "a fault without bounds".to_owned())
+        }
         Condition::Ok => Ok(()),
     }
 }

@@ -55,11 +55,11 @@ pub fn all() -> &'static [Kind] {
         kind("notices", 80, JSON, machine::NOTICE_WORDS, machine::notices),
         kind("worker-files", 80, TEXT, machine::STATUS_WORDS, machine::files),
         kind("tokens", 80, TEXT, tokens::WORDS, tokens::shown),
-        kind("words", 60, TEXT, words::WORDS, words::words),
+        kind("words", 64, TEXT, words::WORDS, words::words),
         kind("yaml", 50, YAML, config::WORDS, config::yaml),
         kind("json", 20, YAML, envelope::WORDS, config::json),
-        kind("pools", 6, POOLS, config::WORDS, config::pools),
-        kind("reconfigure", 4, POOLS, reconfigure::WORDS, reconfigure::changes),
+        kind("pools", 4, POOLS, config::WORDS, config::pools),
+        kind("reconfigure", 2, POOLS, reconfigure::WORDS, reconfigure::changes),
     ];
     ALL
 }

@@ -11,9 +11,30 @@ use epu_core::time::Timestamp;
 use super::{Verdict, so};
 
 /// Words of metadata.
-pub(super) const NOTICE_WORDS: &[&str] = &["action", "time", "terminate", "stop", "hibernate", "rebalance", "2026-11-22T08:22:00Z", "-05:00"];
+pub(super) const NOTICE_WORDS: &[&str] = &[
+    "action",
+    "time",
+    "terminate",
+    "stop",
+    "hibernate",
+    "rebalance",
+    "2026-11-22T08:22:00Z",
+    "-05:00",
+];
 /// Words of a worker's files.
-pub(super) const STATUS_WORDS: &[&str] = &["busy", "idle", "load ", "load 0.7\n", "#", "1e308", "-1e309", "inf", "NaN", "a.b-c_d ", "\u{2003}"];
+pub(super) const STATUS_WORDS: &[&str] = &[
+    "busy",
+    "idle",
+    "load ",
+    "load 0.7\n",
+    "#",
+    "1e308",
+    "-1e309",
+    "inf",
+    "NaN",
+    "a.b-c_d ",
+    "\u{2003}",
+];
 
 /// A notice that the machine is taken away: whatever it says, the end is ahead, and no further than notices are given.
 pub(super) fn notices(input: &[u8]) -> Verdict {
@@ -21,7 +42,9 @@ pub(super) fn notices(input: &[u8]) -> Verdict {
     for now in [Timestamp(0), Timestamp(1_795_335_600_000), Timestamp::NEVER] {
         if let Some(at) = notice(&text, now) {
             let ahead = at.since(now);
-            so(at >= now && ahead <= Duration::from_secs(120), || format!("the machine is taken away {ahead:?} from now"))?;
+            so(at >= now && ahead <= Duration::from_secs(120), || {
+                format!("the machine is taken away {ahead:?} from now")
+            })?;
         }
     }
     Ok(())
@@ -31,10 +54,14 @@ pub(super) fn notices(input: &[u8]) -> Verdict {
 pub(super) fn files(input: &[u8]) -> Verdict {
     let text = String::from_utf8_lossy(input);
     let work = status::work(&text);
-    so(status::work(&format!(" {text}\n")) == work, || "white space around it matters".to_owned())?;
+    so(status::work(&format!(" {text}\n")) == work, || {
+        "white space around it matters".to_owned()
+    })?;
     let (readings, ignored) = status::readings(&text);
     so(readings.len() <= READINGS_MAX, || format!("{} readings", readings.len()))?;
-    so(readings.values().all(|value| value.is_finite()), || "a reading that is no number".to_owned())?;
+    so(readings.values().all(|value| value.is_finite()), || {
+        "a reading that is no number".to_owned()
+    })?;
     let lines = text.lines().count();
     so(readings.len() + usize::try_from(ignored).unwrap_or(usize::MAX) <= lines, || {
         format!("{} readings and {ignored} ignored in {lines} lines", readings.len())
@@ -43,5 +70,7 @@ pub(super) fn files(input: &[u8]) -> Verdict {
     for (name, value) in &readings {
         writeln!(written, "{name} {value}").map_err(|error| error.to_string())?;
     }
-    so(status::readings(&written) == (readings, 0), || format!("written again they are others: {written}"))
+    so(status::readings(&written) == (readings, 0), || {
+        format!("written again they are others: {written}")
+    })
 }

@@ -7,7 +7,17 @@ use super::{Verdict, saying, so};
 
 /// Words of its answers.
 pub(super) const WORDS: &[&str] = &[
-    "messages", "state", "running", "error", "reason", "not_authorised", "Object Not Found", "messages_ready", "<html>", "crashed", "down",
+    "messages",
+    "state",
+    "running",
+    "error",
+    "reason",
+    "not_authorised",
+    "Object Not Found",
+    "messages_ready",
+    "<html>",
+    "crashed",
+    "down",
 ];
 /// The longest text, in characters.
 const TEXT_MAX: usize = 600;
@@ -19,7 +29,9 @@ pub(super) fn answers(input: &[u8]) -> Verdict {
             Ok(amount) => {
                 let answer: Value = serde_json::from_slice(input).map_err(|error| format!("{amount} was read from no JSON: {error}"))?;
                 let said = answer.get("messages").and_then(Value::as_u64);
-                so(status == 200 && said == Some(amount), || format!("{amount} was read of status {status}, said were {said:?}"))?;
+                so(status == 200 && said == Some(amount), || {
+                    format!("{amount} was read of status {status}, said were {said:?}")
+                })?;
             }
             Err((code, text)) => {
                 saying::known_code(code)?;

@@ -145,7 +145,10 @@ impl Kind {
         }
         let allowed = self.allowance.of(input);
         if most > allowed {
-            return Err(format!("took {most} bytes of memory for {} of input; {allowed} are allowed", input.len()));
+            return Err(format!(
+                "took {most} bytes of memory for {} of input; {allowed} are allowed",
+                input.len()
+            ));
         }
         Ok(most)
     }
@@ -195,7 +198,9 @@ impl Kind {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("(no text)").to_owned()
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("(no text)")
+        .to_owned()
 }
 
 /// `Ok` when it is so.

@@ -12,9 +12,29 @@ use super::{Verdict, saying, so};
 
 /// Words of paths and values.
 pub(super) const WORDS: &[&str] = &[
-    "min", "max", "engine", "engine.keep.n", "engine.keep", "engine.queue-length", "engine.queue-length.sensor", "sensors.jobs",
-    "sensors.jobs.every", "sensors.\"a.b\".every", "sensors.jobs.rabbitmq.url", "limits.drain", "limits.cooldown-up", "health.missing",
-    "placements", "placements.0.site", "placements.0.max", "template", "amqp://me:hunter2hunter2@host/v", "a.b.c", "\"", ".", "..",
+    "min",
+    "max",
+    "engine",
+    "engine.keep.n",
+    "engine.keep",
+    "engine.queue-length",
+    "engine.queue-length.sensor",
+    "sensors.jobs",
+    "sensors.jobs.every",
+    "sensors.\"a.b\".every",
+    "sensors.jobs.rabbitmq.url",
+    "limits.drain",
+    "limits.cooldown-up",
+    "health.missing",
+    "placements",
+    "placements.0.site",
+    "placements.0.max",
+    "template",
+    "amqp://me:hunter2hunter2@host/v",
+    "a.b.c",
+    "\"",
+    ".",
+    "..",
 ];
 /// The pool as it is before.
 const POOL: &str = "{templates: {sleeper: {run: [/bin/sleep, '60']}}, pools: {web: {template: sleeper, min: 1, max: 5, \
@@ -41,7 +61,9 @@ pub(super) fn changes(input: &[u8]) -> Verdict {
         previous: None,
         owner: None,
     };
-    let sets = text.lines().filter_map(|line| serde_json::from_str::<BTreeMap<String, Value>>(line).ok());
+    let sets = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<BTreeMap<String, Value>>(line).ok());
     for set in sets.take(5) {
         let before = pool.clone();
         let changed = spec::patched(&pool, &set, None, &KNOWN);
@@ -57,7 +79,9 @@ pub(super) fn changes(input: &[u8]) -> Verdict {
                 so(twice.spec == pool.spec, || "made once more it changes more".to_owned())?;
                 let same = spec::patched(&pool, &BTreeMap::new(), None, &KNOWN);
                 let same = same.map_err(|flaws| format!("what was taken is refused: {flaws}"))?;
-                so(same.spec == pool.spec, || "what was taken is another when it is read again".to_owned())?;
+                so(same.spec == pool.spec, || {
+                    "what was taken is another when it is read again".to_owned()
+                })?;
             }
             Err(flaws) => refused(&flaws, &set)?,
         }
@@ -77,5 +101,7 @@ fn refused(flaws: &epu_core::input::Flaws, set: &BTreeMap<String, Value>) -> Ver
     let written = serde_json::to_string(set).unwrap_or_default();
     let only_as_url = written.matches(saying::SECRET).count() == written.matches(&url).count();
     let in_a_key = set.keys().any(|key| key.contains(saying::SECRET));
-    so(!only_as_url || in_a_key || !text.contains(saying::SECRET), || format!("a password is repeated: {text}"))
+    so(!only_as_url || in_a_key || !text.contains(saying::SECRET), || {
+        format!("a password is repeated: {text}")
+    })
 }

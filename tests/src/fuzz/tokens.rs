@@ -13,7 +13,18 @@ const NOW: Timestamp = Timestamp(1_763_840_236_000);
 /// The operator's token. A seed has it.
 const OPERATOR: &str = "operator-0123456789";
 /// Words of tokens.
-pub(super) const WORDS: &[&str] = &["Bearer ", "bearer ", "Basic ", "l.", "i.", ".", OPERATOR, "1763840236001", "-1", "9223372036854775807"];
+pub(super) const WORDS: &[&str] = &[
+    "Bearer ",
+    "bearer ",
+    "Basic ",
+    "l.",
+    "i.",
+    ".",
+    OPERATOR,
+    "1763840236001",
+    "-1",
+    "9223372036854775807",
+];
 
 /// Nobody is let in but with exactly what was given out. The seeds have been given out by the same keys.
 pub(super) fn shown(input: &[u8]) -> Verdict {
@@ -36,9 +47,10 @@ pub(super) fn shown(input: &[u8]) -> Verdict {
     }
     if let Ok(chosen) = OperatorToken::new(&header) {
         let length = header.trim().len();
-        so((OPERATOR_TOKEN_MIN..=TOKEN_MAX).contains(&length) && chosen.is(header.trim()), || {
-            "an operator's token that nobody can show".to_owned()
-        })?;
+        so(
+            (OPERATOR_TOKEN_MIN..=TOKEN_MAX).contains(&length) && chosen.is(header.trim()),
+            || "an operator's token that nobody can show".to_owned(),
+        )?;
     }
     // Whatever ids the bytes make: what is given out is taken.
     let mut bytes = [0; 16];

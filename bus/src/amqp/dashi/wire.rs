@@ -159,7 +159,9 @@ fn request(properties: &BasicProperties, body: &[u8]) -> Result<(String, Map<Str
         Some(Value::Object(args)) => Ok((op, args)),
         Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
             let shown: String = op.chars().take(OP_SHOWN).collect();
-            Err(Problem::type_error(format!("{shown}() arguments must be a mapping of names to values")))
+            Err(Problem::type_error(format!(
+                "{shown}() arguments must be a mapping of names to values"
+            )))
         }
     }
 }
