@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use epu_controller::spec::{self, Known};
-use epu_core::input::Tree;
+use epu_core::input::{TEXT_MAX, Tree};
 use epu_core::{SiteName, Span};
 use epu_decision_engines::Registry;
 use serde_json::{Value, json};
@@ -95,7 +95,7 @@ pub(super) fn yaml(input: &[u8]) -> Verdict {
     // Where aliases unfolded, the text may be longer than what is read.
     let written = tree.value().to_string();
     let is_plain = !written.chars().any(char::is_control);
-    if is_plain && written.len() <= 2 * text.len() + 1_000 {
+    if is_plain && written.len() <= TEXT_MAX.min(2 * text.len() + 1_000) {
         let again = Tree::read(FILE, &written).map_err(|flaws| format!("as JSON it is not read again: {flaws}: {written}"))?;
         so(again.value() == tree.value(), || {
             format!("as JSON it is another: {written} and {}", again.value())

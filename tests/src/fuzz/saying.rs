@@ -2,14 +2,14 @@
 
 use epu_core::Fault;
 use epu_core::code::CODES;
-use epu_core::input::{DEPTH_MAX, FOUND_MAX, Flaw, Flaws, Tree};
+use epu_core::input::{DEPTH_MAX, FOUND_MAX, Flaw, Flaws, TEXT_MAX, Tree};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{Verdict, so};
 
 /// The longest text of a fault that refuses input, in characters: what is repeated of the input is shorter.
-const TEXT_MAX: usize = 1_000;
+const FAULT_TEXT_MAX: usize = 1_000;
 /// The longest text of one flaw, in characters: it may list what is known in its place, and ends with a mark where it was cut.
 const FLAW_MAX: usize = 2_001;
 /// The longest path of one flaw, in characters: a key is shown up to 80 characters, each of which may be escaped.
@@ -27,7 +27,7 @@ pub(super) fn known_code(code: &str) -> Verdict {
 /// A code that is documented, and a text of bounded length.
 pub(super) fn fault(fault: &Fault) -> Verdict {
     known_code(&fault.code)?;
-    bounded(&fault.text, TEXT_MAX)
+    bounded(&fault.text, FAULT_TEXT_MAX)
 }
 
 /// A text that says something and not too much.
@@ -47,6 +47,10 @@ pub(super) fn flaws(flaws: &Flaws, text: &str) -> Verdict {
     so((1..=FOUND_MAX).contains(&count), || format!("refused with {count} flaws"))?;
     let lengths: Vec<usize> = text.split('\n').map(|line| line.chars().count()).collect();
     for flaw in flaws.as_slice() {
+        // A text that is too long is not looked at.
+        if text.len() > TEXT_MAX {
+            break;
+        }
         place(flaw, &lengths).map_err(|why| format!("{why}: {flaw}"))?;
         bounded(&flaw.text, FLAW_MAX)?;
         bounded(flaw.help.as_deref().unwrap_or("none"), FLAW_MAX)?;
