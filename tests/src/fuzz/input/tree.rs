@@ -58,7 +58,7 @@ fn change(root: &mut Value, edit: u8, (a, b, c): (u32, u32, u16), word: &str) {
         5 => {
             for level in 0..c % NEST_MOST {
                 let inner = at.take();
-                *at = if (level + c) % 2 == 0 {
+                *at = if (level ^ c) % 2 == 0 {
                     Value::Array(vec![inner])
                 } else {
                     Value::Object(Map::from_iter([("a".to_owned(), inner)]))
