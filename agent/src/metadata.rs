@@ -309,8 +309,9 @@ struct Action {
 }
 
 /// When the machine goes, by its own clock. The notice names a time by the site's clock: one that is past, or further ahead than notices
-/// are given, shows that this machine's clock is wrong, and then the time that every notice gives counts from now.
-fn notice(text: &str, now: Timestamp) -> Option<Timestamp> {
+/// are given, shows that this machine's clock is wrong, and then the time that every notice gives counts from now. None when it is no notice.
+#[must_use]
+pub fn notice(text: &str, now: Timestamp) -> Option<Timestamp> {
     let action: Action = serde_json::from_str(text).ok()?;
     if !matches!(action.action.as_str(), "terminate" | "stop" | "hibernate") {
         return None;

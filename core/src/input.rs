@@ -9,7 +9,8 @@
 //! without a value is not the same as a key left out.
 //!
 //! **Limits**: [`TEXT_MAX`] bytes of text, [`DEPTH_MAX`] levels, one document, and a bound on what aliases may unfold to, so that no
-//! file, however short, makes a service run out of memory.
+//! file, however short, makes a service run out of memory. For the same reason places are kept as a tree beside the values, and not under the
+//! whole path of each: long keys around a long list would be kept once for each item of it. Flaws are collected up to [`FOUND_MAX`].
 
 mod check;
 mod flaw;
@@ -29,6 +30,13 @@ pub use schema::{SPAN_FORMAT, schema_of, strict};
 pub const TEXT_MAX: usize = 4 * 1024 * 1024;
 /// The deepest nesting. A file with pools needs about ten levels.
 pub const DEPTH_MAX: usize = 64;
+/// The most flaws that are collected; the rest is not looked for. Far more than anybody mends at once. Too high: a long file of nothing but
+/// faults takes many times its own memory.
+pub const FOUND_MAX: usize = 1_000;
+/// The longest text of a flaw, and of its advice, in characters.
+const FLAW_MAX: usize = 2_000;
+/// The longest key that is shown whole in a path, in characters.
+const KEY_SHOWN_MAX: usize = 80;
 /// How many values aliases (`*name`) may unfold to, and how many values there may be in all.
 const ALIASED_MAX: usize = 50_000;
 const VALUES_MAX: usize = 500_000;
@@ -56,8 +64,23 @@ pub struct Place {
 pub struct Tree {
     file: String,
     value: Value,
-    places: BTreeMap<String, Place>,
+    /// None: it was not read from a text.
+    root: Option<Spot>,
     repeated: Vec<Flaw>,
+}
+
+/// Where a value stands, and where what is in it does.
+#[derive(Debug, Clone)]
+struct Spot {
+    place: Place,
+    inside: Inside,
+}
+
+#[derive(Debug, Clone)]
+enum Inside {
+    Nothing,
+    List(Vec<Spot>),
+    Map(BTreeMap<String, Spot>),
 }
 
 impl Tree {
@@ -75,7 +98,7 @@ impl Tree {
         Self {
             file: file.to_owned(),
             value,
-            places: BTreeMap::new(),
+            root: None,
             repeated: Vec::new(),
         }
     }
@@ -104,23 +127,32 @@ impl Tree {
     /// Where the value at a JSON pointer stands, or the nearest thing that contains it.
     #[must_use]
     pub fn place(&self, pointer: &str) -> Place {
-        let mut at = pointer;
-        loop {
-            if let Some(place) = self.places.get(at) {
-                return *place;
-            }
-            match at.rfind('/') {
-                Some(parent) => at = &at[..parent],
-                None => return Place::default(),
+        self.find(pointer).0
+    }
+
+    /// Where it stands and whether it exists.
+    fn find(&self, pointer: &str) -> (Place, bool) {
+        let Some(mut at) = self.root.as_ref() else {
+            return (Place::default(), false);
+        };
+        for key in pointer.split('/').skip(1) {
+            let next = match &at.inside {
+                Inside::Nothing => None,
+                Inside::List(items) => key.parse().ok().and_then(|n: usize| items.get(n)),
+                Inside::Map(entries) => entries.get(&key.replace("~1", "/").replace("~0", "~")),
+            };
+            match next {
+                Some(next) => at = next,
+                None => return (at.place, false),
             }
         }
+        (at.place, true)
     }
 
     /// A flaw at the value that a JSON pointer names; at the nearest thing that contains it when it does not exist.
     #[must_use]
     pub fn flaw(&self, pointer: &str, text: impl Into<String>) -> Flaw {
-        let place = self.place(pointer);
-        let exists = self.places.contains_key(pointer);
+        let (place, exists) = self.find(pointer);
         let mark = if exists { place.value } else { place.key.unwrap_or(place.value) };
         self.flaw_at(mark, pointer, text.into())
     }
@@ -138,7 +170,8 @@ impl Tree {
             line: mark.line,
             column: mark.column,
             path: dotted(pointer),
-            text,
+            // Whoever finds a fault repeats what he found, which may be long, or hold a password.
+            text: shortened(flaw::without_passwords(&text), FLAW_MAX),
             help: None,
         }
     }
@@ -164,7 +197,8 @@ fn push(pointer: &mut String, key: &str) {
 fn dotted(pointer: &str) -> String {
     let mut path = String::new();
     for key in pointer.split('/').skip(1) {
-        let key = key.replace("~1", "/").replace("~0", "~");
+        let key = flaw::without_passwords(&key.replace("~1", "/").replace("~0", "~"));
+        let key = shortened(key, KEY_SHOWN_MAX);
         if !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()) {
             path.push_str(&format!("[{key}]"));
             continue;
@@ -179,6 +213,14 @@ fn dotted(pointer: &str) -> String {
         }
     }
     path
+}
+
+/// At most so many characters of a text.
+fn shortened(text: String, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use rustix::time::{ClockId, clock_gettime};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::secret::strike_password;
+
 /// A point in time: milliseconds since 1970-01-01 UTC, which is also its stored and wire form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -134,12 +136,27 @@ impl<'de> Deserialize<'de> for Span {
 impl std::str::FromStr for Span {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let length = humantime::parse_duration(text)
-            .map_err(|e| format!("{text:?} is not a length of time ({e}): write 500ms, 30s, 5m or 1h 30m"))?;
+        // What stands where a length of time is wanted may be anything, also an address with a password.
+        let shown = || short(&strike_password(text), SHOWN_MAX);
+        let length = humantime::parse_duration(text).map_err(|error| {
+            let why = short(&error.to_string(), WHY_MAX);
+            format!("{:?} is not a length of time ({why}): write 500ms, 30s, 5m or 1h 30m", shown())
+        })?;
         if length > Duration::from_secs(366 * 86_400) {
-            return Err(format!("{text:?} is longer than a year"));
+            return Err(format!("{:?} is longer than a year", shown()));
         }
         Ok(Self(length))
+    }
+}
+
+/// How much is repeated of a text that is no length of time, and of the reason, in characters.
+const SHOWN_MAX: usize = 60;
+const WHY_MAX: usize = 200;
+
+fn short(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -446,4 +446,6 @@ fn rules(tree: &Tree, base: &Path, flaws: &mut Vec<Flaw>) {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

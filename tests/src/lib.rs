@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod ec2_runs;
 pub mod fake_ec2;
 pub mod fleet;
+pub mod fuzz;
 pub mod installation;
 pub mod keeper;
 pub mod moto;

@@ -101,7 +101,7 @@ impl Management {
                     at("the answer is far too long for a queue; is that a management API?"),
                 ),
             })?;
-        understood(status, &answer).map_err(|(code, what)| Fault::new(code, at(&what)))
+        understood(status.as_u16(), &answer).map_err(|(code, what)| Fault::new(code, at(&what)))
     }
 
     fn address(&self) -> Result<Address, Fault> {
@@ -153,8 +153,11 @@ fn uncounted(state: &str) -> (&'static str, String) {
     ("queue-uncounted", text)
 }
 
-/// The number in an answer, or a code and what to say.
-fn understood(status: StatusCode, answer: &[u8]) -> Result<u64, (&'static str, String)> {
+/// The number of messages in an answer with this status, which is never guessed.
+///
+/// # Errors
+/// A code and what to say.
+pub fn understood(status: u16, answer: &[u8]) -> Result<u64, (&'static str, String)> {
     let said = || {
         serde_json::from_slice::<Refusal>(answer)
             .ok()
@@ -163,6 +166,9 @@ fn understood(status: StatusCode, answer: &[u8]) -> Result<u64, (&'static str, S
                 || shortened(String::from_utf8_lossy(answer).trim(), 200),
                 |refusal| shortened(&refusal.reason, 200),
             )
+    };
+    let Ok(status) = StatusCode::from_u16(status) else {
+        return Err(("management-failed", format!("{status} is no status; is that a management API?")));
     };
     match status {
         StatusCode::OK => {
@@ -237,8 +243,7 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_number_is_a_fault_and_not_zero() {
-        let read =
-            |status: u16, answer: &str| understood(StatusCode::from_u16(status).unwrap(), answer.as_bytes()).map_err(|(code, _)| code);
+        let read = |status: u16, answer: &str| understood(status, answer.as_bytes()).map_err(|(code, _)| code);
         assert_eq!(read(200, r#"{"messages": 7, "state": "running"}"#), Ok(7));
         assert_eq!(read(200, r#"{"messages": 0}"#), Ok(0));
         assert_eq!(read(200, r#"{"state": "running"}"#), Err("queue-uncounted"));
@@ -259,7 +264,7 @@ mod tests {
         );
         assert_eq!(read(500, "oops"), Err("management-failed"));
         assert_eq!(read(301, ""), Err("management-failed"));
-        let (_, text) = understood(StatusCode::UNAUTHORIZED, br#"{"error":"not_authorised","reason":"Login failed"}"#).unwrap_err();
+        let (_, text) = understood(401, br#"{"error":"not_authorised","reason":"Login failed"}"#).unwrap_err();
         assert!(text.contains("Login failed"), "{text}");
     }
 }

@@ -5,7 +5,7 @@ use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use serde_json::Value;
 
 use super::flaw::without_passwords;
-use super::{Flaw, SPAN_FORMAT, Tree, nearest, push};
+use super::{FOUND_MAX, Flaw, SPAN_FORMAT, Tree, nearest, push, shortened};
 use crate::id::NAME_PATTERN;
 use crate::secret::REF_PATTERN;
 use crate::time::{SPAN_PATTERN, Span};
@@ -24,6 +24,9 @@ pub fn check(tree: &Tree, schema: &Value) -> Vec<Flaw> {
     match validator {
         Ok(validator) => {
             for error in validator.iter_errors(&tree.value) {
+                if flaws.len() >= FOUND_MAX {
+                    break;
+                }
                 Check { tree, schema }.explain(&error, &mut flaws);
             }
         }
@@ -52,7 +55,7 @@ impl Check<'_> {
         let flaw = match error.kind() {
             Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
                 if self.beside(error, "patternProperties").and_then(|p| p.get(NAME_PATTERN)).is_some() {
-                    flaws.extend(unexpected.iter().map(|key| self.bad_name(at, key)));
+                    flaws.extend(unexpected.iter().take(FOUND_MAX).map(|key| self.bad_name(at, key)));
                     return;
                 }
                 let known = self.beside(error, "properties");
@@ -62,7 +65,7 @@ impl Check<'_> {
                     .flatten()
                     .map(|(key, _)| key.as_str())
                     .collect();
-                flaws.extend(unexpected.iter().map(|key| self.unknown_key(at, key, &known)));
+                flaws.extend(unexpected.iter().take(FOUND_MAX).map(|key| self.unknown_key(at, key, &known)));
                 return;
             }
             Kind::Required { property } => {
@@ -228,7 +231,7 @@ impl Check<'_> {
                 .any(|e| matches!(e.kind(), Kind::Type { .. }) && e.instance_path().as_str() == at);
             (of_another_type, branch.len())
         });
-        for error in meant.into_iter().flatten() {
+        for error in meant.into_iter().flatten().take(FOUND_MAX) {
             self.explain(error, flaws);
         }
     }
@@ -274,14 +277,10 @@ fn described(found: &Value) -> String {
 fn shown(value: &Value) -> String {
     let text = match value {
         Value::String(text) => format!("{:?}", without_passwords(text)),
-        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
+        Value::Array(_) | Value::Object(_) => without_passwords(&value.to_string()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
     };
-    if text.chars().count() <= SHOWN_MAX {
-        return text;
-    }
-    let mut short: String = text.chars().take(SHOWN_MAX).collect();
-    short.push('…');
-    short
+    shortened(text, SHOWN_MAX)
 }
 
 fn not_a_span(found: &Value) -> String {

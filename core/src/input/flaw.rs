@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::{FLAW_MAX, FOUND_MAX, shortened};
 use crate::code::Fault;
 
 /// How many faults are shown; the rest is counted. Nobody mends more at once.
@@ -30,7 +31,7 @@ impl Flaw {
     /// The same flaw with advice.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(shortened(without_passwords(&help.into()), FLAW_MAX));
         self
     }
 
@@ -66,11 +67,12 @@ impl fmt::Display for Flaw {
 pub struct Flaws(Vec<Flaw>);
 
 impl Flaws {
-    /// All of these; none when there are none.
+    /// All of these, up to [`FOUND_MAX`]; none when there are none.
     #[must_use]
     pub fn found(mut flaws: Vec<Flaw>) -> Option<Self> {
         flaws.sort();
         flaws.dedup();
+        flaws.truncate(FOUND_MAX);
         (!flaws.is_empty()).then_some(Self(flaws))
     }
 
@@ -139,6 +141,7 @@ impl Flaws {
     fn rest(&self) -> String {
         match self.0.len().saturating_sub(SHOWN_MAX) {
             0 => String::new(),
+            more if self.0.len() >= FOUND_MAX => format!("and {more} more, and perhaps others\n"),
             more => format!("and {more} more\n"),
         }
     }

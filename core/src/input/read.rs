@@ -9,7 +9,10 @@ use serde_json::{Map, Number, Value};
 use serde_yaml::options::DuplicateKeyPolicy;
 use serde_yaml::{Location, Options, Spanned};
 
-use super::{ALIASED_MAX, DEPTH_MAX, Flaw, Flaws, Mark, Place, TEXT_MAX, Tree, VALUES_MAX, push};
+use super::flaw::without_passwords;
+use super::{
+    ALIASED_MAX, DEPTH_MAX, FLAW_MAX, FOUND_MAX, Flaw, Flaws, Inside, Mark, Place, Spot, TEXT_MAX, Tree, VALUES_MAX, push, shortened,
+};
 
 /// Any YAML value with its place.
 struct Node(Spanned<Content>);
@@ -129,14 +132,15 @@ pub(super) fn read(file: &str, text: &str) -> Result<Tree, Flaws> {
         };
         let mark = error.location().map_or(Mark { line: 1, column: 1 }, |location| mark(&location));
         let (text, help) = words(error.without_snippet());
-        let flaw = flaw(mark, text);
+        let flaw = flaw(mark, shortened(without_passwords(&text), FLAW_MAX));
         match help {
             Some(help) => flaw.help(help),
             None => flaw,
         }
     })?;
     let mut tree = Tree::of(file, Value::Null);
-    tree.value = place(root, None, &mut String::new(), &mut tree);
+    let (value, root) = place(root, None, &mut String::new(), &mut tree);
+    (tree.value, tree.root) = (value, Some(root));
     Ok(tree)
 }
 
@@ -225,39 +229,45 @@ fn mark(location: &Location) -> Mark {
 }
 
 /// Takes the values out of a node and notes where each stands.
-fn place(node: Node, key: Option<Mark>, pointer: &mut String, tree: &mut Tree) -> Value {
+fn place(node: Node, key: Option<Mark>, pointer: &mut String, tree: &mut Tree) -> (Value, Spot) {
     let value = mark(&node.0.referenced);
-    tree.places.insert(pointer.clone(), Place { key, value });
+    let stands = Place { key, value };
     let here = pointer.len();
-    match node.0.value {
-        Content::Scalar(value) => value,
+    let (value, inside) = match node.0.value {
+        Content::Scalar(value) => (value, Inside::Nothing),
         Content::List(items) => {
-            let mut list = Vec::with_capacity(items.len());
+            let (mut list, mut spots) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
             for (i, item) in items.into_iter().enumerate() {
                 push(pointer, &i.to_string());
-                list.push(place(item, None, pointer, tree));
+                let (value, spot) = place(item, None, pointer, tree);
+                list.push(value);
+                spots.push(spot);
                 pointer.truncate(here);
             }
-            Value::Array(list)
+            (Value::Array(list), Inside::List(spots))
         }
         Content::Map(entries) => {
             let mut map = Map::new();
-            let mut first: BTreeMap<String, Mark> = BTreeMap::new();
+            let mut spots: BTreeMap<String, Spot> = BTreeMap::new();
             for (key, value) in entries {
                 let at = mark(&key.referenced);
                 push(pointer, &key.value);
-                if let Some(before) = first.get(&key.value) {
-                    let text = format!("the key stands here a second time; the first is on line {}", before.line);
-                    let flaw = tree.flaw_at(at, pointer, text);
-                    tree.repeated.push(flaw);
+                if let Some(before) = spots.get(&key.value) {
+                    let line = before.place.key.map_or(0, |key| key.line);
+                    let text = format!("the key stands here a second time; the first is on line {line}");
+                    if tree.repeated.len() < FOUND_MAX {
+                        let flaw = tree.flaw_at(at, pointer, text);
+                        tree.repeated.push(flaw);
+                    }
                 } else {
-                    let value = place(value, Some(at), pointer, tree);
-                    first.insert(key.value.clone(), at);
+                    let (value, spot) = place(value, Some(at), pointer, tree);
+                    spots.insert(key.value.clone(), spot);
                     map.insert(key.value, value);
                 }
                 pointer.truncate(here);
             }
-            Value::Object(map)
+            (Value::Object(map), Inside::Map(spots))
         }
-    }
+    };
+    (value, Spot { place: stands, inside })
 }

@@ -157,9 +157,12 @@ fn request(properties: &BasicProperties, body: &[u8]) -> Result<(String, Map<Str
     match request.remove("args") {
         None | Some(Value::Null) => Ok((op, Map::new())),
         Some(Value::Object(args)) => Ok((op, args)),
-        Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => Err(Problem::type_error(format!(
-            "{op}() arguments must be a mapping of names to values"
-        ))),
+        Some(Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_)) => {
+            let shown: String = op.chars().take(OP_SHOWN).collect();
+            Err(Problem::type_error(format!(
+                "{shown}() arguments must be a mapping of names to values"
+            )))
+        }
     }
 }
 

@@ -366,4 +366,48 @@ mod tests {
         assert_eq!(group.agent().unwrap().pid, 10);
         assert_eq!(groups.len(), 1);
     }
+
+    proptest::proptest! {
+        /// What stands in `/proc` is written by strangers: their names, and their environments.
+        #[test]
+        fn any_process_may_call_itself_anything(
+            name in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+            numbers in proptest::collection::vec(0_u64..6_000_000_000, 0..24),
+            state in "[A-Za-z]",
+        ) {
+            let mut line = b"7 (".to_vec();
+            line.extend(&name);
+            line.extend(b") ");
+            line.extend(state.bytes());
+            for number in &numbers {
+                line.extend(format!(" {number}").bytes());
+            }
+            let read = parse_stat(7, &line);
+            if let Some((process, _)) = read {
+                proptest::prop_assert_eq!((Some(&u64::from(process.session)), Some(&process.started)), (numbers.get(2), numbers.get(18)));
+            }
+            let readable = numbers.len() > 18 && u32::try_from(numbers[2]).is_ok();
+            proptest::prop_assert_eq!(read.is_some(), readable);
+            // Cut anywhere, it is no panic.
+            for end in 0..line.len() {
+                let _read = parse_stat(7, &line[..end]);
+            }
+        }
+
+        #[test]
+        fn only_an_environment_with_our_tags_is_ours(
+            entries in proptest::collection::vec("(EPU_INSTALLATION|EPU_INSTANCE|EPU_LAUNCH|EPU_INDEX|X)?=?(ours|theirs|7|-1|0198f000-0000-7000-8000-000000000001|[a-z=]{0,5})", 0..8),
+            rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..30),
+            uptime in ".{0,20}",
+        ) {
+            let mut environment = entries.join("\0").into_bytes();
+            environment.push(0);
+            environment.extend(&rest);
+            let is_ours = tag_in(&environment, "ours");
+            let says_so = entries.iter().any(|entry| entry == "EPU_INSTALLATION=ours")
+                && entries.iter().any(|entry| entry.starts_with("EPU_INSTANCE=0198f000"));
+            proptest::prop_assert!(is_ours.is_none() || says_so || rest.windows(4).any(|word| word == b"EPU_"));
+            let _ticks = parse_uptime(&uptime);
+        }
+    }
 }

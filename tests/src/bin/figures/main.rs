@@ -13,6 +13,7 @@ mod clock;
 mod ec2;
 mod failover;
 mod first;
+mod fuzz;
 mod heartbeats;
 mod idle;
 mod launch;
@@ -160,6 +161,11 @@ const ALL: &[Measurement] = &[
         names: &["ec2-200-faulty-runs-broken"],
         long: true,
         run: ec2::measure_losing,
+    },
+    Measurement {
+        names: &["fuzz-million-cases"],
+        long: true,
+        run: fuzz::measure,
     },
     Measurement {
         names: &["first-command"],
