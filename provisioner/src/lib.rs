@@ -11,6 +11,7 @@
 
 mod agents;
 mod book;
+mod checking;
 pub mod config;
 mod doors;
 mod error;

@@ -525,6 +525,7 @@ impl World {
                 })
                 .collect(),
             min: 1,
+            max: None,
             epoch: 0,
         }
     }

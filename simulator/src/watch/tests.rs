@@ -45,6 +45,7 @@ fn launch(n: u128, instances: &[InstanceId]) -> Launch {
                 })
                 .collect(),
             min: 1,
+            max: None,
             epoch: 0,
         },
         accepted_at: Timestamp(0),
