@@ -247,6 +247,7 @@ impl World {
             if cut { "cannot be reached" } else { "can be reached" }
         ));
         self.net.cut_off(service, cut);
+        self.watch.reached(service, !cut, self.clock.now());
         self
     }
 
