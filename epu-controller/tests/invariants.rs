@@ -191,7 +191,8 @@ fn keep(n: u32) -> Value {
 #[tokio::test(start_paused = true)]
 async fn i3_a_busy_worker_that_was_chosen_to_go() {
     let rig = Rig::new(&keep(1)).await;
-    rig.tell(State::Running, 3, |instance| instance.ready_at = Some(rig.clock.now())).await;
+    rig.tell(State::Running, 3, |instance| instance.ready_at = Some(rig.clock.now()))
+        .await;
     assert_eq!(rig.counted(), []);
     rig.tell(State::Terminating, 4, |instance| {
         instance.ready_at = Some(rig.clock.now());
@@ -282,5 +283,8 @@ async fn a_launch_says_its_pools_maximum_and_a_budget_holds_it_back() {
     );
     rig.elapse(3_600).await;
     let held = rig.violations.of(Invariant::I6);
-    assert_eq!(held, 1, "of `web`, which the provisioner forgot; what the budget holds up is explained");
+    assert_eq!(
+        held, 1,
+        "of `web`, which the provisioner forgot; what the budget holds up is explained"
+    );
 }

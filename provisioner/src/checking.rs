@@ -83,17 +83,16 @@ pub(crate) async fn unintended(store: &dyn Store, call: &IaasLaunch, epoch: u64)
     let Ok(Ok(recorded)) = asked else { return None };
     let ids = |launch: &Launch| launch.request.instances.iter().map(|wanted| wanted.id).collect::<Vec<_>>();
     let recorded = recorded.map(|launch| (ids(&launch), launch.epoch));
-    let recorded = recorded.as_ref().map(|(instances, epoch)| Intention {
-        instances,
-        epoch: *epoch,
-    });
+    let recorded = recorded.as_ref().map(|(instances, epoch)| Intention { instances, epoch: *epoch });
     let instances = &call.instances;
     invariant::intended(call.launch, Intention { instances, epoch }, recorded)
 }
 
 /// I7: machines that are to be ended and are those of instances which live and are not being ended.
 pub(crate) fn ended_against_records(site: &Site, book: &Book) -> Vec<(String, Violation)> {
-    let Some(on_site) = book.on_site(&site.name) else { return Vec::new() };
+    let Some(on_site) = book.on_site(&site.name) else {
+        return Vec::new();
+    };
     let check = |machine: &String| {
         let instance = on_site.machines.get(machine).and_then(|id| book.get(*id));
         let violation = invariant::ended_as_recorded(machine, instance.map(AsRef::as_ref))?;
@@ -171,7 +170,9 @@ impl Service {
     /// I1: machines of one list that are a second one of an instance whose own is in that list too.
     pub(crate) fn count_doubles(&mut self, site: &SiteName, strays: &[Machine], present: &BTreeSet<String>) {
         let second = |machine: &Machine| {
-            let instance = self.tagged(machine).filter(|instance| instance.is_live() && instance.site == *site)?;
+            let instance = self
+                .tagged(machine)
+                .filter(|instance| instance.is_live() && instance.site == *site)?;
             let own = instance.machine.as_ref()?;
             let runs = matches!(machine.state, MachineState::Pending | MachineState::Running);
             let is_second = runs && machine.launch == Some(instance.launch) && *own != machine.id && present.contains(own);

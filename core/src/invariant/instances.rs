@@ -121,7 +121,10 @@ pub fn confirmed_gone(instance: &Instance, confirmed: bool) -> Option<Violation>
     }
     broken(
         Invariant::I12,
-        format!("instance {} is TERMINATED and its site has not said that its machine is gone", instance.id),
+        format!(
+            "instance {} is TERMINATED and its site has not said that its machine is gone",
+            instance.id
+        ),
     )
 }
 

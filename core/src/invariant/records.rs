@@ -46,7 +46,10 @@ pub fn reproduces(pool: &PoolName, recorded: (u32, &[Reason]), again: Option<(u3
         Some(again) if again == recorded => None,
         Some((desired, _)) => broken(
             Invariant::I8,
-            format!("pool {pool}: shown the same again, {} became {desired}, or its reasons others", recorded.0),
+            format!(
+                "pool {pool}: shown the same again, {} became {desired}, or its reasons others",
+                recorded.0
+            ),
         ),
         None => broken(
             Invariant::I8,

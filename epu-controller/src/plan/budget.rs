@@ -68,7 +68,9 @@ impl Purse {
 fn spent(view: &View, plan: &Plan) -> f64 {
     let pool = &view.pool;
     let ended = plan.terminate.iter().flat_map(|(_, ids)| ids);
-    let given_back = ended.filter_map(|(id, _)| view.member(*id)).map(|member| pool.price_of(member.placed_by()));
+    let given_back = ended
+        .filter_map(|(id, _)| view.member(*id))
+        .map(|member| pool.price_of(member.placed_by()));
     invariant::spend(pool, view.paid()) - given_back.sum::<f64>()
 }
 
@@ -78,7 +80,11 @@ fn whole(amount: f64) -> u32 {
         return 0;
     }
     let most = amount.floor().min(f64::from(u32::MAX));
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 1 and the largest there is")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is between 1 and the largest there is"
+    )]
     let whole = most as u32;
     whole
 }

@@ -96,7 +96,13 @@ impl Store for Forgetful {
         self.inner.accepted(ids).await
     }
 
-    async fn record_launch(&self, launch: &Launch, instances: &[Arc<Instance>], journal: Vec<Entry>, terms: &[Term]) -> Result<bool, Error> {
+    async fn record_launch(
+        &self,
+        launch: &Launch,
+        instances: &[Arc<Instance>],
+        journal: Vec<Entry>,
+        terms: &[Term],
+    ) -> Result<bool, Error> {
         self.inner.record_launch(launch, instances, journal, terms).await
     }
 

@@ -13,9 +13,7 @@ use crate::forgetful::Forgetful;
 use crate::world::{CONTROLLER, World};
 
 fn counted(world: &World) -> Vec<(Invariant, u64)> {
-    let all = ALL
-        .into_iter()
-        .map(|invariant| (invariant, world.metrics.violations.of(invariant)));
+    let all = ALL.into_iter().map(|invariant| (invariant, world.metrics.violations.of(invariant)));
     all.filter(|(_, n)| *n > 0).collect()
 }
 
@@ -106,7 +104,11 @@ async fn i7_a_launch_that_the_store_does_not_have_is_not_called() {
     store.forgets.store(false, Ordering::Relaxed);
     let counted_then = counted(&world);
     world.elapse(120).await;
-    assert_eq!((world.site.calls(), world.site.running()), (1, 1), "once the store has it, it is called");
+    assert_eq!(
+        (world.site.calls(), world.site.running()),
+        (1, 1),
+        "once the store has it, it is called"
+    );
     assert_eq!(counted(&world), counted_then);
 }
 

@@ -103,7 +103,9 @@ impl Watch {
             return;
         }
         let alive: BTreeSet<InstanceId> = self.machines.look(|all| {
-            let works = all.values().filter(|m| m.is_there() && m.body().is_some_and(|body| body.worker_lives()));
+            let works = all
+                .values()
+                .filter(|m| m.is_there() && m.body().is_some_and(|body| body.worker_lives()));
             works.filter_map(|machine| machine.instance).collect()
         });
         let mut crews: BTreeMap<PoolName, Crew> = BTreeMap::new();

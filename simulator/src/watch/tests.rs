@@ -254,7 +254,7 @@ fn i6_a_pool_that_is_stuck_off_its_aim_and_nobody_says_why() {
     });
     let within = invariant::converge_within(&world.pool().pool);
     let begin = world.now();
-    let mut look = |after: Duration| {
+    let look = |after: Duration| {
         let at = begin + after;
         world.watch().tick(Timestamp(at.0 - at.0.rem_euclid(10_000)));
     };
@@ -346,7 +346,11 @@ fn what_is_refused_changes_nothing() {
     let mut world = world();
     assert!(world.try_reconfigure("max", 0).is_err());
     assert!(world.try_reconfigure("limits.budget", 5.0).is_err(), "without a price");
-    assert!(world.try_add(POOL, &json!({ "template": "worker", "max": 1, "engine": { "keep": { "n": 1 } } })).is_err());
+    assert!(
+        world
+            .try_add(POOL, &json!({ "template": "worker", "max": 1, "engine": { "keep": { "n": 1 } } }))
+            .is_err()
+    );
     world.elapse(seconds(1));
 }
 

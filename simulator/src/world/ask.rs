@@ -128,7 +128,7 @@ impl World {
         if let Err(error) = self.runtime.block_on(taking) {
             panic!("usurp: {error}");
         }
-        self.watch.works("leadership", !there, self.clock.now());
+        self.watch.works("leadership", !there, self.now());
         self
     }
 
@@ -144,7 +144,11 @@ impl World {
     /// Asks something, and has it watched that what is refused changes nothing.
     pub(super) fn watched(&self, request: &Request, ask: impl FnOnce() -> Result<Value, Fault>) -> Result<Value, Fault> {
         let is_command = !request.is_question();
-        let now = || is_command.then(|| self.runtime.block_on(crate::watch::settings(&self.memory))).flatten();
+        let now = || {
+            is_command
+                .then(|| self.runtime.block_on(crate::watch::settings(&self.memory)))
+                .flatten()
+        };
         let before = now();
         let answer = ask();
         if is_command {
