@@ -55,7 +55,7 @@ async fn i1_says_nothing_of_a_site_that_does_not_answer() {
     world.elapse(600).await;
     world.site.look().list_fails = false;
     world.site.look().fails.clear();
-    world.elapse(100).await;
+    world.elapse(400).await;
     assert_eq!((world.site.running(), counted(&world)), (0, vec![]));
 }
 
