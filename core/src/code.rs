@@ -38,6 +38,14 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether what was asked was turned down, so that nothing may come of it. After anything else it is not known what was done.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self.code.as_ref(), "internal" | "no-contact" | "store-failed" | "timeout")
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} ({})", self.text, self.code)

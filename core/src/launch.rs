@@ -60,6 +60,9 @@ pub struct LaunchRequest {
     pub instances: Vec<Wanted>,
     /// The fewest that make the launch worth having.
     pub min: u32,
+    /// The pool's maximum when this was decided, to be checked again where it is recorded; none: nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
     /// The sender's leadership term.
     #[serde(default)]
     pub epoch: u64,

@@ -54,7 +54,7 @@ pub struct MachineSpec {
     /// On-demand or spot; left out: on-demand.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub market: Option<Market>,
-    /// What an hour costs, for what is shown; no part of the request to the site.
+    /// What an hour costs, for what is shown and for `limits.budget`; no part of the request to the site.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0.0, max = 1_000_000.0))]
     pub price: Option<f64>,

@@ -142,6 +142,12 @@ pub struct Limits {
     pub launch_least: Option<u32>,
     /// How long it is remembered that a placement had no room. Then one launch of one instance tries it again.
     pub capacity_memory: Span,
+    /// Most that the pool's instances may cost an hour, by the `price` of their placements, which each of them is to have. Nothing is
+    /// launched that would cost more, except what keeps `min`. It limits growth and ends nobody: after it was lowered the pool stays as
+    /// large as it is, and who fails is not replaced until what is left, and the new one, cost less. Left out: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1_000_000_000.0))]
+    pub budget: Option<f64>,
 }
 
 impl Default for Limits {
@@ -162,6 +168,7 @@ impl Default for Limits {
             drain: Span::secs(3_600),
             launch_least: None,
             capacity_memory: Span::secs(300),
+            budget: None,
         }
     }
 }
@@ -390,6 +397,20 @@ pub struct Pool {
     /// Whose it is: operators who act for certain owners only may change nothing else. None: anyone's who may change pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+}
+
+impl Pool {
+    /// What an hour of an instance costs that was launched by the placement of this name, as its settings are now: at a placement that the
+    /// pool has no longer, as much as at the dearest that it has. Where no price is known it is nothing; a pool with a budget has them all.
+    #[must_use]
+    pub fn price_of(&self, placement: &str) -> f64 {
+        let price = |placement: &Placement| placement.machine.price.or(self.template.machine.price).unwrap_or(0.0);
+        let placements = &self.spec.placements;
+        match placements.iter().find(|known| known.called() == placement) {
+            Some(known) => price(known),
+            None => placements.iter().map(price).fold(0.0, f64::max),
+        }
+    }
 }
 
 /// A refresh that is under way: instances whose template version is not the pool's are replaced, by drain.

@@ -17,13 +17,14 @@ use epu_core::request::{DrainOrder, Ids, Request, Terminate};
 use epu_core::time::Timestamp;
 use epu_decision_engines::{Decision, Memory, Observation};
 use epu_store::{DecisionCommit, Outgoing, PoolMemory};
+use serde::Deserialize as _;
 use tracing::{debug, info};
 
 use crate::guards::Guards;
 use crate::managing::Managed;
 use crate::orders;
 use crate::outcomes::unparked;
-use crate::plan::{Batch, Plan, Wish, plan};
+use crate::plan::{Batch, Plan, Wish, budget, plan};
 use crate::service::Controller;
 use crate::spec::version_on;
 use crate::view::{Member, View};
@@ -69,6 +70,7 @@ impl Controller {
         let planned = plan(&wish);
         let readable = crate::view::unreadable(managed.view.readings(), &sensors, now).is_empty();
         let mut violations: Vec<Violation> = check(&managed.view, managed.target, &planned, readable);
+        violations.extend(budget::check(&managed.view, &planned));
         let (commands, actions) = commands(&planned, managed, name, &self.parts.random, now);
         let mut decided = Decided {
             at: now,
@@ -109,6 +111,7 @@ impl Controller {
             managed.target != Some(planned.target) || !managed.guards.says_the_same(&planned.guards) || managed.memory != decision.memory;
         if planned.acts() || differs {
             decided.observed = serde_json::to_value(&observation).unwrap_or_default();
+            violations.extend(replayed(managed, name, &decided));
             journal.push(Entry::new(now, "controller", Event::Decided(Box::new(decided.clone()))).of(name));
             let memory = PoolMemory {
                 target: Some(planned.target),
@@ -160,6 +163,7 @@ impl Controller {
             self.violated(&violation);
         }
         self.show_size(name);
+        self.steer(name, now);
         if let Some(at) = wake {
             self.wake(name, at.max(now + Duration::from_millis(1)));
         }
@@ -338,6 +342,15 @@ fn counted(action: &Action) -> (&'static str, u64) {
     (what, u64::try_from(n).unwrap_or(u64::MAX))
 }
 
+/// I8: the engine is shown what is about to be recorded, as it will be. That costs a call of the engine for each decision that is
+/// recorded, which is little beside recording it; looks that record nothing cost nothing.
+fn replayed(managed: &Managed, name: &PoolName, decided: &Decided) -> Option<Violation> {
+    let engine = managed.engine.as_ref()?;
+    let again = Observation::deserialize(&decided.observed).ok().map(|seen| engine.decide(&seen));
+    let again = again.as_ref().map(|again| (again.desired, again.reasons.as_slice()));
+    invariant::reproduces(name, (decided.desired, &decided.reasons), again)
+}
+
 /// What must be true of a plan, whatever engine it came from.
 fn check(view: &View, target: Option<u32>, plan: &Plan, readable: bool) -> Vec<Violation> {
     let ended = plan.terminate.iter().flat_map(|(_, ids)| ids).map(|(id, _)| id);
@@ -470,6 +483,7 @@ fn launch(
         template_version: version_on(pool, placement),
         instances: wanted.iter().map(instance).collect(),
         min: if is_enough { least } else { 1 },
+        max: Some(pool.spec.max),
         epoch: 0,
     }
 }

@@ -36,6 +36,7 @@ mod sending;
 pub mod service;
 pub mod show;
 pub mod spec;
+mod steering;
 pub mod view;
 
 pub use config::Config;

@@ -20,6 +20,7 @@ use crate::guards::Guards;
 use crate::outbox::Outbox;
 use crate::rollout::Versions;
 use crate::service::{BITE, Controller};
+use crate::steering::Steering;
 use crate::view::View;
 
 /// Pools in one fact, and what they come to when they are written out. Too high: a bus refuses to carry it. One pool that is larger
@@ -45,6 +46,8 @@ pub(crate) struct Managed {
     pub(crate) stint: u64,
     pub(crate) wake: Option<Timestamp>,
     pub(crate) statuses: BTreeMap<epu_core::SensorName, &'static str>,
+    /// How it comes to where it aims.
+    pub(crate) steering: Steering,
     /// A decision of which it is not known whether it was recorded.
     pub(crate) unsure: Option<Box<Attempt>>,
 }
@@ -216,6 +219,7 @@ impl Controller {
             stint: self.leads.stint,
             wake: None,
             statuses: BTreeMap::new(),
+            steering: Steering::default(),
             unsure: None,
         };
         let mut dropped = Vec::new();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use epu_core::PoolName;
+use epu_core::invariant::Violations;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -45,16 +46,24 @@ pub struct Metrics {
     pub leadership_changes: IntCounterVec,
     /// `epu_controller_refused_total{by}`: what was refused because somebody else leads: commands by the provisioner, writes by the store.
     pub refused: IntCounterVec,
-    /// `epu_invariant_violations_total{invariant}`: something that must always be true was not.
-    pub violations: IntCounterVec,
+    /// `epu_invariant_violations_total{invariant}`, shared by all services of a process: whoever puts it together registers it.
+    pub violations: Violations,
 }
 
 impl Metrics {
-    /// Makes them.
+    /// Makes them, violations counted apart from everybody else's.
     ///
     /// # Errors
     /// Never in practice: the names are constants.
     pub fn new() -> Result<Self, prometheus::Error> {
+        Self::with(Violations::new()?)
+    }
+
+    /// Makes them, but for violations: they are counted here.
+    ///
+    /// # Errors
+    /// Never in practice: the names are constants.
+    pub fn with(violations: Violations) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let gauge = |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
         let metrics = Self {
@@ -116,15 +125,8 @@ impl Metrics {
                 "Commands and writes that were refused because somebody else leads.",
                 &["by"],
             )?,
-            violations: counter(
-                "epu_invariant_violations_total",
-                "Something that must always be true was not.",
-                &["invariant"],
-            )?,
+            violations,
         };
-        for invariant in epu_core::invariant::ALL {
-            metrics.violations.with_label_values(&[invariant.id()]).inc_by(0);
-        }
         for what in ["gained", "given", "lapsed", "taken", "deposed"] {
             metrics.leadership_changes.with_label_values(&[what]).inc_by(0);
         }
@@ -173,7 +175,7 @@ impl Metrics {
         }
     }
 
-    /// All of them, to be registered and described.
+    /// All of them but the violations, to be registered and described.
     #[must_use]
     pub fn all(&self) -> Vec<Box<dyn Collector>> {
         vec![
@@ -192,7 +194,6 @@ impl Metrics {
             Box::new(self.shards.clone()),
             Box::new(self.leadership_changes.clone()),
             Box::new(self.refused.clone()),
-            Box::new(self.violations.clone()),
         ]
     }
 }

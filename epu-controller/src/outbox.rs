@@ -93,6 +93,12 @@ impl Outbox {
         self.waiting.len()
     }
 
+    /// Since when the first of those has been waiting.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Timestamp> {
+        self.waiting.front().map(|command| command.since)
+    }
+
     /// Whether all are accepted.
     #[must_use]
     pub fn is_empty(&self) -> bool {

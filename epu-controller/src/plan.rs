@@ -9,13 +9,14 @@
 //! 3. Moving what a placement has too much of (`moving`).
 //! 4. Refreshing, where instances of older template versions are to be replaced ([`crate::rollout`]).
 //! 5. Filling up to the size aimed at: drains that can still be withdrawn, then launches by placement rank, behind each placement's
-//!    own gate: what one cannot take goes to the next. Filling a gap left by a failure waits for no cooldown.
+//!    own gate and within the pool's `budget`: what one cannot take goes to the next. Filling a gap left by a failure waits for no cooldown.
 //! 6. Giving up what is too much: the unhealthy that still fill a place, then victims in the view's order. All are drained; what
 //!    cannot have begun to work is ended by the provisioner at once.
 //!
 //! What was wanted and not done is in [`Plan::suppressed`], with the reason and its numbers.
 
 mod aiming;
+pub(crate) mod budget;
 mod filling;
 mod giving_up;
 mod moving;

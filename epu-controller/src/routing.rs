@@ -115,7 +115,12 @@ impl Controller {
     }
 
     async fn answer_here(&mut self, asking: Asking) {
+        let op = asking.request.op();
+        let before = (!asking.request.is_question()).then(|| self.settings_now());
         let answer = self.answer(&asking.caller, asking.request).await;
+        if let (Some(before), true) = (before, answer.as_ref().is_err_and(Fault::is_refusal)) {
+            self.check_unchanged(op, &before);
+        }
         asking.answering.answer(answer);
     }
 

@@ -42,6 +42,7 @@ use crate::refreshing::Refresh;
 use crate::routing::{As, Routes};
 use crate::sending::Under;
 use crate::spec::{Known, Resolved};
+use crate::steering::is_by_plan;
 use crate::view::Changed;
 
 /// Facts taken in before pools are looked at: all that can be waiting, or a reading would be taken for newer than it is.
@@ -53,8 +54,6 @@ const BACKS_AT_ONCE: usize = 1_024;
 pub(crate) const BITE: Duration = Duration::from_millis(300);
 /// Journal entries that may wait to be written together.
 pub(crate) const JOURNAL_MOST: usize = 1_000;
-/// How long acting on a deadline may take before it counts as missed. Too low: a busy store looks like a fault of ours.
-const DEADLINE_GRACE: Duration = Duration::from_secs(60);
 /// The shortest wait before leases are looked at again, so that a clock that stands still is no loop.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// The longest; timers have a limit.
@@ -144,7 +143,6 @@ pub(crate) struct Controller {
     pub(crate) wakes: BTreeSet<(Timestamp, PoolName)>,
     pub(crate) told_at: Timestamp,
     passed_at: Timestamp,
-    checked_at: Timestamp,
 }
 
 /// Runs until cancelled, then returns; workers and everything else are left as they are. Others take over its pools at once.
@@ -202,7 +200,6 @@ impl Controller {
             wakes: BTreeSet::new(),
             told_at: now,
             passed_at: now,
-            checked_at: now,
         })
     }
 
@@ -267,10 +264,6 @@ impl Controller {
         self.compare(now);
         if self.file_failed {
             self.apply_file().await;
-        }
-        if now.since(self.checked_at) >= *self.parts.config.look_every {
-            self.checked_at = now;
-            self.check_deadlines(now);
         }
         while let Some((at, name)) = self.wakes.first().cloned() {
             if at > now {
@@ -356,19 +349,14 @@ impl Controller {
             for violation in [violation, busy].into_iter().flatten() {
                 self.violated(&violation);
             }
+            if ended && !instance.ending.as_ref().is_some_and(|ending| is_by_plan(ending.why)) {
+                self.disturb(&instance.pool, now);
+            }
         }
         let Some(managed) = self.pools.get_mut(&instance.pool) else {
             return Changed::default();
         };
         managed.view.instance(instance, now)
-    }
-
-    /// Looks for deadlines that passed without anybody acting on them.
-    fn check_deadlines(&self, now: Timestamp) {
-        let members = self.pools.values().flat_map(|m| m.view.members());
-        for violation in members.filter_map(|m| invariant::deadline_kept(&m.instance, now, DEADLINE_GRACE)) {
-            self.violated(&violation);
-        }
     }
 
     pub(crate) fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
@@ -381,6 +369,10 @@ impl Controller {
         }
         if changed.decision {
             self.dirty.insert(name.clone());
+        }
+        let failed = changed.outcomes.iter().any(|outcome| outcome.fault.is_some());
+        if failed || changed.health.iter().any(|(_, _, to, _)| !to.is_good()) {
+            self.disturb(name, now);
         }
         let mut journal = Vec::new();
         for (id, from, to, why) in changed.health {
@@ -480,6 +472,6 @@ impl Controller {
             what = violation.what,
             "something that must always be true is not"
         );
-        self.parts.metrics.violations.with_label_values(&[violation.invariant.id()]).inc();
+        self.parts.metrics.violations.count(violation);
     }
 }

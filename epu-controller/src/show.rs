@@ -82,6 +82,8 @@ impl Controller {
             ));
         }
         concerns.extend(placements::concerns(managed, now));
+        let held = managed.last.iter().flat_map(|last| &last.suppressed);
+        concerns.extend(held.filter(|reason| reason.code == "budget").map(|reason| reason.text.clone()));
         if view.pool.paused.any() {
             let what: Vec<&str> = [
                 ("growing", view.pool.paused.grow),

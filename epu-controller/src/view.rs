@@ -680,7 +680,13 @@ impl View {
 
     /// Every placement by which any stay, with how many do.
     pub fn placed(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.index.placed.iter().map(|(name, placed)| (name.as_str(), placed.staying))
+        let staying = self.index.placed.iter().map(|(name, placed)| (name.as_str(), placed.staying));
+        staying.filter(|(_, staying)| *staying > 0)
+    }
+
+    /// Live members that are not being ended, by placement: what is paid for, and goes on being.
+    pub fn paid(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.index.placed.iter().map(|(name, placed)| (name.as_str(), placed.paid))
     }
 
     /// By which placement's name an instance counts, see [`Member::placed_by`].

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epu_core::Fault;
-use epu_core::id::{InstanceId, LaunchId, SiteName};
+use epu_core::id::{InstanceId, LaunchId, PoolName, SiteName};
 use epu_core::instance::Instance;
 use epu_core::launch::Launch;
 use epu_core::life::State;
@@ -32,6 +32,8 @@ pub(crate) struct Book {
     launches: BTreeMap<LaunchId, Launching>,
     /// Those launches that have no outcome: few, however many there are.
     open: BTreeSet<LaunchId>,
+    /// Of each pool how many live and are not on their way out; none where nobody is.
+    staying: BTreeMap<PoolName, u32>,
 }
 
 /// The live instances of one site.
@@ -97,6 +99,7 @@ impl Book {
         self.put_off.clear();
         self.sites.clear();
         self.open.clear();
+        self.staying.clear();
         for launch in launches {
             let kept = before.remove(&launch.id).map(|known| Launching { live: 0, ..known });
             let mut entry = kept.unwrap_or_else(|| Launching::new(launch.clone(), now));
@@ -151,6 +154,9 @@ impl Book {
         if let Some(launch) = self.launches.get_mut(&instance.launch) {
             launch.live += 1;
         }
+        if !instance.is_leaving() {
+            *self.staying.entry(instance.pool.clone()).or_default() += 1;
+        }
         self.live.insert(id, instance);
     }
 
@@ -169,6 +175,17 @@ impl Book {
         if let Some(launch) = self.launches.get_mut(&old.launch) {
             launch.live = launch.live.saturating_sub(1);
         }
+        if let Some(staying) = self.staying.get_mut(&old.pool).filter(|_| !old.is_leaving()) {
+            *staying = staying.saturating_sub(1);
+            if *staying == 0 {
+                self.staying.remove(&old.pool);
+            }
+        }
+    }
+
+    /// How many of a pool live and are not on their way out.
+    pub(crate) fn staying(&self, pool: &PoolName) -> u32 {
+        self.staying.get(pool).copied().unwrap_or(0)
     }
 
     /// A launch is over when it came to something and nothing of it lives.

@@ -25,6 +25,7 @@ use epu_core::time::Timestamp;
 use serde_json::Value;
 
 use crate::book::Launching;
+use crate::checking::{count, unintended};
 use crate::iaas::{Admission, Class, IaasError, IaasLaunch, LaunchToken, Machine, MachineState};
 use crate::lifecycle::{Happening, instance_at};
 use crate::service::Service;
@@ -56,6 +57,8 @@ impl Service {
             return Err(fault);
         }
         let now = self.clock.now();
+        // Only what the records say of a pool that has none to be read anew.
+        let staying = self.reload_at.is_none().then(|| self.book.staying(&request.pool));
         let (launch, instances) = self.intention(request, now);
         let mut terms = vec![self.right.term];
         if matches!(caller, Caller::Service(_)) && launch.epoch != 0 {
@@ -79,6 +82,7 @@ impl Service {
                 let id = launch.id;
                 let site = launch.request.site.clone();
                 self.metrics.writes.inc();
+                self.count_too_many(&launch.request, staying);
                 self.book.put_launch(launch, now);
                 if let Some(known) = self.book.launch_mut(id) {
                     // Nobody can have called it before.
@@ -286,6 +290,7 @@ impl Service {
             doubtful: known.doubtful,
         };
         let (driver, permits) = (site.driver.clone(), site.launch_permits.clone());
+        let (store, metrics, epoch) = (self.store.clone(), self.metrics.clone(), known.launch.epoch);
         let purpose = request.purpose;
         let admission = Admission::Launch {
             machines: u32::try_from(request.instances.len()).unwrap_or(u32::MAX),
@@ -294,15 +299,20 @@ impl Service {
         self.tasks.spawn(async move {
             let turn = async {
                 driver.admitted(admission).await;
-                permits.acquire(purpose, driver.clock.now()).await
+                let permit = permits.acquire(purpose, driver.clock.now()).await;
+                (permit, unintended(store.as_ref(), &call, epoch).await)
             };
-            let permit = tokio::select! {
+            let turn = tokio::select! {
                 biased;
                 () = ticket.withdrawn() => None,
-                permit = turn => Some(permit),
+                turn = turn => Some(turn),
             };
-            if permit.is_none() || !ticket.make() {
+            let Some((_permit, violation)) = turn.filter(|_| ticket.make()) else {
                 return Done::Withdrawn(id);
+            };
+            if let Some(violation) = violation {
+                count(&metrics, &violation);
+                return Done::Unrecorded(id);
             }
             let result = driver.call("launch", |iaas| async move { iaas.launch(&call).await }).await;
             Done::Launched { launch: id, result }
@@ -378,6 +388,21 @@ impl Service {
             Fault::new("launch-failed", "it was told to end before it was launched")
         };
         self.came_to_nothing(&launch, &fault);
+    }
+
+    /// The store has the launch otherwise than it was to be called, or not at all: the store is right.
+    pub(crate) fn unrecorded(&mut self, id: LaunchId) {
+        let now = self.clock.now();
+        let Some(known) = self.book.launch_mut(id) else { return };
+        known.calling = false;
+        known.ticket = None;
+        known.failures = known.failures.saturating_add(1);
+        let failures = known.failures;
+        let next_at = now + self.backoff(failures);
+        if let Some(known) = self.book.launch_mut(id) {
+            known.next_at = next_at;
+        }
+        self.reload_at = Some(now);
     }
 
     fn arrived(&mut self, launch: &Launch, machines: &[Machine]) {

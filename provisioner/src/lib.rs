@@ -7,10 +7,11 @@
 //! Several processes may do this for one installation: one acts, the others stand by (`leadership`).
 //!
 //! Reading order: [`lifecycle`], [`iaas`], then `leadership`, `service`, `turn`, `launching`, `judging`, `watching`, `sweeping`, [`sites`],
-//! `preview`, `agents`, `orders`; [`pace`] for what calls wait for.
+//! `preview`, `agents`, `orders`, `checking`; [`pace`] for what calls wait for.
 
 mod agents;
 mod book;
+mod checking;
 pub mod config;
 mod doors;
 mod error;

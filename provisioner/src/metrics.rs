@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use epu_core::invariant::Violations;
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
@@ -48,14 +49,24 @@ pub struct Metrics {
     pub pace_waiting: IntGaugeVec,
     /// `epu_provisioner_pace_throttled_total{account, region, bucket}`: calls that the site refused for being too many.
     pub pace_throttled: IntCounterVec,
+    /// `epu_invariant_violations_total{invariant}`, shared by all services of a process: whoever puts it together registers it.
+    pub violations: Violations,
 }
 
 impl Metrics {
-    /// All at zero.
+    /// All at zero, violations counted apart from everybody else's.
     ///
     /// # Errors
     /// When a name is malformed.
     pub fn new() -> Result<Self, prometheus::Error> {
+        Self::with(Violations::new()?)
+    }
+
+    /// All at zero, but for violations: they are counted here.
+    ///
+    /// # Errors
+    /// When a name is malformed.
+    pub fn with(violations: Violations) -> Result<Self, prometheus::Error> {
         let seconds = HistogramOpts::new("epu_provisioner_iaas_call_seconds", "How long calls to sites took")
             .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0]);
         let waits = HistogramOpts::new("epu_provisioner_pace_wait_seconds", "How long calls waited for their turn")
@@ -124,10 +135,11 @@ impl Metrics {
                 ),
                 &paced,
             )?,
+            violations,
         })
     }
 
-    /// All of them, to register and to write the reference from.
+    /// All of them but the violations, to register and to write the reference from.
     #[must_use]
     pub fn all(&self) -> Vec<Box<dyn Collector>> {
         vec![

@@ -23,6 +23,7 @@ use epu_core::Fault;
 use epu_core::code::Chain;
 use epu_core::fact::Kind;
 use epu_core::id::{InstanceId, LaunchId, SiteName};
+use epu_core::invariant;
 use epu_core::lease::{Domain, Member, Standing};
 use epu_core::life::State;
 use epu_core::random::Random;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::book::Book;
+use crate::checking::Checks;
 use crate::config::{Addresses, Config};
 use crate::doors::Doors;
 use crate::error::Error;
@@ -239,6 +241,9 @@ pub(crate) struct Service {
     /// Launches of which it is to be found out whether they are worth having.
     pub(crate) to_judge: BTreeSet<LaunchId>,
     retire_at: Timestamp,
+    /// Changes that were worked out, whether or not they are written yet.
+    pub(crate) changes: u64,
+    pub(crate) checks: Checks,
 }
 
 impl Service {
@@ -272,6 +277,8 @@ impl Service {
             reload_at: None,
             refused: BTreeSet::new(),
             to_judge: BTreeSet::new(),
+            changes: 0,
+            checks: Checks::new(now),
         }
     }
 
@@ -320,6 +327,7 @@ impl Service {
             self.metrics.instances.with_label_values(&[instance.state.code()]).inc();
         }
         self.reload_at = None;
+        self.begins_anew(now);
         self.telling.all_at_once();
         if self.closed {
             self.drain_the_rest(*self.config.teardown_drain);
@@ -374,6 +382,7 @@ impl Service {
                 self.happen_quietly(id, Happening::Overdue);
             }
         }
+        self.check_records(now);
         self.judge().await;
         if self.sites_leave() {
             self.fit_sites();
@@ -390,7 +399,7 @@ impl Service {
 
     /// Whether it waits for a word of a site that the config has no longer: time brings it nowhere, and writing that down again and
     /// again helps nobody. `sites` shows it.
-    fn has_no_site(&self, id: InstanceId) -> bool {
+    pub(crate) fn has_no_site(&self, id: InstanceId) -> bool {
         self.instance(id).is_some_and(|instance| {
             !self.sites.contains_key(&instance.site)
                 && match instance.state {
@@ -470,6 +479,7 @@ impl Service {
             Ok(Done::Vouched { site, gone, result }) => self.vouched(&site, gone, result),
             Ok(Done::Described { site, result }) => self.described(&site, result),
             Ok(Done::Withdrawn(launch)) => self.withdrawn(launch),
+            Ok(Done::Unrecorded(launch)) => self.unrecorded(launch),
             Ok(Done::Tidied(0)) => {}
             Ok(Done::Answered(failed)) => {
                 for (site, error) in failed {
@@ -487,6 +497,9 @@ impl Service {
             answering.answer(Err(fault));
             return;
         }
+        let (before, op) = (self.changes, request.op());
+        // One whose context cannot be put together has failed by that.
+        let may_change = matches!(request, Request::Context(_));
         let answer = match request {
             Request::Launch(request) => self.launch(&caller, *request).await,
             Request::Terminate(order) => self.terminate(&caller, order).await,
@@ -525,6 +538,9 @@ impl Service {
             | Request::Status(_)
             | Request::Events(_)) => Err(Fault::new("bad-request", format!("the provisioner does not answer {}", other.op()))),
         };
+        if answer.as_ref().is_err_and(Fault::is_refusal) && !may_change {
+            self.violated(invariant::unchanged(op, &before, &self.changes));
+        }
         let under = std::mem::take(&mut self.turn.asking);
         self.turn.answers.push(Reply { answering, answer, under });
     }

@@ -31,6 +31,8 @@ pub(crate) enum Done {
     },
     /// A launch whose call was withdrawn before it was made.
     Withdrawn(LaunchId),
+    /// A launch that was not called, since the store has it otherwise or not at all.
+    Unrecorded(LaunchId),
     Terminated {
         site: SiteName,
         machines: Vec<String>,
@@ -189,6 +191,11 @@ pub(crate) struct Suspicion {
 /// A machine that no record explains.
 #[derive(Debug)]
 pub(crate) struct Stray {
+    /// When it was first listed.
+    pub(crate) since: Timestamp,
+    /// Whether it was counted as a violation that it is there still.
+    pub(crate) is_counted: bool,
+    /// The same until its end is asked for; then its grace begins anew.
     pub(crate) first_seen: Timestamp,
     pub(crate) looks: u32,
     /// As it was last listed.
@@ -244,6 +251,12 @@ pub(crate) struct Site {
     pub(crate) suspects: BTreeMap<InstanceId, Suspicion>,
     pub(crate) strays: BTreeMap<String, Stray>,
     pub(crate) spared: Vec<Spared>,
+    /// Since when every call has worked; never while one does not.
+    pub(crate) works_since: Timestamp,
+    /// Instances that more than one machine is listed for, and in how many lists in a row.
+    pub(crate) doubles: BTreeMap<InstanceId, u32>,
+    /// Instances whose machine the site has called gone, or not known, when it was last asked for it by name.
+    pub(crate) called_gone: BTreeSet<InstanceId>,
     // ---- ending
     pub(crate) to_end: BTreeSet<String>,
     /// When the site first agreed to end a machine that is not gone yet; never, once it was asked again because of that.
@@ -281,6 +294,9 @@ impl Site {
             suspects: BTreeMap::new(),
             strays: BTreeMap::new(),
             spared: Vec::new(),
+            works_since: now,
+            doubles: BTreeMap::new(),
+            called_gone: BTreeSet::new(),
             to_end: BTreeSet::new(),
             agreed: BTreeMap::new(),
             end_tries: BTreeMap::new(),
@@ -296,6 +312,7 @@ impl Site {
         self.can = iaas.capabilities();
         self.driver.iaas = iaas;
         self.fault = None;
+        self.works_since = now;
         (self.look_failures, self.end_failures) = (0, 0);
         (self.rests_until, self.barred_until, self.end_at) = (now, now, now);
         self.end_most = BATCH;

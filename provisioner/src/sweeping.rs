@@ -24,6 +24,8 @@ impl Service {
         let mut ripe = Vec::new();
         for machine in strays {
             let stray = known.strays.entry(machine.id.clone()).or_insert_with(|| Stray {
+                since: now,
+                is_counted: false,
                 first_seen: now,
                 looks: 0,
                 machine: machine.clone(),

@@ -102,6 +102,7 @@ impl Service {
             self.judge_soon(was.launch);
         }
         let next = Arc::new(next);
+        self.changes = self.changes.saturating_add(1);
         self.turn.instances.insert(id, next.clone());
         Ok(next)
     }
@@ -114,6 +115,7 @@ impl Service {
     }
 
     pub(crate) fn note_launch(&mut self, launch: Launch) {
+        self.changes = self.changes.saturating_add(1);
         self.turn.launches.insert(launch.id, launch);
     }
 
@@ -180,11 +182,13 @@ impl Service {
             self.book.forget_if_over(id);
         }
         for instance in turn.instances.values() {
+            self.count_unconfirmed(instance);
             self.count(instance);
             self.book.put(instance.clone(), now);
             if let (false, Some(machine), Some(site)) = (instance.is_live(), &instance.machine, self.sites.get_mut(&instance.site)) {
                 site.ends_no_more(machine);
                 site.agreed.remove(machine);
+                site.called_gone.remove(&instance.id);
             }
         }
         if !turn.instances.is_empty() {

@@ -23,6 +23,7 @@ use epu_core::time::Timestamp;
 use tracing::{info, warn};
 
 use crate::book::Launching;
+use crate::checking::{count, ended_against_records};
 use crate::iaas::{Admission, Class, IaasError, Machine, MachineState};
 use crate::lifecycle::{Happening, instance_at, nothing_there};
 use crate::service::Service;
@@ -57,6 +58,14 @@ impl Service {
         let inhabited: BTreeSet<SiteName> = self.sites.keys().filter(|site| self.has_machines(site)).cloned().collect();
         for site in self.sites.values_mut() {
             if !site.ending && site.end_at <= now && !site.to_end.is_empty() {
+                let astray = ended_against_records(site, &self.book);
+                for (machine, violation) in astray {
+                    count(&self.metrics, &violation);
+                    site.ends_no_more(&machine);
+                }
+                if site.to_end.is_empty() {
+                    continue;
+                }
                 site.ending = true;
                 let machines = site.next_to_end();
                 let (name, driver) = (site.name.clone(), site.driver.clone());
@@ -225,7 +234,9 @@ impl Service {
         }
         self.suspect(site, began, &present);
         self.settle_silent_launches(site, began);
+        self.count_doubles(site, &strays, &present);
         self.sweep(site, strays, now).await;
+        self.count_strays(site, now);
         self.look_closer(site, now);
     }
 
@@ -253,7 +264,7 @@ impl Service {
     }
 
     /// Which instance this is by its tags.
-    fn tagged(&self, machine: &Machine) -> Option<&Arc<Instance>> {
+    pub(crate) fn tagged(&self, machine: &Machine) -> Option<&Arc<Instance>> {
         let by_index = || {
             let known = self.book.launch(machine.launch?)?;
             instance_at(&known.ids().collect::<Vec<_>>(), machine.index?)
@@ -389,6 +400,10 @@ impl Service {
             (absent, shows_some) = (known.suspects.len(), known.shows_some);
             for (machine, state) in said {
                 let Some(id) = on_site.machines.get(&machine) else { continue };
+                match state {
+                    None | Some(MachineState::Gone) => known.called_gone.insert(*id),
+                    Some(_) => known.called_gone.remove(id),
+                };
                 let is_ending = self.book.get(*id).is_some_and(|instance| instance.state >= State::Terminating);
                 let happened = match state {
                     None | Some(MachineState::Gone) => Some(Happening::Gone),
@@ -492,11 +507,13 @@ fn patience(fast: Duration, changing_for: Duration) -> Duration {
 impl Site {
     pub(crate) fn failed(&mut self, call: &'static str, error: &IaasError) {
         self.fault = Some((call, error.fault()));
+        self.works_since = Timestamp::NEVER;
     }
 
     pub(crate) fn works(&mut self, call: &'static str) {
         if self.fault.as_ref().is_some_and(|(failed, _)| *failed == call) {
             self.fault = None;
+            self.works_since = self.driver.clock.now();
         }
     }
 }

@@ -154,6 +154,7 @@ impl Store for Ledger {
 
     async fn set_closed(&self, closed: bool, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error> {
         self.inner.set_closed(closed, term, journal.clone()).await?;
+        self.watch.closed(closed);
         self.note(&journal);
         Ok(())
     }
@@ -278,6 +279,7 @@ impl Store for Ledger {
     async fn append(&self, journal: Vec<Entry>) -> Result<(), Error> {
         self.commit().await;
         self.inner.append(journal.clone()).await?;
+        self.watch.journal(&journal);
         self.note(&journal);
         Ok(())
     }

@@ -3,8 +3,12 @@
 //! What services write passes here ([`crate::ledger`]), and every simulated second [`Watch::tick`] looks at the whole. Judged is what is
 //! truly so: which machines have power, which workers are busy, what the store holds. What services believe counts for nothing.
 //!
-//! I6 (a pool reaches its target) is what scenarios assert; I10 (spend) has no budget to be held against; I11 (what is refused changes
-//! nothing) is a scenario of its own.
+//! [`course`] is about pools that are to come to where they aim (I6), [`refusals`] about what was refused (I11). The services check
+//! the same by what they know ([`Watch::production`]): what they count is found here too, so that a check of theirs which cries for nothing
+//! breaks a run.
+
+mod course;
+mod refusals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -12,7 +16,7 @@ use std::time::Duration;
 
 use epu_core::id::{InstanceId, LaunchId, PoolName};
 use epu_core::instance::{Cause, Instance};
-use epu_core::invariant::{self, Invariant, Violation};
+use epu_core::invariant::{self, Intention, Invariant, Violation, Violations};
 use epu_core::journal::{Action, Decided, Entry, Event};
 use epu_core::launch::Launch;
 use epu_core::life::State;
@@ -23,6 +27,8 @@ use epu_provisioner::iaas::IaasLaunch;
 
 use crate::lock;
 use crate::machines::Machines;
+use course::Steered;
+pub use refusals::{Settings, settings};
 
 /// How late the action on a deadline may be while everything works.
 const DEADLINE_GRACE: Duration = Duration::from_secs(5);
@@ -40,6 +46,7 @@ pub struct Watch {
     machines: Arc<Machines>,
     installation: String,
     engines: Registry,
+    production: Violations,
     seen: Mutex<Seen>,
 }
 
@@ -49,7 +56,15 @@ struct Seen {
     records: BTreeMap<InstanceId, Arc<Instance>>,
     live: BTreeSet<InstanceId>,
     pools: BTreeMap<PoolName, Known>,
-    launches: BTreeMap<LaunchId, Vec<InstanceId>>,
+    launches: BTreeMap<LaunchId, (Vec<InstanceId>, u64)>,
+    /// The newest term under which a launch of each pool was recorded.
+    terms: BTreeMap<PoolName, u64>,
+    /// Since when the installation is closed.
+    closed_since: Option<Timestamp>,
+    /// When everything was last looked at.
+    now: Timestamp,
+    /// Until when a request may take effect of which nobody knows whether it was carried out.
+    unsettled_until: Timestamp,
     /// What does not work now, and since when all does.
     broken: BTreeSet<String>,
     works_since: Timestamp,
@@ -66,9 +81,42 @@ struct Known {
     target: Option<u32>,
     /// When one was replaced, and how many the limit allowed then.
     replaced: Vec<(Timestamp, u32)>,
+    /// Its record before the last change, and when that was.
+    before: Option<(Timestamp, Pool)>,
+    steered: Steered,
+}
+
+impl Known {
+    /// What is in force, and what was a moment ago: what is recorded now was decided then.
+    fn in_force(&self, now: Timestamp) -> impl Iterator<Item = &Pool> {
+        let before = self.before.as_ref().filter(|(at, _)| now.since(*at) <= CATCH_UP);
+        std::iter::once(&self.pool).chain(before.map(|(_, pool)| pool))
+    }
 }
 
 impl Seen {
+    /// What a launch that is recorded now violates.
+    fn at_launch(&self, known: &Known, launch: &Launch, instances: &[Arc<Instance>]) -> Vec<Violation> {
+        let name = &launch.request.pool;
+        let of_it = || self.live.iter().filter_map(|id| self.records.get(id)).filter(|i| i.pool == *name);
+        let (staying, more) = (count(of_it().filter(|i| !i.is_leaving()).count()), count(instances.len()));
+        // Whatever is in force on either side of a change is broken only when both say so.
+        let broken = |check: &dyn Fn(&Pool) -> Option<Violation>| {
+            let mut all: Vec<Option<Violation>> = known.in_force(self.now).map(check).collect();
+            let is_broken = all.iter().all(Option::is_some);
+            all.swap_remove(0).filter(|_| is_broken)
+        };
+        let max = broken(&|pool| invariant::within_max(staying, more, pool.spec.max));
+        let budget = broken(&|pool| {
+            let spent: f64 = of_it().filter(|i| i.state < State::Terminating).map(|i| price(pool, i)).sum();
+            let prices: Vec<f64> = instances.iter().map(|instance| price(pool, instance)).collect();
+            let needed = pool.spec.min.min(pool.spec.max).saturating_sub(staying);
+            let for_min: f64 = prices.iter().take(usize::try_from(needed).unwrap_or(usize::MAX)).sum();
+            invariant::within_budget(spent, prices.iter().sum(), for_min, pool.spec.limits.budget?)
+        });
+        [max, budget].into_iter().flatten().collect()
+    }
+
     fn found(&mut self, violation: Option<Violation>) {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.extend(violation);
@@ -88,8 +136,15 @@ impl Watch {
             machines,
             installation: installation.to_owned(),
             engines: Registry::standard(),
+            production: Violations::new().unwrap_or_else(|error| panic!("the counter of violations: {error}")),
             seen: Mutex::default(),
         }
+    }
+
+    /// Where the services of the world count what they see to be violated.
+    #[must_use]
+    pub fn production(&self) -> Violations {
+        self.production.clone()
     }
 
     /// What was found since this was last asked.
@@ -150,9 +205,16 @@ impl Watch {
     /// I7: a launch is called, which must have been recorded so before.
     pub fn called(&self, launch: &IaasLaunch, _: Timestamp) {
         let mut seen = lock(&self.seen);
-        if seen.launches.get(&launch.launch) != Some(&launch.instances) {
-            seen.say(Invariant::I7, format!("launch {} is called and was not recorded so", launch.launch));
-        }
+        let recorded = seen.launches.get(&launch.launch);
+        // A call does not say under which term.
+        let epoch = recorded.map_or(0, |(_, epoch)| *epoch);
+        let called = Intention {
+            instances: &launch.instances,
+            epoch,
+        };
+        let recorded = recorded.map(|(instances, _)| Intention { instances, epoch });
+        let found = invariant::intended(launch.launch, called, recorded);
+        seen.found(found);
     }
 
     /// I7: a repeated launch asks for something else.
@@ -173,13 +235,22 @@ impl Watch {
                 .next()
                 .and_then(|(name, settings)| self.engines.make(name, settings).ok());
             let before = seen.pools.remove(&pool.name);
-            let (target, replaced) = before.map_or((None, Vec::new()), |known| (known.target, known.replaced));
-            let known = Known {
+            let now = seen.now;
+            let mut known = Known {
                 pool: pool.clone(),
                 engine: made,
-                target,
-                replaced,
+                target: None,
+                replaced: Vec::new(),
+                before: None,
+                steered: Steered::default(),
             };
+            if let Some(before) = before {
+                known.target = before.target;
+                known.replaced = before.replaced;
+                known.steered = before.steered;
+                known.before = Some((now, before.pool));
+            }
+            known.steered.disturbed(now);
             seen.pools.insert(pool.name.clone(), known);
         }
     }
@@ -189,21 +260,23 @@ impl Watch {
         lock(&self.seen).pools.remove(pool);
     }
 
-    /// I2: a launch was recorded.
+    /// I2, I7 and I10: a launch was recorded.
     pub fn launch(&self, launch: &Launch, instances: &[Arc<Instance>]) {
         let mut seen = lock(&self.seen);
         let pool = &launch.request.pool;
-        if let Some(max) = seen.pools.get(pool).map(|known| known.pool.spec.max) {
-            let staying = seen
-                .live
-                .iter()
-                .filter_map(|id| seen.records.get(id))
-                .filter(|i| i.pool == *pool && !i.is_leaving());
-            let found = invariant::within_max(count(staying.count()), count(instances.len()), max);
-            seen.found(found);
+        let found: Vec<Violation> = match seen.pools.get(pool) {
+            Some(known) => seen.at_launch(known, launch, instances),
+            None => Vec::new(),
+        };
+        for violation in found {
+            seen.found(Some(violation));
         }
-        seen.launches
-            .insert(launch.id, instances.iter().map(|instance| instance.id).collect());
+        let newest = seen.terms.entry(pool.clone()).or_default();
+        let found = invariant::newest_term(launch.id, launch.epoch, *newest);
+        *newest = launch.epoch.max(*newest);
+        seen.found(found);
+        let ids = instances.iter().map(|instance| instance.id).collect();
+        seen.launches.insert(launch.id, (ids, launch.epoch));
         for instance in instances {
             seen.live.insert(instance.id);
             seen.records.insert(instance.id, instance.clone());
@@ -229,17 +302,15 @@ impl Watch {
             } else {
                 seen.live.remove(&instance.id);
             }
+            seen.note_trouble(before.as_deref(), instance);
             let Some(before) = before else { continue };
             seen.found(invariant::moved_legally(&before, instance));
             if before.ending.is_none() {
                 seen.found(invariant::no_busy_ended(instance));
                 seen.found(chosen_while_busy(instance, busy));
             }
-            if before.state != State::Terminated && instance.state == State::Terminated && runs {
-                seen.say(
-                    Invariant::I12,
-                    format!("instance {} is TERMINATED and its machine runs", instance.id),
-                );
+            if before.state != State::Terminated {
+                seen.found(invariant::confirmed_gone(instance, !runs));
             }
         }
     }
@@ -251,6 +322,20 @@ impl Watch {
                 self.decided(name, decided);
             }
         }
+        self.journal(journal);
+    }
+
+    /// The installation was closed, or opened.
+    pub fn closed(&self, closed: bool) {
+        let mut seen = lock(&self.seen);
+        let now = seen.now;
+        seen.closed_since = match closed {
+            true => seen.closed_since.or(Some(now)),
+            false => None,
+        };
+        for known in seen.pools.values_mut() {
+            known.steered.disturbed(now);
+        }
     }
 
     fn decided(&self, name: &PoolName, decided: &Decided) {
@@ -259,12 +344,8 @@ impl Watch {
         let observed: Option<Observation> = serde_json::from_value(decided.observed.clone()).ok();
         if let (Some(engine), Some(observed)) = (&known.engine, &observed) {
             let again = engine.decide(observed);
-            if (again.desired, &again.reasons) != (decided.desired, &decided.reasons) {
-                seen.say(
-                    Invariant::I8,
-                    format!("pool {name}: shown the same again, {} became {}", decided.desired, again.desired),
-                );
-            }
+            let again = Some((again.desired, again.reasons.as_slice()));
+            seen.found(invariant::reproduces(name, (decided.desired, &decided.reasons), again));
             let readable = engine.sensors().iter().all(|sensor| {
                 let reading = observed.readings.get(sensor);
                 reading.is_some_and(|reading| reading.status.fresh().is_some())
@@ -292,19 +373,27 @@ impl Watch {
             let most = known.replaced.iter().map(|(_, most)| *most).max().unwrap_or(0);
             seen.found(invariant::within_replacement_limit(&times, most, *limits.replace_window));
         } else if known.engine.is_some() {
-            seen.say(Invariant::I8, format!("pool {name}: what was seen cannot be read again"));
+            seen.found(invariant::reproduces(name, (decided.desired, &decided.reasons), None));
         }
+        if known.target != Some(decided.target) {
+            known.steered.disturbed(decided.at);
+        }
+        known.steered.held = decided.suppressed.iter().any(|reason| invariant::holds_up(&reason.code));
         known.target = Some(decided.target);
         seen.pools.insert(name.clone(), known);
     }
 
     // ---- what is so
 
-    /// I1 and I5: looks at the whole.
+    /// I1, I5, I6 and I12: looks at the whole, and at what the services themselves found.
     pub fn tick(&self, now: Timestamp) {
         self.sites_work(now);
         let mut seen = lock(&self.seen);
         let seen = &mut *seen;
+        seen.now = now;
+        for Violation { invariant, what } in self.production.take_kept() {
+            seen.say(invariant, format!("counted by a service: {what}"));
+        }
         let works = seen.broken.is_empty() && now.since(seen.works_since) > CATCH_UP;
         let mut per_instance: BTreeMap<InstanceId, usize> = BTreeMap::new();
         let mut strays = BTreeMap::new();
@@ -334,12 +423,17 @@ impl Watch {
         for (id, machines) in per_instance {
             seen.found(invariant::one_machine(id, machines));
         }
-        let late = seen.strays.iter().find(|(_, since)| now.since(**since) > STRAY_GRACE);
-        if let Some((machine, since)) = late {
-            let what = format!("machine {machine} has been there without a record since {since}");
-            seen.say(Invariant::I1, what);
-        }
+        let mut strays = seen.strays.iter();
+        let found = strays.find_map(|(machine, since)| invariant::swept(machine, *since, now, STRAY_GRACE));
+        seen.found(found);
+        self.check_courses(seen, now, works);
         if works {
+            let is_over = |since: Timestamp| now.since(since) > CATCH_UP;
+            if seen.closed_since.is_some_and(is_over) {
+                let stays = |record: &&Arc<Instance>| !record.is_leaving() && record.state != State::RunningFailed;
+                let staying = seen.live.iter().filter_map(|id| seen.records.get(id)).filter(stays).count();
+                seen.found(invariant::nobody_stays(staying));
+            }
             let late: Vec<_> = seen
                 .live
                 .iter()
@@ -389,6 +483,13 @@ fn chosen_while_busy(instance: &Instance, busy: bool) -> Option<Violation> {
         invariant: Invariant::I3,
         what: format!("instance {} was ended for {:?} while its worker was busy", instance.id, ending.why),
     })
+}
+
+/// What an hour of an instance costs, by its pool's placements.
+fn price(pool: &Pool, instance: &Instance) -> f64 {
+    let mut placements = pool.spec.placements.iter();
+    let has_it = placements.any(|placement| placement.called() == instance.placed_by() && placement.site == instance.site);
+    pool.price_of(if has_it { instance.placed_by() } else { "" })
 }
 
 fn count(n: usize) -> u32 {

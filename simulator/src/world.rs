@@ -380,7 +380,7 @@ impl World {
             keyring: self.keyring.clone(),
             sites: epu_provisioner::sites::fixed(sites.collect()),
             desk: Arc::new(epu_provisioner::sites::NoDesk),
-            metrics: Arc::new(epu_provisioner::Metrics::new().unwrap_or_else(|error| panic!("metrics: {error}"))),
+            metrics: Arc::new(epu_provisioner::Metrics::with(self.watch.production()).unwrap_or_else(|error| panic!("metrics: {error}"))),
         }
     }
 
@@ -396,7 +396,7 @@ impl World {
                 installation: INSTALLATION.to_owned(),
                 ..epu_controller::Config::default()
             },
-            metrics: epu_controller::Metrics::new().unwrap_or_else(|error| panic!("metrics: {error}")),
+            metrics: epu_controller::Metrics::with(self.watch.production()).unwrap_or_else(|error| panic!("metrics: {error}")),
             file: self.file.subscribe(),
         }
     }

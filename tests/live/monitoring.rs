@@ -8,6 +8,12 @@ use epu_tests::web;
 
 use crate::pools::keeping;
 
+#[test]
+fn alert_rules_pass_their_tests() {
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/../monitoring/epu.rules.test.yaml");
+    prometheus::test_rules(tests.as_ref()).unwrap();
+}
+
 #[tokio::test]
 async fn metrics_pass_promtool_and_are_scraped_by_prometheus() {
     let installation = Installation::serving(&keeping(2)).await;
@@ -43,6 +49,8 @@ async fn metrics_pass_promtool_and_are_scraped_by_prometheus() {
         .await
         .unwrap();
     assert!(beats >= 2.0, "{beats}");
+    let kinds = page.lines().filter(|line| line.starts_with("epu_invariant_violations_total{"));
+    assert_eq!(kinds.count(), epu_core::invariant::ALL.len(), "each is there from the start");
     let violations = prometheus.query("sum(epu_invariant_violations_total)").await.unwrap();
     assert!(violations.iter().all(|sample| sample.value == 0.0), "{violations:?}");
 }

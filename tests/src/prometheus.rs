@@ -1,8 +1,8 @@
 //! What Prometheus itself thinks of our metrics: `promtool` reads the text, and a real server scrapes it and answers questions.
 
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -31,13 +31,32 @@ pub fn check(text: &str) -> Result<()> {
     // It reads all before it says anything, so that writing all first cannot block for ever; when it ends early the pipe breaks.
     let written = promtool.stdin.take().map(|mut input| input.write_all(text.as_bytes()));
     let output = promtool.wait_with_output().map_err(|e| Trouble::new("run promtool", e))?;
+    verdict("promtool check metrics", output)?;
+    written.unwrap_or(Ok(())).map_err(|e| Trouble::new("write to promtool", e))
+}
+
+/// Has `promtool` run the tests of alert rules.
+///
+/// # Errors
+/// Which failed and how; or that promtool is not installed.
+pub fn test_rules(tests: &Path) -> Result<()> {
+    let output = Command::new("timeout")
+        .args([CHECK, "promtool", "test", "rules"])
+        .arg(tests)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| Trouble::new("run promtool", e))?;
+    verdict("promtool test rules", output)
+}
+
+fn verdict(doing: &str, output: Output) -> Result<()> {
     match output.status.code() {
-        Some(0) => written.unwrap_or(Ok(())).map_err(|e| Trouble::new("write to promtool", e)),
-        Some(124) => Err(Trouble::new("promtool check metrics", format!("no answer in {CHECK} s"))),
+        Some(0) => Ok(()),
+        Some(124) => Err(Trouble::new(doing, format!("no answer in {CHECK} s"))),
         Some(127) => Err(Trouble::new("run promtool", MISSING)),
         Some(_) | None => {
             let said = [output.stdout, output.stderr].concat();
-            Err(Trouble::new("promtool check metrics", String::from_utf8_lossy(&said).trim()))
+            Err(Trouble::new(doing, String::from_utf8_lossy(&said).trim()))
         }
     }
 }

@@ -8,6 +8,7 @@ use epu_core::instance::Cause;
 use epu_core::launch::Purpose;
 use epu_core::life::State;
 
+use super::budget::Purse;
 use super::places::{self, Staying};
 use super::{Batch, Plan, Wish};
 use crate::guards::Gate;
@@ -68,6 +69,7 @@ pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purp
     wanted.resize(usize::try_from(missing).unwrap_or(usize::MAX), None);
     let mut wanted = wanted.into_iter().peekable();
 
+    let mut purse = Purse::of(wish, plan, staying.total());
     for placement in &spec.placements {
         if wanted.peek().is_none() {
             return;
@@ -81,7 +83,13 @@ pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purp
             plan.hold(reason, until);
         }
         let most = places::through(gate, staying.room(spec, placement));
-        let batch: Vec<_> = wanted.by_ref().take(usize::try_from(most).unwrap_or(usize::MAX)).collect();
+        let left = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        let most = most.min(left);
+        let bought = purse.buy(view.pool.price_of(placement.called()), most);
+        if let Some(reason) = purse.why_not(placement, most - bought) {
+            plan.hold(reason, None);
+        }
+        let batch: Vec<_> = wanted.by_ref().take(usize::try_from(bought).unwrap_or(usize::MAX)).collect();
         if batch.is_empty() {
             continue;
         }
@@ -98,7 +106,7 @@ pub(super) fn fill(wish: &Wish<'_>, plan: &mut Plan, missing: u32, purpose: Purp
         });
     }
     let left = u32::try_from(wanted.count()).unwrap_or(u32::MAX);
-    if left > 0 {
+    if left > 0 && !plan.suppressed.iter().any(|reason| reason.code == "budget") {
         plan.hold(
             Reason::new("no-room", format!("{left} more are wanted than the placements take now")).with("missing", left),
             None,

@@ -14,7 +14,9 @@ use std::time::Duration;
 use epu_core::Reason;
 use epu_core::health::Health;
 use epu_core::instance::Cause;
+use epu_core::pool::Placement;
 
+use super::budget::Purse;
 use super::places::{self, Staying};
 use super::{Plan, Wish, because};
 use crate::view::{Class, Member};
@@ -70,7 +72,12 @@ pub(super) fn move_away(wish: &Wish<'_>, plan: &mut Plan, filled: u32) -> Moved 
         return Moved::default();
     }
     let goal = plan.target.min(places::most(spec));
-    let room = places::most(spec) - goal;
+    let mut room = places::most(spec) - goal;
+    if spec.limits.budget.is_some() {
+        let mut purse = Purse::of(wish, plan, staying.total());
+        let afford = |placement: &Placement| purse.buy(view.pool.price_of(placement.called()), staying.room(spec, placement));
+        room = room.min(spec.placements.iter().map(afford).fold(0, u32::saturating_add));
+    }
     let keep = goal.max(spec.min);
     let may_surge = room > 0 && !view.pool.paused.grow;
     let counts = view.counts();

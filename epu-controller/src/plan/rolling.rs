@@ -6,6 +6,7 @@ use epu_core::id::InstanceId;
 use epu_core::instance::Cause;
 use epu_core::time::Timestamp;
 
+use super::budget::Purse;
 use super::places::{self, Staying};
 use super::{Plan, Wish};
 use crate::guards::Gate;
@@ -58,11 +59,12 @@ pub(super) fn roll(wish: &Wish<'_>, plan: &mut Plan) -> Rolled {
 }
 
 /// How many the pool can have by and by: those that stay, and what its placements take besides. More are waited for in vain where a
-/// placement is at its maximum and the others have no room. Where launches fail nothing is known about room, and the refresh is held or
+/// placement is at its maximum and the others have no room, or where the budget is spent. Where launches fail nothing is known about room, and the refresh is held or
 /// tries one anyway.
 fn reach(wish: &Wish<'_>, plan: &Plan) -> u32 {
     let spec = &wish.view.pool.spec;
     let staying = Staying::after(wish.view, plan);
+    let mut purse = Purse::of(wish, plan, staying.total());
     let more = spec.placements.iter().map(|placement| {
         let room = staying.room(spec, placement);
         let breaker = plan.guards.launching.get(placement.called());
@@ -70,7 +72,7 @@ fn reach(wish: &Wish<'_>, plan: &Plan) -> u32 {
             Gate::Open(_) | Gate::HalfOpen | Gate::Probing if breaker.is_some_and(|breaker| breaker.full_since.is_none()) => Gate::Closed,
             gate @ (Gate::Closed | Gate::Open(_) | Gate::HalfOpen | Gate::Probing | Gate::Parked) => gate,
         };
-        places::through(gate, room)
+        purse.buy(wish.view.pool.price_of(placement.called()), places::through(gate, room))
     });
     more.fold(staying.total(), u32::saturating_add)
 }

@@ -127,8 +127,41 @@ impl<'a> Rules<'a> {
             self.sensor(&at.inside(["sensors", name]), flaws);
         }
         self.placements(at, min, flaws);
+        self.budget(at, flaws);
         self.no_faster_than_a_tick(at, "limits/cooldown-up", Limits::default().cooldown_up, flaws);
         self.no_faster_than_a_tick(at, "limits/cooldown-down", Limits::default().cooldown_down, flaws);
+    }
+
+    /// A budget is kept by prices: every placement has to have one.
+    fn budget(&self, at: &Spot<'a>, flaws: &mut Vec<Flaw>) {
+        let (Some(_), Some(template)) = (at.value("limits/budget").and_then(Value::as_f64), at.text("template")) else {
+            return;
+        };
+        let here = Spot::new(self, pointer(["templates", template]));
+        let elsewhere = self.known.templates.iter().find(|(name, _)| name.as_str() == template);
+        let has_price = match (here.exists(), elsewhere) {
+            (true, _) => here.value("machine/price").is_some(),
+            (false, Some((_, template))) => template.machine.price.is_some(),
+            // That it is missing has been said.
+            (false, None) => return,
+        };
+        if has_price {
+            return;
+        }
+        let list = at.value("placements").and_then(Value::as_array).map_or(0, Vec::len);
+        let places = (0..list.min(PLACEMENTS_MAX)).map(|i| at.inside(["placements", &i.to_string()]));
+        let unpriced: Vec<Spot<'_>> = places.filter(|place| place.value("machine/price").is_none()).collect();
+        if list > 0 && unpriced.is_empty() {
+            return;
+        }
+        let named = |place: &Spot<'a>| place.text("name").or_else(|| place.text("site"));
+        let names: Vec<&str> = unpriced.iter().filter_map(named).collect();
+        let text = match names.as_slice() {
+            [] => "a budget is kept by prices, and the template's machine has none".to_owned(),
+            names => format!("a budget is kept by prices, and there is none for {}", names.join(", ")),
+        };
+        let flaw = at.flaw("limits/budget", text);
+        flaws.push(flaw.help("write what an hour costs as `price` under the template's `machine`, or under each placement's"));
     }
 
     fn no_faster_than_a_tick(&self, at: &Spot<'_>, key: &str, default: Span, flaws: &mut Vec<Flaw>) {

@@ -411,3 +411,37 @@ fn the_schema_holds_every_engine() {
     }
     assert!(!schema.contains("$ref"));
 }
+
+#[test]
+fn a_budget_needs_a_price_for_every_placement() {
+    let budget = "    max: 5\n    limits: {budget: 2.5}\n";
+    let with = |placements: &str| GOOD.replacen("    max: 5\n", &format!("{budget}{placements}"), 1);
+    let mut known = known();
+    known.sites.insert(SiteName::new("other").unwrap());
+    let only = |text: &str| {
+        let flaws = flaws_in(text, &known);
+        assert_eq!(flaws.len(), 1, "{flaws:#?}");
+        flaws.into_iter().next().unwrap()
+    };
+    let flaw = only(&with(
+        "    placements: [{site: local}, {site: other, machine: {price: 1}}, {site: local, name: spot}]\n",
+    ));
+    assert!(flaw.starts_with("epu.yaml:10:22: pools.web.limits.budget: "), "{flaw}");
+    assert!(flaw.contains("there is none for local, spot"), "{flaw}");
+    assert!(flaw.contains("write what an hour costs as `price`"), "{flaw}");
+    assert_eq!(
+        flaws_in(&with("    placements: [{site: local, machine: {price: 0.5}}]\n"), &known),
+        [""; 0]
+    );
+    let priced = with("    placements: [{site: local}, {site: other}]\n").replace("    heartbeat: 5s\n", "    machine: {price: 0.25}\n");
+    assert_eq!(flaws_in(&priced, &known), [""; 0], "the template has one");
+    let local = Known {
+        sites: [SiteName::new("local").unwrap()].into(),
+        ..known.clone()
+    };
+    let flaws = flaws_in(&with(""), &local);
+    assert!(
+        flaws.len() == 1 && flaws[0].contains("the template's machine has none"),
+        "{flaws:#?}"
+    );
+}

@@ -39,16 +39,19 @@ pub(super) struct Index {
     pub(super) unhealthy: BTreeSet<InstanceId>,
     pub(super) draining: BTreeSet<InstanceId>,
     pub(super) slots: BTreeMap<SlotLabel, BTreeSet<InstanceId>>,
-    /// By placement; none where nobody stays.
+    /// By placement; none where nobody is paid for.
     pub(super) placed: BTreeMap<String, Placed>,
     pub(super) due: Deadlines,
 }
 
-/// Live members that are not leaving, by one placement.
+/// Members by one placement.
 #[derive(Debug, Default)]
 pub(super) struct Placed {
+    /// Live ones that are not being ended.
+    pub(super) paid: u32,
+    /// Of those, the ones that are not leaving.
     pub(super) staying: u32,
-    /// Of those.
+    /// Of those again.
     pub(super) pending: u32,
 }
 
@@ -209,17 +212,20 @@ impl Index {
                 change(&mut self.outdated_going);
             }
         }
-        if member.is_placed() {
+        if !matches!(member.class, Class::Ending | Class::Ended) {
             let name = member.placed_by();
             if there && !self.placed.contains_key(name) {
                 self.placed.insert(name.to_owned(), Placed::default());
             }
             if let Some(placed) = self.placed.get_mut(name) {
-                change(&mut placed.staying);
+                change(&mut placed.paid);
+                if member.is_placed() {
+                    change(&mut placed.staying);
+                }
                 if member.class == Class::Pending {
                     change(&mut placed.pending);
                 }
-                if placed.staying == 0 {
+                if placed.paid == 0 {
                     self.placed.remove(name);
                 }
             }

@@ -171,6 +171,7 @@ impl Office {
             template,
             instances: vec![wanted],
             min: 1,
+            max: None,
             epoch: 0,
         }))
     }

@@ -2,6 +2,7 @@
 
 use epu_bus::http;
 use epu_core::Fault;
+use epu_core::invariant::Violations;
 use prometheus::core::Collector;
 use prometheus::{Encoder as _, TextEncoder};
 
@@ -9,6 +10,8 @@ use prometheus::{Encoder as _, TextEncoder};
 pub(crate) struct AllMetrics {
     /// Where they are read.
     pub(crate) registry: prometheus::Registry,
+    /// Shared by all services of the process, and registered once.
+    violations: Violations,
     pub(super) store: epu_store::Metrics,
     pub(super) bus: http::Metrics,
     pub(super) amqp: epu_bus::amqp::Metrics,
@@ -23,14 +26,16 @@ impl AllMetrics {
     /// # Errors
     /// Only when two have the same name.
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let violations = Violations::new()?;
         let metrics = Self {
             registry: prometheus::Registry::new(),
             store: epu_store::Metrics::new()?,
             bus: http::Metrics::new()?,
             amqp: epu_bus::amqp::Metrics::new()?,
-            provisioner: epu_provisioner::Metrics::new()?,
+            provisioner: epu_provisioner::Metrics::with(violations.clone())?,
             aggregator: epu_sensor_aggregator::Metrics::new()?,
-            controller: epu_controller::Metrics::new()?,
+            controller: epu_controller::Metrics::with(violations.clone())?,
+            violations,
         };
         for collector in metrics.all() {
             metrics.registry.register(collector)?;
@@ -51,6 +56,7 @@ impl AllMetrics {
             self.store.all(),
             self.bus.all(),
             self.amqp.all(),
+            self.violations.all(),
         ]
         .into_iter()
         .flatten()

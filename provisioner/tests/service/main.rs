@@ -4,7 +4,9 @@
 mod agents;
 mod asking;
 mod crashes;
+mod forgetful;
 mod halting;
+mod invariants;
 mod judging;
 mod launches;
 mod orders;

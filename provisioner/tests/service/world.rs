@@ -363,6 +363,8 @@ impl Site {
 
 pub(crate) struct World {
     pub(crate) store: Arc<MemoryStore>,
+    /// What the next start has for a store; left out: that.
+    pub(crate) through: Option<Arc<dyn Store>>,
     pub(crate) bus: Arc<LocalBus>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) site: Arc<Site>,
@@ -404,6 +406,7 @@ impl World {
         let sites: BTreeMap<SiteName, Arc<dyn Iaas>> = BTreeMap::from([(site_name(), site.clone() as _)]);
         let mut world = Self {
             store: Arc::new(MemoryStore::with_clock(clock.clone())),
+            through: None,
             site,
             sites,
             offers: watch::channel(Arc::default()).0,
@@ -441,7 +444,7 @@ impl World {
                 provisioner: self.url.clone(),
                 aggregators: vec!["http://127.0.0.1:2".to_owned()],
             },
-            store: self.store.clone(),
+            store: self.through.clone().unwrap_or_else(|| self.store.clone()),
             bus: self.bus.clone(),
             clock: self.clock.clone(),
             random: self.random.clone(),
@@ -525,6 +528,7 @@ impl World {
                 })
                 .collect(),
             min: 1,
+            max: None,
             epoch: 0,
         }
     }

@@ -45,6 +45,7 @@ fn launch(n: u128, instances: &[InstanceId]) -> Launch {
                 })
                 .collect(),
             min: 1,
+            max: None,
             epoch: 0,
         },
         accepted_at: Timestamp(0),
@@ -243,6 +244,158 @@ fn i12_an_instance_that_is_terminated_while_its_machine_runs_or_goes_back() {
     back.version += 2;
     world.watch().instances(&[Arc::new(back)]);
     finds(&world, Invariant::I12);
+}
+
+#[test]
+fn i6_a_pool_that_is_stuck_off_its_aim_and_nobody_says_why() {
+    let world = world();
+    decided(&world, |decided| {
+        decided.target += 1;
+        decided.suppressed.clear();
+    });
+    let within = invariant::converge_within(&world.pool().pool);
+    let begin = world.now();
+    let look = |after: Duration| {
+        let at = begin + after;
+        world.watch().tick(Timestamp(at.0 - at.0.rem_euclid(10_000)));
+    };
+    look(within);
+    assert_eq!(world.watch().violations(), []);
+    look(within + seconds(11));
+    finds(&world, Invariant::I6);
+}
+
+#[test]
+fn i6_says_nothing_while_a_reason_is_given() {
+    let world = world();
+    decided(&world, |decided| {
+        decided.target += 1;
+        decided.suppressed = vec![epu_core::Reason::new("budget", "there is no money")];
+    });
+    let late = world.now() + minutes(120);
+    world.watch().tick(Timestamp(late.0 - late.0.rem_euclid(10_000)));
+    assert_eq!(world.watch().violations(), []);
+}
+
+/// A quiet world with two workers at 0.4 an hour each.
+fn dear(budget: f64) -> World {
+    let mut world = crate::Setup::keeping(2)
+        .template("machine.price", 0.4)
+        .with("limits.budget", budget)
+        .world();
+    world.elapse(minutes(2));
+    world
+}
+
+#[test]
+fn i10_a_launch_that_costs_more_than_the_budget() {
+    let world = dear(1.0);
+    let one = Arc::new(instance(1, State::Requested));
+    world.watch().launch(&launch(1_000, &[one.id]), std::slice::from_ref(&one));
+    finds(&world, Invariant::I10);
+    let world = dear(1.2);
+    world.watch().launch(&launch(1_000, &[one.id]), &[one]);
+    assert_eq!(world.watch().violations(), []);
+}
+
+#[test]
+fn a_budget_holds_back_what_it_does_not_pay_for_and_keeps_the_minimum() {
+    let mut world = crate::Setup::keeping(8)
+        .with("min", 3)
+        .template("machine.price", 0.4)
+        .with("limits.budget", 0.9)
+        .world();
+    world.elapse(minutes(5));
+    assert_eq!(world.staying_of(POOL), 3, "the minimum, though it costs 1.2");
+    assert!(world.why().contains(&"budget".to_owned()));
+    world.reconfigure("limits.budget", 2.0).elapse(minutes(5));
+    assert_eq!(world.staying_of(POOL), 5);
+    // Less than is spent: nobody is ended, and who fails is not replaced beyond the minimum.
+    world.reconfigure("limits.budget", 1.0).elapse(minutes(30));
+    assert_eq!(world.staying_of(POOL), 5);
+    world.kill(&world.any()).elapse(minutes(10));
+    assert_eq!(world.staying_of(POOL), 4);
+}
+
+#[test]
+fn i11_a_refused_command_that_changed_a_pool() {
+    let world = world();
+    let mut pool = world.pool().pool;
+    let settings = |pool: &Pool| Settings {
+        pools: BTreeMap::from([(pool.name.clone(), pool.clone())]),
+        documents: Vec::new(),
+        closed: false,
+    };
+    let before = settings(&pool);
+    let refused = epu_core::Fault::new("conflict", "it is not to be");
+    let answered = |fault: &epu_core::Fault, after: Settings| {
+        world.watch().answered("pool.pause", Some(fault), Some((before.clone(), after)));
+    };
+    answered(&refused, before.clone());
+    pool.paused.grow = true;
+    pool.revision += 1;
+    answered(&epu_core::Fault::new("timeout", "nobody answered"), settings(&pool));
+    answered(&refused, settings(&pool));
+    assert_eq!(world.watch().violations(), [], "the one before may have taken effect meanwhile");
+    world.watch().tick(world.now() + minutes(5));
+    answered(&refused, settings(&pool));
+    finds(&world, Invariant::I11);
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let mut world = world();
+    assert!(world.try_reconfigure("max", 0).is_err());
+    assert!(world.try_reconfigure("limits.budget", 5.0).is_err(), "without a price");
+    assert!(
+        world
+            .try_add(POOL, &json!({ "template": "worker", "max": 1, "engine": { "keep": { "n": 1 } } }))
+            .is_err()
+    );
+    world.elapse(seconds(1));
+}
+
+#[test]
+fn i12_a_closed_installation_in_which_somebody_stays() {
+    let world = world();
+    world.watch().closed(true);
+    world.watch().tick(world.now() + CATCH_UP);
+    assert_eq!(world.watch().violations(), []);
+    world.watch().tick(world.now() + CATCH_UP + seconds(1));
+    finds(&world, Invariant::I12);
+}
+
+#[test]
+fn what_a_service_counts_is_found() {
+    for invariant in invariant::ALL {
+        let world = world();
+        let what = "it was so".to_owned();
+        world.watch().production().count(&Violation { invariant, what });
+        world.watch().tick(world.now());
+        finds(&world, invariant);
+    }
+}
+
+/// What breaks each, so that none is forgotten.
+#[test]
+fn each_can_be_broken() {
+    for invariant in invariant::ALL {
+        let breaks: fn() = match invariant {
+            Invariant::I1 => i1_a_machine_that_stays_without_a_record,
+            Invariant::I2 => i2_a_launch_above_the_maximum,
+            Invariant::I3 => i3_a_busy_worker_chosen_to_go,
+            Invariant::I4 => i4_more_replacements_than_the_limit,
+            Invariant::I5 => i5_a_deadline_that_passed,
+            Invariant::I6 => i6_a_pool_that_is_stuck_off_its_aim_and_nobody_says_why,
+            Invariant::I7 => i7_a_call_that_was_not_recorded_and_one_that_was_recorded_otherwise,
+            Invariant::I8 => i8_a_decision_that_does_not_follow_from_what_was_seen,
+            Invariant::I9 => i9_a_pool_that_shrinks_on_a_sensor_that_cannot_be_read,
+            Invariant::I10 => i10_a_launch_that_costs_more_than_the_budget,
+            Invariant::I11 => i11_a_refused_command_that_changed_a_pool,
+            Invariant::I12 => i12_an_instance_that_is_terminated_while_its_machine_runs_or_goes_back,
+        };
+        breaks();
+    }
 }
 
 #[test]

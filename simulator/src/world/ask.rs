@@ -51,8 +51,10 @@ impl World {
     pub fn ask_through_as(&mut self, process: impl Into<Process>, caller: Caller, request: Request) -> Result<Value, Fault> {
         let name = self.member(process.into());
         self.transcript.note(format_args!("{} asks {name} {}", caller.name(), request.op()));
-        let asking = self.net.ask_process(&name, caller, request, Duration::from_secs(30));
-        self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+        self.watched(&request.clone(), || {
+            let asking = self.net.ask_process(&name, caller, request, Duration::from_secs(30));
+            self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+        })
     }
 
     /// Adds a pool beside the one of the setup, with the setup's template.
@@ -126,6 +128,7 @@ impl World {
         if let Err(error) = self.runtime.block_on(taking) {
             panic!("usurp: {error}");
         }
+        self.watch.works("leadership", !there, self.now());
         self
     }
 
@@ -174,9 +177,29 @@ impl World {
     }
 
     pub(super) fn ask_quietly(&self, request: Request) -> Result<Value, Fault> {
-        let operator = Caller::Operator("operator".to_owned());
-        let asking = self.net.operator_asks(operator, request, Duration::from_secs(30));
-        self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+        self.watched(&request.clone(), || {
+            let operator = Caller::Operator("operator".to_owned());
+            let asking = self.net.operator_asks(operator, request, Duration::from_secs(30));
+            self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+        })
+    }
+
+    /// Asks something, and has it watched that what is refused changes nothing.
+    pub(super) fn watched(&self, request: &Request, ask: impl FnOnce() -> Result<Value, Fault>) -> Result<Value, Fault> {
+        let is_command = !request.is_question();
+        let now = || {
+            is_command
+                .then(|| self.runtime.block_on(crate::watch::settings(&self.memory)))
+                .flatten()
+        };
+        let before = now();
+        let answer = ask();
+        if is_command {
+            let fault = answer.as_ref().err();
+            let after = fault.and_then(|_| now());
+            self.watch.answered(request.op(), fault, before.zip(after));
+        }
+        answer
     }
 
     fn must(&mut self, request: Request) -> &mut Self {

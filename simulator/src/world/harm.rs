@@ -5,6 +5,7 @@ use std::time::Duration;
 use epu_core::id::{InstanceId, PoolName, SensorName};
 use epu_core::life::State;
 use epu_core::request::Service;
+use epu_core::time::Clock as _;
 
 use crate::host::{Behaviour, killed};
 use crate::machines::Order;
@@ -192,6 +193,7 @@ impl World {
             if cut { "cannot be reached" } else { "can be reached" }
         ));
         self.net.cut_off(service, cut);
+        self.watch.reached(service, !cut, self.clock.now());
         self
     }
 }

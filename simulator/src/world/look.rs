@@ -392,7 +392,9 @@ impl World {
     /// # Errors
     /// What the service answered.
     pub fn ask_as(&mut self, caller: Caller, request: Request) -> Result<serde_json::Value, epu_core::Fault> {
-        let asking = self.net.operator_asks(caller, request, crate::time::seconds(30));
-        self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+        self.watched(&request.clone(), || {
+            let asking = self.net.operator_asks(caller, request, crate::time::seconds(30));
+            self.runtime.block_on(asking).map(epu_core::request::Answer::into_json)
+        })
     }
 }

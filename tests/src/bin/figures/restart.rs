@@ -118,6 +118,7 @@ async fn fill(directory: &Path) -> Result<()> {
             template_version: pool.template_version.clone(),
             instances: wanted,
             min: 1,
+            max: None,
             epoch: 0,
         };
         let outcome = Some(Outcome::Launched {
