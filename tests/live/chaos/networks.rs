@@ -59,8 +59,8 @@ async fn a_controller_on_a_network_that_loses_everything_does_no_harm_and_comes_
         .await;
     let before = cluster.until_running(6).await;
 
-    // Everything, then one thing at a time.
-    for pulled in [&[0, 1][..], &[1], &[0]] {
+    // Everything, then the broker alone; the database alone is what chaos does with its wires.
+    for pulled in [&[0, 1][..], &[0]] {
         pulled.iter().for_each(|cable| cables[*cable].pull().unwrap());
         if pulled.contains(&1) {
             cluster
@@ -69,11 +69,18 @@ async fn a_controller_on_a_network_that_loses_everything_does_no_harm_and_comes_
                     other => Err(format!("{other:?}")),
                 })
                 .await;
-            // What is asked now is done by the one that is left.
-            cluster.does(&["pool", "resize", "p0", "--n", "2"]);
-            cluster.until_running(7).await;
-            cluster.does(&["pool", "resize", "p0", "--n", "1"]);
-            cluster.until_running(6).await;
+            // What is asked now is done by the one that is left, as soon as everybody knows that it leads.
+            for (n, all) in [("2", 7), ("1", 6)] {
+                cluster
+                    .until("an operator is heard", async || {
+                        match cluster.run(&["pool", "resize", "p0", "--n", n]) {
+                            said if said.code == Some(0) => Ok(()),
+                            said => Err(said.err),
+                        }
+                    })
+                    .await;
+                cluster.until_running(all).await;
+            }
         } else {
             tokio::time::sleep(Duration::from_secs(8)).await;
             assert_eq!(cluster.agents().len(), 6, "nobody is harmed by a controller that hears nothing");

@@ -200,7 +200,7 @@ pub fn left_over(seen: &Seen) -> Vec<Broken> {
 
 // ---- the history
 
-/// I2, I3, I4, I7, I8 and I12 over everything that was recorded.
+/// I2, I3, I4, I7, I8, I9 and I12 over everything that was recorded.
 #[must_use]
 pub fn history(seen: &Seen) -> Vec<Broken> {
     let mut found = within_maximum(seen);
@@ -337,7 +337,8 @@ fn intentions(seen: &Seen) -> Vec<Broken> {
     found
 }
 
-/// I4 and I8: every decision, shown what it was shown, comes out the same, and what they replaced is within the limit.
+/// I4, I8 and I9: every decision, shown what it was shown, comes out the same; what they replaced is within the limit; and none makes a
+/// pool smaller because a sensor could not be read.
 fn decisions(seen: &Seen) -> Vec<Broken> {
     let engines = Registry::standard();
     let mut settings: BTreeMap<&PoolName, BTreeMap<u64, Map<String, Value>>> = BTreeMap::new();
@@ -371,6 +372,15 @@ fn decisions(seen: &Seen) -> Vec<Broken> {
             found.push(broken(Invariant::I8, what));
         }
         let from = targets.insert(name, decided.target).unwrap_or(decided.target);
+        let mut sensors = engine.sensors().into_iter();
+        let readable = sensors.all(|sensor| {
+            observed
+                .readings
+                .get(&sensor)
+                .is_some_and(|reading| reading.status.fresh().is_some())
+        });
+        let blind = invariant::no_blind_shrink(from, decided.target, pool.spec.max, readable);
+        found.extend(blind.map(|blind| broken(Invariant::I9, format!("pool {name}: {}", blind.what))));
         let times = replaced.entry(name).or_default();
         found.extend(replacements(pool, decided, &observed, from, times));
     }

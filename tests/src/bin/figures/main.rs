@@ -8,6 +8,7 @@
 //! both its sides measured here, one after the other.
 
 mod amqp;
+mod chaos;
 mod clock;
 #[cfg(feature = "ec2")]
 mod ec2;
@@ -160,6 +161,11 @@ const ALL: &[Measurement] = &[
         names: &["ec2-200-faulty-runs-broken"],
         long: true,
         run: ec2::measure_losing,
+    },
+    Measurement {
+        names: &["chaos-runs-broken"],
+        long: true,
+        run: chaos::measure,
     },
     Measurement {
         names: &["first-command"],

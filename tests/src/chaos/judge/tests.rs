@@ -389,6 +389,37 @@ fn a_decision_that_comes_out_otherwise_or_cannot_be_shown_again_is_found() {
 }
 
 #[test]
+fn a_pool_that_shrinks_on_a_sensor_that_cannot_be_read_is_found() {
+    let following = json!({ "sensor": "jobs", "high-water": 5, "low-water": 1 });
+    let engine = Registry::standard().make("queue-length", &following).unwrap();
+    let decided = |readings: Value, target| {
+        let mut observed = observed();
+        observed["readings"] = readings;
+        let decision = engine.decide(&serde_json::from_value(observed.clone()).unwrap());
+        let mut entry = decided(1, 1, Vec::new());
+        let Event::Decided(decided) = &mut entry.event else {
+            panic!("it is a decision")
+        };
+        (decided.observed, decided.desired, decided.reasons, decided.target) = (observed, decision.desired, decision.reasons, target);
+        entry
+    };
+    let follows = |seen: &mut Seen| {
+        seen.engines
+            .insert(pool_name(), Map::from_iter([("queue-length".to_owned(), following.clone())]));
+        seen.journal.truncate(5);
+    };
+    let fresh = json!({ "jobs": { "status": "fresh", "value": 0.0 } });
+    let mut seen = well();
+    follows(&mut seen);
+    seen.journal.extend([decided(fresh.clone(), 2), decided(fresh.clone(), 1)]);
+    assert_eq!(decisions(&seen), Vec::new(), "it could be read");
+    finds(decisions, "I9", "from 2 to 1", |seen| {
+        follows(seen);
+        seen.journal.extend([decided(fresh, 2), decided(json!({}), 1)]);
+    });
+}
+
+#[test]
 fn more_replacements_than_the_limit_allows_are_found() {
     let replacing = |at, n: u128| {
         let gone = Action::Terminate {
