@@ -27,6 +27,8 @@ pub enum Kind {
     AgentFrozen,
     /// A worker is killed.
     WorkerKilled,
+    /// An agent and its worker are killed at once, as the loss of a machine does.
+    MachineLost,
     /// The broker is killed.
     BrokerKilled,
     /// The broker is stopped in good order.
@@ -48,13 +50,14 @@ pub enum Kind {
 }
 
 /// All of them.
-pub(super) const ALL: [Kind; 15] = [
+pub(super) const ALL: [Kind; 16] = [
     Kind::ServiceKilled,
     Kind::ServicesKilled,
     Kind::ServiceFrozen,
     Kind::AgentKilled,
     Kind::AgentFrozen,
     Kind::WorkerKilled,
+    Kind::MachineLost,
     Kind::BrokerKilled,
     Kind::BrokerRestarted,
     Kind::BrokerFrozen,
@@ -81,6 +84,7 @@ impl Kind {
             Self::AgentKilled => "agent-killed",
             Self::AgentFrozen => "agent-frozen",
             Self::WorkerKilled => "worker-killed",
+            Self::MachineLost => "machine-lost",
             Self::BrokerKilled => "broker-killed",
             Self::BrokerRestarted => "broker-restarted",
             Self::BrokerFrozen => "broker-frozen",
@@ -97,7 +101,7 @@ impl Kind {
     fn part(self) -> &'static str {
         match self {
             Self::ServiceKilled | Self::ServicesKilled | Self::ServiceFrozen => "service",
-            Self::AgentKilled | Self::AgentFrozen | Self::WorkerKilled => "instance",
+            Self::AgentKilled | Self::AgentFrozen | Self::WorkerKilled | Self::MachineLost => "instance",
             Self::BrokerKilled | Self::BrokerRestarted | Self::BrokerFrozen => "broker",
             Self::DatabaseKilled | Self::DatabaseRestarted | Self::DatabaseFrozen => "database",
             Self::BrokerCutOff | Self::DatabaseCutOff => "wire",
@@ -116,6 +120,7 @@ impl Kind {
             | Self::ServicesKilled
             | Self::AgentKilled
             | Self::WorkerKilled
+            | Self::MachineLost
             | Self::BrokerKilled
             | Self::BrokerRestarted
             | Self::DatabaseKilled
@@ -210,7 +215,7 @@ impl Victims<'_> {
                 proc.signal(Signal::STOP);
                 of_service(Wrong::Frozen(service.clone(), proc))
             }
-            Kind::AgentKilled | Kind::AgentFrozen | Kind::WorkerKilled => self.harm_instance(kind, random),
+            Kind::AgentKilled | Kind::AgentFrozen | Kind::WorkerKilled | Kind::MachineLost => self.harm_instance(kind, random),
             Kind::BrokerKilled => {
                 self.cluster.rabbit.kill9();
                 (String::new(), vec![Wrong::BrokerGone])
@@ -255,22 +260,17 @@ impl Victims<'_> {
             return ("nobody".to_owned(), Vec::new());
         };
         self.harmed.insert(id);
-        let wrong = match kind {
-            Kind::AgentKilled => {
-                agent.signal(Signal::KILL);
-                Vec::new()
-            }
-            Kind::AgentFrozen => {
-                agent.signal_group(Signal::STOP);
-                vec![Wrong::FrozenAgent(agent)]
-            }
-            _ => {
-                if let Some(worker) = self.cluster.worker_of(id) {
-                    worker.signal(Signal::KILL);
-                }
-                Vec::new()
-            }
-        };
+        let mut wrong = Vec::new();
+        if kind == Kind::AgentKilled {
+            agent.signal(Signal::KILL);
+        } else if kind == Kind::AgentFrozen {
+            agent.signal_group(Signal::STOP);
+            wrong.push(Wrong::FrozenAgent(agent));
+        } else if kind == Kind::MachineLost {
+            agent.signal_group(Signal::KILL);
+        } else if let Some(worker) = self.cluster.worker_of(id) {
+            worker.signal(Signal::KILL);
+        }
         (id.to_string(), wrong)
     }
 
@@ -312,7 +312,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let mut deck = Deck::default();
         let mut times: BTreeMap<Kind, u32> = BTreeMap::new();
-        for _ in 0..75 {
+        for _ in 0..80 {
             let drawn = deck.draw(2, &mut random);
             assert_ne!(drawn[0].part(), drawn[1].part());
             for kind in drawn {

@@ -4,6 +4,11 @@
 //! moment while faults go on ([`moment`]), one the state that everything comes to once they have stopped ([`unsettled`]), one the whole
 //! history ([`history`]), one what is left after teardown ([`left_over`]).
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a judge looks for some events among all there are or will be"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
