@@ -355,18 +355,21 @@ impl Run {
     }
 
     /// What is needed to understand what happened, where somebody wants it: `EPU_TESTS_KEEP` names a directory.
-    fn keep(&self, seed: u64) -> String {
+    async fn keep(&self, seed: u64, why: &Trouble) -> String {
         let Some(directory) = std::env::var_os("EPU_TESTS_KEEP") else {
             return "EPU_TESTS_KEEP=DIRECTORY keeps all of its files".to_owned();
         };
         let to = Path::new(&directory).join(format!("chaos-{seed}"));
+        let seen = self.look().await;
         let copied = std::fs::create_dir_all(&to).and_then(|()| {
             let mut copy = std::process::Command::new("cp");
             copy.arg("-r").arg(self.cluster.path("")).arg(self.disk.data()).arg(&to);
-            copy.status()
+            copy.status()?;
+            std::fs::write(to.join("seen"), format!("{seen:#?}\n"))?;
+            std::fs::write(to.join("why"), format!("{why}\n\n{}\n", self.outcome.story.join("\n")))
         });
         match copied {
-            Ok(_) => format!("its files are in {}", to.display()),
+            Ok(()) => format!("its files are in {}", to.display()),
             Err(error) => format!("its files could not be kept: {error}"),
         }
     }
@@ -407,7 +410,7 @@ pub async fn endure(seed: u64, rounds: u32) -> Result<Outcome> {
         Err(trouble) => {
             let seen = joined(&run.watch.found().broken.into_iter().collect::<Vec<_>>());
             let story = run.outcome.story.join("\n");
-            let kept = run.keep(seed);
+            let kept = run.keep(seed, &trouble).await;
             let logs = run.cluster.logs();
             Err(Trouble(format!(
                 "seed {seed}: {trouble}\n{kept}\n== seen meanwhile\n{seen}\n== story\n{story}\n{logs}"
