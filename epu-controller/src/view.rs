@@ -803,7 +803,9 @@ impl View {
             }
         }
         let overdue = verdict.look_at.is_some_and(|at| at <= now);
-        if overdue {
+        // Before anybody is known to listen, its silence has no beginning, and so no end that could be waited for.
+        let is_before_all = self.listened.is_none() && member.instance.state == State::Running;
+        if overdue || is_before_all {
             self.waiting.insert(id);
         }
         let look_at = verdict.look_at.filter(|_| !overdue);

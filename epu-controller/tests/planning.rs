@@ -734,3 +734,19 @@ fn a_breaker_is_stored_and_read_again() {
         "older forms are read"
     );
 }
+
+/// As when a pool is gained while no aggregator can be heard of, and the agent died meanwhile.
+#[test]
+fn one_that_was_known_before_anybody_was_known_to_listen_and_is_never_heard_is_given_up() {
+    let mut world = World::calm();
+    world.view = View::new(world.view.pool.clone(), at(0));
+    let silent = world.add(State::Running, None);
+    let limits = world.view.pool.spec.health.clone();
+    let long = i64::try_from((*limits.boot + *limits.missing + *limits.really_missing).as_secs()).unwrap();
+    for now in (0..3 * long).step_by(5) {
+        world.now = now;
+        world.hear_all();
+        world.view.look(at(now));
+    }
+    assert_eq!(world.view.member(silent).unwrap().health, epu_core::health::Health::Missing);
+}

@@ -9,6 +9,7 @@
 
 mod broker_rights;
 mod bus_amqp;
+mod chaos;
 mod closing;
 mod compatibility;
 mod dead_letters;

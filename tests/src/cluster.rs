@@ -52,6 +52,12 @@ pub struct Cluster {
     /// The database.
     pub postgres: Postgres,
     database: String,
+    /// The words before every copy that is started, see [`Cluster::live_on`].
+    through: Vec<String>,
+    /// Where the data directory is seen from here.
+    data: PathBuf,
+    /// Where copies reach broker and database, of those that do not reach them directly.
+    ways: BTreeMap<String, (String, String)>,
     dir: TempDir,
 }
 
@@ -80,6 +86,9 @@ impl Cluster {
             rabbit,
             postgres,
             database,
+            through: Vec::new(),
+            data: dir.path().join("data"),
+            ways: BTreeMap::new(),
             dir,
         }
     }
@@ -108,6 +117,18 @@ impl Cluster {
         self.dir.path().join(name)
     }
 
+    /// Copies that are started from now on are started through another program that becomes them: `words` come before theirs. `data` is
+    /// where their data directory is seen from here.
+    pub fn live_on(&mut self, words: Vec<String>, data: PathBuf) {
+        self.through = words;
+        self.data = data;
+    }
+
+    /// This copy reaches broker and database at these addresses when it is started from now on.
+    pub fn reach_through(&mut self, name: &str, broker: String, database: String) {
+        self.ways.insert(name.to_owned(), (broker, database));
+    }
+
     /// Starts a copy such as `controller-2`, or starts it again at the same address, and waits until it is ready.
     ///
     /// # Panics
@@ -131,7 +152,8 @@ impl Cluster {
             .copies
             .get(name)
             .map_or_else(|| ports::free().expect("a free port"), |copy| copy.port);
-        let (postgres, amqp) = (self.postgres.url(&self.database), self.rabbit.url());
+        let way = self.ways.get(name).cloned();
+        let (amqp, postgres) = way.unwrap_or_else(|| (self.rabbit.url(), self.database_url()));
         let config = self.path("epu.yaml");
         let listen = format!("127.0.0.1:{port}");
         let arguments = [
@@ -142,7 +164,8 @@ impl Cluster {
             "--config",
             config.to_str().expect("a readable path"),
         ];
-        let running = Running::start(&arguments, &self.log_of(name), |command| {
+        let through: Vec<&str> = self.through.iter().map(String::as_str).collect();
+        let running = Running::start_through(&through, &arguments, &self.log_of(name), |command| {
             command
                 .current_dir(self.dir.path())
                 .env_remove("EPU_LOG")
@@ -250,7 +273,7 @@ impl Cluster {
     /// The operators' token.
     #[must_use]
     pub fn token(&self) -> String {
-        fs::read_to_string(self.path("data/operator.token")).unwrap_or_default()
+        fs::read_to_string(self.data.join("operator.token")).unwrap_or_default()
     }
 
     /// The door of a copy.

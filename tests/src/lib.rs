@@ -9,6 +9,7 @@
 //! **Nothing is shared with the machine.** Ports are found free, directories are temporary, nodes have names of their own; a RabbitMQ
 //! or Prometheus that runs there anyway is neither used nor disturbed.
 
+pub mod chaos;
 pub mod cluster;
 pub mod ec2_runs;
 pub mod fake_ec2;

@@ -3,14 +3,17 @@
 //! A process id alone is not a name, since ids are used again. [`Proc`] therefore also holds the time at which the process started,
 //! and no signal is sent to a process that started at another time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Longest environment that is read, which is above what Linux allows a process to start with by default (a quarter of the stack).
 const MAX_ENVIRONMENT: u64 = 4 << 20;
+/// A clock tick as Linux shows it to programs, on every platform it has today.
+const TICK_MS: u64 = 10;
 
 /// One process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,17 +78,46 @@ impl Proc {
         stat(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.state)
     }
 
+    /// Who started it, or took it over; none when it is gone.
+    #[must_use]
+    pub fn parent(self) -> Option<u32> {
+        stat(self.pid).filter(|stat| stat.started == self.started).map(|stat| stat.parent)
+    }
+
+    /// How long ago it started; none when that cannot be told.
+    #[must_use]
+    pub fn age(self) -> Option<Duration> {
+        let text = fs::read_to_string("/proc/uptime").ok()?;
+        let uptime = Duration::try_from_secs_f64(text.split_ascii_whitespace().next()?.parse().ok()?).ok()?;
+        Some(uptime.saturating_sub(Duration::from_millis(self.started.saturating_mul(TICK_MS))))
+    }
+
+    /// The environment it was started with; empty when it is gone or somebody else's.
+    #[must_use]
+    pub fn environment(self) -> BTreeMap<String, String> {
+        let mut environment = Vec::new();
+        let file = fs::File::open(format!("/proc/{}/environ", self.pid));
+        let read = file.and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
+        if read.is_err() {
+            return BTreeMap::new();
+        }
+        let entries = environment.split(|byte| *byte == 0).filter_map(|entry| {
+            let entry = String::from_utf8_lossy(entry);
+            let (key, value) = entry.split_once('=')?;
+            Some((key.to_owned(), value.to_owned()))
+        });
+        // The first of two counts, as it does for programs.
+        let mut all = BTreeMap::new();
+        for (key, value) in entries {
+            all.entry(key).or_insert(value);
+        }
+        all
+    }
+
     /// The value of a variable in the environment it was started with.
     #[must_use]
     pub fn variable(self, name: &str) -> Option<String> {
-        let mut environment = Vec::new();
-        let file = fs::File::open(format!("/proc/{}/environ", self.pid)).ok()?;
-        file.take(MAX_ENVIRONMENT).read_to_end(&mut environment).ok()?;
-        environment.split(|byte| *byte == 0).find_map(|entry| {
-            let entry = String::from_utf8_lossy(entry);
-            let (key, value) = entry.split_once('=')?;
-            (key == name).then(|| value.to_owned())
-        })
+        self.environment().remove(name)
     }
 
     /// Its command line, for messages.

@@ -8,6 +8,7 @@
 //! both its sides measured here, one after the other.
 
 mod amqp;
+mod chaos;
 mod clock;
 #[cfg(feature = "ec2")]
 mod ec2;
@@ -166,6 +167,11 @@ const ALL: &[Measurement] = &[
         names: &["fuzz-million-cases"],
         long: true,
         run: fuzz::measure,
+    },
+    Measurement {
+        names: &["chaos-runs-broken"],
+        long: true,
+        run: chaos::measure,
     },
     Measurement {
         names: &["first-command"],
