@@ -19,6 +19,7 @@ use epu_provisioner::pace::{Action, Pace};
 
 use crate::lock;
 use crate::machines::{Machine, Machines, Order, Power};
+use crate::play::boot::Boot;
 use crate::transcript::Transcript;
 use crate::watch::Watch;
 
@@ -52,6 +53,8 @@ struct How {
     boot: Duration,
     /// A machine's boot takes between this share less and more of `boot`.
     boot_spread: f64,
+    /// In place of both, where it is given.
+    boots_by: Option<Boot>,
     /// The next machines never start their agents.
     stuck: u32,
     call_takes: Duration,
@@ -106,6 +109,7 @@ impl SimCloud {
             how: Mutex::new(How {
                 boot: Duration::from_secs(20),
                 boot_spread: 0.2,
+                boots_by: None,
                 stuck: 0,
                 call_takes: Duration::from_millis(200),
                 stop_takes: Duration::from_secs(5),
@@ -126,6 +130,11 @@ impl SimCloud {
     pub fn boots_in(&self, boot: Duration, spread: f64) {
         let mut how = lock(&self.how);
         (how.boot, how.boot_spread) = (boot, spread);
+    }
+
+    /// How machines come up from now on, and how many do not.
+    pub fn boots_by(&self, boot: Boot) {
+        lock(&self.how).boots_by = Some(boot);
     }
 
     /// So many of the next machines never start their agents.
@@ -297,7 +306,11 @@ impl SimCloud {
             let mut how = lock(&self.how);
             let stuck = how.stuck > 0;
             how.stuck = how.stuck.saturating_sub(1);
-            (!stuck).then(|| self.random.jitter(how.boot, how.boot_spread))
+            let drawn = || match how.boots_by {
+                Some(boot) => boot.draw(&self.random),
+                None => Some(self.random.jitter(how.boot, how.boot_spread)),
+            };
+            (!stuck).then(drawn).flatten()
         };
         self.machines.launch(Order {
             site: self.name.clone(),

@@ -8,7 +8,8 @@
 //! agent over a simulated link and host) and its worker, [`queue`] for the work, [`sensors`] for what is read of it, [`net`] for the
 //! way between processes, [`time`] for the clock. Services get them through the same traits as the real ones.
 //!
-//! [`fault`] is what can go wrong with it, written down.
+//! [`fault`] is what can go wrong with it, written down. [`play`] lets somebody's own pools meet a workload, and puts what happens into
+//! numbers.
 //!
 //! [`ledger`] stands between the services and their store: what they write passes [`watch`], which checks the invariants against what
 //! is truly so (which machines run, which workers are busy), not against what services claim. [`world`] puts it all together and is
@@ -23,6 +24,7 @@ pub mod ledger;
 pub mod machines;
 pub mod net;
 pub mod pausable;
+pub mod play;
 pub mod process;
 pub mod queue;
 pub mod sensors;
