@@ -1,5 +1,8 @@
 //! What can be written on the command line. Nothing is decided here: [`crate::commands`] does what was asked for.
 
+pub(crate) mod simulate;
+pub(crate) mod storm;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -105,6 +108,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// The store itself, without a service: check it, migrate it, keep it in a file, move it to another database.
     Store(StoreArgs),
+    /// Pools in a simulated world: what would happen.
+    #[command(subcommand)]
+    Simulate(simulate::Simulate),
     /// Run the services until stopped. Workers go on when they stop.
     Serve(Serve),
     /// Show what this does, with real processes on this machine and nothing installed.
@@ -567,7 +573,7 @@ pub(crate) struct Demo {
 }
 
 /// A setting as `key=value`, its value as in the config file. `key=` takes the key out.
-fn setting(written: &str) -> Result<(String, Value), String> {
+pub(crate) fn setting(written: &str) -> Result<(String, Value), String> {
     let (key, value) = written.split_once('=').ok_or("write it as KEY=VALUE")?;
     if key.trim().is_empty() {
         return Err("the key is missing".to_owned());
@@ -656,6 +662,8 @@ mod tests {
             "store --sqlite epu-data export kept",
             "store restore kept",
             "store import --postgres file:/run/url kept",
+            "simulate run --config epu.yaml --workload trace.csv",
+            "simulate storm --seeds 100 --rate crash=20 --without teardown,remove-pool",
             "serve all --config epu.yaml",
             "demo",
             "agent",
@@ -697,6 +705,9 @@ mod tests {
             "status --timeout 5",
             "status --output xml",
             "serve everything",
+            "simulate",
+            "simulate run",
+            "simulate storm",
             "store",
             "store backup",
             "store check --sqlite a --postgres b",

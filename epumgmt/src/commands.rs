@@ -12,6 +12,7 @@ mod man;
 mod placement;
 mod pool;
 mod refresh;
+mod simulate;
 mod site;
 mod status;
 mod store;
@@ -39,6 +40,7 @@ pub(crate) use completions::completions;
 pub(crate) use config::config;
 pub(crate) use dead::dead;
 pub(crate) use man::man;
+pub(crate) use simulate::simulate;
 pub(crate) use store::store;
 pub(crate) use template::Version;
 
@@ -152,6 +154,7 @@ impl Session {
             Command::Config(_)
             | Command::Dead(_)
             | Command::Store(_)
+            | Command::Simulate(_)
             | Command::Serve(_)
             | Command::Demo(_)
             | Command::DemoWorker

@@ -58,6 +58,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Man { directory } => commands::man(&directory).map(Into::into),
         Command::Completions { shell } => commands::completions(shell, &mut screen.to).map(Into::into),
         Command::Config(command) => commands::config(&mut screen, &command).map(Into::into),
+        Command::Simulate(what) => commands::simulate(&mut screen, &cli.reach.config, &what, &SystemClock::start()).map(Into::into),
         Command::Store(args) => {
             let clock = SystemClock::start();
             let done = commands::store(&mut screen, &args, &cli.reach.config, &clock);

@@ -13,7 +13,7 @@
 //!   not answer says nothing, and the call is made, since it was recorded before. Ending a machine belongs to a record that says so, or to none.
 //! - **I11**: an order that is refused has changed nothing that will be written.
 //! - **I12**: what becomes `TERMINATED` was called gone by its site when it was last asked, and while the installation is closed
-//!   nobody stays who was not told to go.
+//!   nobody stays for long who was not told to go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -52,8 +52,8 @@ pub(crate) struct Checks {
     next_at: Timestamp,
     /// Those whose deadline was missed and that were counted for it.
     late: BTreeSet<InstanceId>,
-    /// Whether it was counted that somebody stays though the installation is closed.
-    somebody_stays: bool,
+    /// Since when somebody stays though the installation is closed, and whether it was counted.
+    stays_since: Option<(Timestamp, bool)>,
 }
 
 impl Checks {
@@ -62,7 +62,7 @@ impl Checks {
             acts_since: now,
             next_at: now + EVERY,
             late: BTreeSet::new(),
-            somebody_stays: false,
+            stays_since: None,
         }
     }
 }
@@ -161,10 +161,16 @@ impl Service {
             true => self.book.live().filter(|instance| stays(instance)).count(),
             false => 0,
         };
-        if staying > 0 && !self.checks.somebody_stays {
-            self.violated(invariant::nobody_stays(staying));
+        if staying == 0 {
+            self.checks.stays_since = None;
+            return;
         }
-        self.checks.somebody_stays = staying > 0;
+        // What a teardown changes is written in the turns that follow it.
+        let (since, counted) = *self.checks.stays_since.get_or_insert((now, false));
+        if !counted && now.since(since) > DEADLINE_GRACE {
+            self.violated(invariant::nobody_stays(staying));
+            self.checks.stays_since = Some((since, true));
+        }
     }
 
     /// I1: machines of one list that are a second one of an instance whose own is in that list too.

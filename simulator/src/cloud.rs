@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Luck;
 use crate::lock;
 use crate::machines::{Machine, Machines, Order, Power};
+use crate::play::boot::Boot as BootModel;
 use crate::process::Process;
 use crate::transcript::Transcript;
 use crate::watch::Watch;
@@ -70,6 +71,8 @@ struct How {
     boot: Duration,
     /// A machine's boot takes between this share less and more of `boot`.
     boot_spread: f64,
+    /// In place of both, where it is given.
+    boots_by: Option<BootModel>,
     /// The next machines never start their agents.
     stuck: u32,
     call_takes: Duration,
@@ -128,6 +131,7 @@ impl SimCloud {
             how: Mutex::new(How {
                 boot: Duration::from_secs(20),
                 boot_spread: 0.2,
+                boots_by: None,
                 stuck: 0,
                 call_takes: Duration::from_millis(200),
                 stop_takes: Duration::from_secs(5),
@@ -179,6 +183,11 @@ impl SimCloud {
     pub fn boots_in(&self, boot: Duration, spread: f64) {
         let mut how = lock(&self.how);
         (how.boot, how.boot_spread) = (boot, spread);
+    }
+
+    /// How machines come up from now on, and how many do not.
+    pub fn boots_by(&self, boot: BootModel) {
+        lock(&self.how).boots_by = Some(boot);
     }
 
     /// So many of the next machines never start their agents.
@@ -359,11 +368,13 @@ impl SimCloud {
             let mut boot = how.troubles.boot();
             boot.is_stuck |= how.stuck > 0;
             how.stuck = how.stuck.saturating_sub(1);
-            let takes = match boot.is_stuck {
-                true => STUCK,
-                false => self.random.jitter(how.boot, how.boot_spread).mul_f64(boot.factor),
+            let drawn = match how.boots_by {
+                _ if boot.is_stuck => None,
+                Some(boots) => boots.draw(&self.random),
+                None => Some(self.random.jitter(how.boot, how.boot_spread)),
             };
-            (takes, boot)
+            boot.is_stuck = drawn.is_none();
+            (drawn.map_or(STUCK, |takes| takes.mul_f64(boot.factor)), boot)
         };
         let Boot {
             is_stuck, is_stillborn, ..

@@ -10,6 +10,7 @@
 //!
 //! [`fault`] is what can go wrong with it, written down; [`storm`] draws hours of it from a seed, plays them, and shrinks what it finds.
 //! [`edge`] is where one process meets the rest, and where it can be stopped or die.
+//! [`play`] lets somebody's own pools meet a workload, and puts what happens into numbers.
 //!
 //! [`ledger`] stands between the services and their store: what they write passes [`watch`], which checks the invariants against what
 //! is truly so (which machines run, which workers are busy), not against what services claim. [`world`] puts it all together and is
@@ -26,6 +27,7 @@ pub mod ledger;
 pub mod machines;
 pub mod net;
 pub mod pausable;
+pub mod play;
 pub mod process;
 pub mod queue;
 pub mod sensors;

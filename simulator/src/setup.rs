@@ -1,9 +1,12 @@
 //! What a world is to have in it, in the words of the config file.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use epu_core::id::{PoolName, SensorName, SiteName};
 use serde_json::{Map, Value, json};
 
+use crate::play::boot::Boot;
 use crate::world::{POOL, World};
 
 /// The sensor that reads the queue, in pools that follow it.
@@ -20,6 +23,26 @@ pub struct Setup {
     pub(crate) controllers: u8,
     pub(crate) provisioners: u8,
     pub(crate) aggregators: u8,
+    pub(crate) own: Option<Own>,
+}
+
+/// Somebody's own pools, in place of the one that scenarios speak of.
+#[derive(Debug, Clone)]
+pub(crate) struct Own {
+    /// Their settings as the config file has them, by name.
+    pub(crate) pools: BTreeMap<String, Value>,
+    /// Their templates, by name.
+    pub(crate) templates: BTreeMap<String, Value>,
+    /// Which of each pool's sensors read its queue.
+    pub(crate) following: BTreeMap<PoolName, Vec<SensorName>>,
+    /// What other sensors say all the time.
+    pub(crate) held: Vec<(PoolName, SensorName, f64)>,
+    /// How machines come up.
+    pub(crate) boot: Boot,
+    /// How long a worker's set-up takes.
+    pub(crate) set_up: Duration,
+    /// How many machines each site has room for; none: no end of it.
+    pub(crate) room: BTreeMap<SiteName, Option<u32>>,
 }
 
 impl Setup {
@@ -33,6 +56,17 @@ impl Setup {
             controllers: 1,
             provisioners: 1,
             aggregators: 1,
+            own: None,
+        }
+    }
+
+    /// Somebody's own pools.
+    pub(crate) fn own(own: Own, seed: u64) -> Self {
+        Self {
+            sites: own.room.keys().map(ToString::to_string).collect(),
+            seed,
+            own: Some(own),
+            ..Self::keeping(1)
         }
     }
 
@@ -128,8 +162,27 @@ impl Setup {
 
     /// Every pool with its settings, by name.
     pub(crate) fn all_pools(&self) -> BTreeMap<&str, &Value> {
-        let beside = self.beside.iter().map(|(name, settings)| (name.as_str(), settings));
-        beside.chain([(POOL, &self.pool)]).collect()
+        let named = |(name, settings)| (String::as_str(name), settings);
+        match &self.own {
+            Some(own) => own.pools.iter().map(named).collect(),
+            None => self.beside.iter().map(named).chain([(POOL, &self.pool)]).collect(),
+        }
+    }
+
+    /// Every template, by name.
+    pub(crate) fn all_templates(&self) -> BTreeMap<&str, &Value> {
+        match &self.own {
+            Some(own) => own.templates.iter().map(|(name, settings)| (name.as_str(), settings)).collect(),
+            None => BTreeMap::from([("worker", &self.template)]),
+        }
+    }
+
+    /// The sensors that read a pool's queue.
+    pub(crate) fn queue_sensors(&self, pool: &PoolName) -> Vec<SensorName> {
+        match &self.own {
+            Some(own) => own.following.get(pool).cloned().unwrap_or_default(),
+            None => SensorName::new(QUEUE_SENSOR).into_iter().collect(),
+        }
     }
 
     /// Another seed.

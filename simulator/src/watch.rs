@@ -10,7 +10,7 @@
 mod course;
 mod refusals;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 const STRAY_GRACE: Duration = Duration::from_secs(150);
 /// After something did not work, so long until it is expected to have caught up.
 const CATCH_UP: Duration = Duration::from_secs(30);
+/// Revisions of a pool whose engines are kept: a change whose reply was lost is made, and decisions go on by the one before until that is found out.
+const REVISIONS_MOST: usize = 8;
 /// Violations that are kept; the first is what matters.
 const VIOLATIONS_MAX: usize = 100;
 
@@ -77,7 +79,9 @@ struct Seen {
 #[derive(Debug)]
 struct Known {
     pool: Pool,
-    engine: Option<Box<dyn Engine>>,
+    engine: Option<Arc<dyn Engine>>,
+    /// The engine of each of the last revisions: a decision is shown to that of the revision it names.
+    engines: VecDeque<(u64, Arc<dyn Engine>)>,
     target: Option<u32>,
     /// When one was replaced, and how many the limit allowed then.
     replaced: Vec<(Timestamp, u32)>,
@@ -233,12 +237,14 @@ impl Watch {
                 .engine
                 .iter()
                 .next()
-                .and_then(|(name, settings)| self.engines.make(name, settings).ok());
+                .and_then(|(name, settings)| self.engines.make(name, settings).ok())
+                .map(Arc::from);
             let before = seen.pools.remove(&pool.name);
             let now = seen.now;
             let mut known = Known {
                 pool: pool.clone(),
                 engine: made,
+                engines: VecDeque::new(),
                 target: None,
                 replaced: Vec::new(),
                 before: None,
@@ -247,8 +253,13 @@ impl Watch {
             if let Some(before) = before {
                 known.target = before.target;
                 known.replaced = before.replaced;
+                known.engines = before.engines;
                 known.steered = before.steered;
                 known.before = Some((now, before.pool));
+            }
+            known.engines.extend(known.engine.clone().map(|engine| (pool.revision, engine)));
+            if known.engines.len() > REVISIONS_MOST {
+                known.engines.pop_front();
             }
             known.steered.disturbed(now);
             seen.pools.insert(pool.name.clone(), known);
@@ -342,7 +353,9 @@ impl Watch {
         let mut seen = lock(&self.seen);
         let Some(mut known) = seen.pools.remove(name) else { return };
         let observed: Option<Observation> = serde_json::from_value(decided.observed.clone()).ok();
-        if let (Some(engine), Some(observed)) = (&known.engine, &observed) {
+        let of_then = known.engines.iter().rev().find(|(revision, _)| *revision == decided.revision);
+        if let (Some((_, engine)), Some(observed)) = (of_then, &observed) {
+            let engine = engine.clone();
             let again = engine.decide(observed);
             let again = Some((again.desired, again.reasons.as_slice()));
             seen.found(invariant::reproduces(name, (decided.desired, &decided.reasons), again));

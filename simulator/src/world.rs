@@ -7,6 +7,7 @@
 mod ask;
 mod harm;
 mod look;
+mod own;
 mod processes;
 mod trouble;
 mod wire;
@@ -168,6 +169,14 @@ impl World {
     /// When the setup has faults.
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
+        Self::try_new(setup).unwrap_or_else(|fault| panic!("the setup has faults: {fault}"))
+    }
+
+    /// The same, where the pools are somebody's own.
+    ///
+    /// # Errors
+    /// Why the controller does not take them.
+    pub(crate) fn try_new(setup: &Setup) -> Result<Self, epu_core::Fault> {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.unwrap_or_else(|error| panic!("a runtime without a single device: {error}"));
         let clock = Arc::new(SimClock::start(runtime.handle().clone()));
@@ -248,6 +257,9 @@ impl World {
             keyring,
             runtime,
         };
+        if let Some(own) = &setup.own {
+            world.prepare(own);
+        }
         let copies = [
             (Service::Provisioner, setup.provisioners),
             (Service::Aggregator, setup.aggregators),
@@ -259,15 +271,13 @@ impl World {
             }
         }
         world.elapse(crate::time::millis(1));
-        let text = json!({ "templates": { "worker": setup.template }, "pools": setup.all_pools() }).to_string();
+        let text = json!({ "templates": setup.all_templates(), "pools": setup.all_pools() }).to_string();
         let add = Request::PoolAdd(PoolFile {
             file: "world.yaml".to_owned(),
             text,
         });
-        if let Err(fault) = world.ask(add) {
-            panic!("the setup has faults: {fault}");
-        }
-        world
+        world.ask(add)?;
+        Ok(world)
     }
 
     fn begin(&mut self, process: Process) {

@@ -61,7 +61,13 @@ impl Service for Fake {
 
 /// What was written.
 #[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Paper {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Write for Paper {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {

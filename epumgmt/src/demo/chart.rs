@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How many columns the picture has.
-const WIDTH: usize = 72;
+pub(crate) const WIDTH: usize = 72;
 const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// What was seen at one moment.
@@ -75,7 +75,8 @@ pub(crate) fn draw(samples: &[Sample], marks: &[Mark]) -> String {
     picture
 }
 
-fn graph(picture: &mut String, name: &str, values: &[usize; WIDTH], rows: usize) {
+/// One row of values as bars, so many lines high.
+pub(crate) fn graph(picture: &mut String, name: &str, values: &[usize; WIDTH], rows: usize) {
     let top = values.iter().copied().max().unwrap_or(0).max(1);
     for row in (0..rows).rev() {
         let label = if row + 1 == rows { format!("{name} {top}") } else { String::new() };

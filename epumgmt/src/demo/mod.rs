@@ -5,7 +5,7 @@
 //! kills the control process. It watches from outside, through the operators' door and the process table, and says at the end
 //! which promises were kept. Exit code 0 means all of them.
 
-mod chart;
+pub(crate) mod chart;
 mod control;
 mod spool;
 mod story;

@@ -108,7 +108,8 @@ impl World {
     /// # Panics
     /// When the store is failing.
     pub fn usurp(&mut self, process: impl Into<Process>, there: bool) -> &mut Self {
-        let name = self.member(process.into());
+        // One that does not run has nothing.
+        let name = self.name_now(process.into());
         let usurper = "usurper".to_owned();
         let taking = async {
             if !there {
@@ -120,7 +121,9 @@ impl World {
                 url: None,
                 since: self.now(),
             };
-            self.memory.leave(&name).await?;
+            if let Some(name) = &name {
+                self.memory.leave(name).await?;
+            }
             let want = Domain::all(Service::Controller).into_iter().collect();
             let lasts = Span::secs(3_600);
             self.memory.lease(LeaseAsk { member, want, lasts }).await.map(drop)

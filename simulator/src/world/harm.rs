@@ -30,15 +30,13 @@ impl World {
         self.inside(|| self.queues.of(&pool).submit(jobs, takes));
     }
 
-    /// How the queue's sensor of a pool behaves from now on.
-    ///
-    /// # Panics
-    /// Never: its name is a name.
+    /// How the sensors of a pool that read its queue behave from now on.
     pub fn sensor_of(&mut self, pool: &str, mode: Mode) -> &mut Self {
         let Ok(pool) = PoolName::new(pool) else { return self };
-        let name = SensorName::new(QUEUE_SENSOR).unwrap_or_else(|error| panic!("{error}"));
         self.transcript.note(format_args!("the sensor of {pool} is {mode:?}"));
-        self.sources.set(&pool, &name, mode);
+        for name in self.setup.queue_sensors(&pool) {
+            self.sources.set(&pool, &name, mode);
+        }
         self
     }
 

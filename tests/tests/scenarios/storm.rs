@@ -47,7 +47,8 @@ fn what_once_broke_breaks_no_more() {
     plans.sort();
     let mut broken = Vec::new();
     for path in &plans {
-        let plan: Plan = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let plan: Plan =
+            serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         if let Some(found) = play(&plan).found {
             broken.push(format!("{}: {}", path.display(), story(&plan, &found)));
         }
