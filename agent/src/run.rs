@@ -68,6 +68,8 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
     }
     let doors: Vec<String> = parts.url.split_whitespace().map(str::to_owned).collect();
     let (life, todo) = Life::begin(claim, &doors, found, parts.clock.now(), parts.random.fraction());
+    let notices = parts.host.notices();
+    let life = if notices { life.hearing_news() } else { life };
     let mut running = Running {
         parts: &parts,
         life,
@@ -98,6 +100,7 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
                 Event::WorkerEnded(exit)
             }
             at = parts.host.taken_away(), if !is_taken_away => Event::Interruption(at),
+            () = parts.host.news(), if notices && has_worker => Event::News,
             ended = done(&mut running.setting_up) => Event::SetUpEnded(ended),
             event = done(&mut running.asking) => running.heard(event),
             event = done(&mut running.beating) => running.heard(event),
@@ -258,6 +261,7 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
             | Event::SetUpAborted(_)
             | Event::Started(_)
             | Event::WorkerEnded(_)
+            | Event::News
             | Event::Seen(_)
             | Event::DrainTold(_)
             | Event::NotKept(_)

@@ -206,8 +206,8 @@ mod tests {
 
     fn lease(domain: Domain, holder: &str, epoch: u64) -> Lease {
         Lease {
-            name: domain.to_string(),
-            holder: Some(holder.to_owned()),
+            name: domain.name().into(),
+            holder: Some(holder.into()),
             epoch,
             since: Timestamp(0),
             left_ms: 5_000,

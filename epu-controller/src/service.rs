@@ -129,6 +129,12 @@ pub(crate) struct Controller {
     pub(crate) since: Timestamp,
     pub(crate) store_fault: Option<String>,
     pub(crate) to_send: BTreeSet<PoolName>,
+    /// Pools that have, or had at the last tick, commands that are not accepted yet.
+    pub(crate) commanding: BTreeSet<PoolName>,
+    /// Pools of which something is not written yet, some that were written since among them.
+    pub(crate) unwritten: BTreeSet<PoolName>,
+    /// Pools that wait for what aggregators say, whatever it is about: not all was heard for them, or somebody's silence is to be judged.
+    pub(crate) unheard: BTreeSet<PoolName>,
     pub(crate) accepted: Vec<Uuid>,
     pub(crate) tasks: JoinSet<Back>,
     pub(crate) file_failed: bool,
@@ -142,7 +148,9 @@ pub(crate) struct Controller {
     /// To be written to the journal before pools are looked at.
     pub(crate) noted_entries: Vec<Entry>,
     pub(crate) wakes: BTreeSet<(Timestamp, PoolName)>,
-    pub(crate) told_at: Timestamp,
+    /// When the next page of pools is told, and after which pool it begins.
+    pub(crate) tell_at: Timestamp,
+    pub(crate) told_up_to: Option<PoolName>,
     passed_at: Timestamp,
     checked_at: Timestamp,
 }
@@ -177,6 +185,7 @@ impl Controller {
     /// One that leads nothing yet.
     async fn new(parts: Parts) -> Result<Self, Error> {
         let now = parts.clock.now();
+        let tell_at = now + *parts.config.tell_every;
         let closed = parts.store.closed().await.map_err(|source| Error::Load {
             what: "whether the installation is closed",
             source,
@@ -192,6 +201,9 @@ impl Controller {
             since: now,
             store_fault: None,
             to_send: BTreeSet::new(),
+            commanding: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             accepted: Vec::new(),
             tasks: JoinSet::new(),
             file_failed: false,
@@ -200,7 +212,8 @@ impl Controller {
             rest: BTreeSet::new(),
             noted_entries: Vec::new(),
             wakes: BTreeSet::new(),
-            told_at: now,
+            tell_at,
+            told_up_to: None,
             passed_at: now,
             checked_at: now,
         })
@@ -284,11 +297,17 @@ impl Controller {
                 self.dirty.insert(name);
             }
         }
-        let waiting: usize = self.pools.values().map(|managed| managed.outbox.len()).sum();
+        let pools = &self.pools;
+        self.commanding
+            .retain(|name| pools.get(name).is_some_and(|managed| !managed.outbox.is_empty()));
+        let waiting: usize = self
+            .commanding
+            .iter()
+            .filter_map(|name| pools.get(name))
+            .map(|managed| managed.outbox.len())
+            .sum();
         self.parts.metrics.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        if now.since(self.told_at) >= *self.parts.config.tell_every {
-            self.tell_pools();
-        }
+        self.tell_some(now);
         self.remember(now).await;
     }
 
@@ -313,9 +332,13 @@ impl Controller {
                     self.dirty.extend(self.pools.keys().cloned());
                 }
                 let told_of: BTreeSet<&PoolName> = told.changed.iter().map(|instance| &instance.pool).collect();
-                for (name, managed) in &mut self.pools {
-                    if told.complete || told_of.contains(name) {
-                        managed.view.told(now);
+                if told.complete {
+                    self.pools.values_mut().for_each(|managed| managed.view.told(now));
+                } else {
+                    for name in told_of {
+                        if let Some(managed) = self.pools.get_mut(name) {
+                            managed.view.told(now);
+                        }
                     }
                 }
                 for instance in &told.changed {
@@ -365,18 +388,19 @@ impl Controller {
 
     /// Looks for deadlines that passed without anybody acting on them.
     fn check_deadlines(&self, now: Timestamp) {
-        let members = self.pools.values().flat_map(|m| m.view.members());
+        let members = self.pools.values().flat_map(|m| m.view.dated());
         for violation in members.filter_map(|m| invariant::deadline_kept(&m.instance, now, DEADLINE_GRACE)) {
             self.violated(&violation);
         }
     }
 
     pub(crate) fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
+        let Some(managed) = self.pools.get(name) else { return };
+        if managed.view.waits() && !self.unheard.contains(name) {
+            self.unheard.insert(name.clone());
+        }
         // Whoever leads instead writes it down.
         if self.term_of(name).is_none() {
-            return;
-        }
-        if !self.pools.contains_key(name) {
             return;
         }
         if changed.decision {

@@ -734,3 +734,59 @@ fn a_breaker_is_stored_and_read_again() {
         "older forms are read"
     );
 }
+
+#[test]
+fn those_for_which_a_time_is_set_are_known_without_searching() {
+    let mut world = World::calm();
+    let dated = |world: &World| world.view.dated().map(|member| member.instance.id).collect::<Vec<_>>();
+    let ids: Vec<InstanceId> = (0..3).map(|_| world.add(State::Pending, None)).collect();
+    assert!(dated(&world).is_empty());
+    for id in &ids {
+        world.change(*id, |instance| instance.deadline = Some(at(100)));
+    }
+    assert_eq!(dated(&world), ids);
+    world.change(ids[0], |instance| (instance.state, instance.deadline) = (State::Running, None));
+    assert_eq!(dated(&world), ids[1..]);
+    world.change(ids[1], |instance| instance.state = State::Failed);
+    assert_eq!(dated(&world), ids[2..], "an end has no deadline any more");
+    // As after a restart.
+    let records = world.view.members().map(|member| member.instance.clone()).collect();
+    let mut view = View::new(world.view.pool.clone(), at(0));
+    view.load(records, at(0));
+    assert_eq!(view.dated().map(|member| member.instance.id).collect::<Vec<_>>(), ids[2..]);
+}
+
+/// What an aggregator says next is handed only to pools that wait for it; the others read off when it last listened.
+#[test]
+fn a_pool_that_waits_for_nothing_need_not_be_told_that_somebody_listened() {
+    use epu_controller::listening::Ears;
+    use epu_core::fact::Snapshot;
+
+    let mut ears = Ears::default();
+    let word = Snapshot {
+        aggregator: "a".into(),
+        listening_for_ms: 3_600_000,
+        instances: vec![],
+        sensors: vec![],
+        complete: false,
+    };
+    let mut view = View::new(Arc::new(pool(&serde_json::json!({}))), at(0));
+    view.hears_with(ears.heard().clone());
+    ears.take(&word, at(1));
+    assert!(view.waits() && view.listening().is_none(), "its first word is still to come");
+    view.listened(ears.take(&word, at(2)), true, at(2));
+    assert!(!view.waits());
+    let later = ears.take(&word, at(60));
+    assert_eq!(view.listening(), Some(later));
+    let mut world = World::calm();
+    world.view = view;
+    world.now = 100;
+    let id = world.add(State::Running, None);
+    world.says(id, Work::Busy);
+    ears.take(&word, at(400));
+    let changed = world.view.look(at(400));
+    assert_eq!(changed.ask_site, [id], "silent for longer than 120 s, of which everything was listened to");
+    assert!(!world.view.waits());
+    world.view.hear_anew();
+    assert!(world.view.waits());
+}

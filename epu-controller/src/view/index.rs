@@ -38,6 +38,8 @@ pub(super) struct Index {
     pub(super) victims: BTreeSet<VictimKey>,
     pub(super) unhealthy: BTreeSet<InstanceId>,
     pub(super) draining: BTreeSet<InstanceId>,
+    /// Those for which a time is set: few, since one that runs has none.
+    pub(super) dated: BTreeSet<InstanceId>,
     pub(super) slots: BTreeMap<SlotLabel, BTreeSet<InstanceId>>,
     /// By placement; none where nobody stays.
     pub(super) placed: BTreeMap<String, Placed>,
@@ -90,6 +92,11 @@ impl VictimKey {
     }
 }
 
+fn is_dated(member: &Member) -> bool {
+    let instance = &member.instance;
+    !instance.state.is_end() && (instance.deadline.is_some() || instance.drain.is_some())
+}
+
 impl Index {
     /// Changes a member and everything that follows from what it is; its deadline stays.
     pub(super) fn change(&mut self, member: &mut Member, change: impl FnOnce(&mut Member)) {
@@ -97,7 +104,11 @@ impl Index {
         let (class, key) = (member.class, member.key);
         // Which slot an instance fills never changes, but nothing here depends on that.
         let slot = member.instance.slot.clone();
+        let was_dated = is_dated(member);
         change(member);
+        if was_dated != is_dated(member) {
+            self.date(member);
+        }
         member.class = member.classify();
         member.key = VictimKey::of(member);
         self.count(member, true);
@@ -122,12 +133,22 @@ impl Index {
         member.key = VictimKey::of(member);
         self.count(member, true);
         self.enter(member);
+        self.date(member);
     }
 
     pub(super) fn remove(&mut self, member: &Member) {
         self.count(member, false);
         member.key.map(|key| self.victims.remove(&key));
         self.leave(member.class, member.instance.slot.as_ref(), member.instance.id);
+        self.dated.remove(&member.instance.id);
+    }
+
+    fn date(&mut self, member: &Member) {
+        if is_dated(member) {
+            self.dated.insert(member.instance.id);
+        } else {
+            self.dated.remove(&member.instance.id);
+        }
     }
 
     fn enter(&mut self, member: &Member) {
