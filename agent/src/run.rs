@@ -81,6 +81,10 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
         ignored: 0,
     };
     let mut stop_seen = false;
+    // Waited for again and again, and made once.
+    let (mut ending, mut taking, mut noticing) = (None, None, None);
+    let stopped = stop.cancelled();
+    tokio::pin!(stopped);
     loop {
         if let Some(ended) = running.act().await {
             return Ok(ended?);
@@ -88,19 +92,28 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
         let wakes_at = running.life.wakes_at();
         let has_worker = running.life.has_worker();
         let is_taken_away = running.life.is_taken_away();
+        if has_worker && ending.is_none() {
+            ending = Some(parts.host.ended());
+        }
+        if !is_taken_away && taking.is_none() {
+            taking = Some(parts.host.taken_away());
+        }
+        if notices && has_worker && noticing.is_none() {
+            noticing = Some(parts.host.news());
+        }
         let event = tokio::select! {
             biased;
-            () = stop.cancelled(), if !stop_seen => {
+            () = &mut stopped, if !stop_seen => {
                 stop_seen = true;
                 info!("told to stop");
                 Event::Stop
             }
-            exit = parts.host.ended(), if has_worker => {
+            exit = done(&mut ending), if has_worker => {
                 info!(code = exit.code, signal = exit.signal, "the worker ended");
                 Event::WorkerEnded(exit)
             }
-            at = parts.host.taken_away(), if !is_taken_away => Event::Interruption(at),
-            () = parts.host.news(), if notices && has_worker => Event::News,
+            at = done(&mut taking), if !is_taken_away => Event::Interruption(at),
+            () = done(&mut noticing), if notices && has_worker => Event::News,
             ended = done(&mut running.setting_up) => Event::SetUpEnded(ended),
             event = done(&mut running.asking) => running.heard(event),
             event = done(&mut running.beating) => running.heard(event),

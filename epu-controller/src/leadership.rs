@@ -325,7 +325,11 @@ impl Controller {
         let now = self.parts.clock.now();
         for term in terms {
             let unwritten = |name: &&PoolName| self.pools.get(*name).is_some_and(|managed| managed.unwritten);
-            let of_it = self.unwritten.iter().filter(|name| Domain::of(name) == term.domain).filter(unwritten);
+            let of_it = self
+                .unwritten
+                .iter()
+                .filter(|name| Domain::of(name) == term.domain)
+                .filter(unwritten);
             let names: Vec<PoolName> = of_it.cloned().collect();
             for name in names {
                 if self.parts.clock.now().since(now) >= within {

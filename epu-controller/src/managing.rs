@@ -115,7 +115,8 @@ impl Controller {
     pub(crate) async fn remember(&mut self, now: Timestamp) {
         let every = *self.parts.config.remember_every;
         let pools = &self.pools;
-        self.unwritten.retain(|name| pools.get(name).is_some_and(|managed| managed.unwritten));
+        self.unwritten
+            .retain(|name| pools.get(name).is_some_and(|managed| managed.unwritten));
         let is_due = |name: &&PoolName| pools.get(*name).is_some_and(|managed| now.since(managed.remembered_at) >= every);
         let due: Vec<PoolName> = self.unwritten.iter().filter(is_due).cloned().collect();
         for name in due {

@@ -222,6 +222,8 @@ impl Controller {
     async fn turn(&mut self, mut doors: Doors, mut facts: Facts, cancel: &CancellationToken) -> Result<(), Error> {
         let mut tick = tokio::time::interval(*self.parts.config.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stopped = cancel.cancelled();
+        tokio::pin!(stopped);
         loop {
             // First of all: what is no longer led is not to be acted on, whatever else there is to do.
             self.lead().await;
@@ -230,7 +232,7 @@ impl Controller {
             let answers = self.leads.is_settled(now) && self.routes.has_room();
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(()),
+                () = &mut stopped => return Ok(()),
                 Some(renewed) = self.leads.renewals.join_next(), if !self.leads.renewals.is_empty() => self.take_renewed(renewed),
                 Some(back) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     self.take_joined(back).await?;

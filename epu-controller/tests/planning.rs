@@ -785,7 +785,11 @@ fn a_pool_that_waits_for_nothing_need_not_be_told_that_somebody_listened() {
     world.says(id, Work::Busy);
     ears.take(&word, at(400));
     let changed = world.view.look(at(400));
-    assert_eq!(changed.ask_site, [id], "silent for longer than 120 s, of which everything was listened to");
+    assert_eq!(
+        changed.ask_site,
+        [id],
+        "silent for longer than 120 s, of which everything was listened to"
+    );
     assert!(!world.view.waits());
     world.view.hear_anew();
     assert!(world.view.waits());

@@ -62,6 +62,7 @@ impl Service {
         for site in self.sites.values().filter(|site| !site.looking && site.next_look <= now) {
             few.extend(self.few_of_many(site, now).map(|few| (site.name.clone(), few)));
         }
+        let steady = self.config.look_steady;
         for site in self.sites.values_mut() {
             if !site.ending && site.end_at <= now && !site.to_end.is_empty() {
                 site.ending = true;
@@ -80,9 +81,17 @@ impl Service {
                 });
             }
             if !site.looking && site.next_look <= now {
-                site.looking = true;
                 site.by_name = None;
-                if let Some(few) = few.remove(&site.name) {
+                let few = few.remove(&site.name);
+                if few.as_ref().is_some_and(Vec::is_empty) {
+                    // What changed has come to its end: the next list is early enough.
+                    let steady = *steady.unwrap_or(site.can.look_steady);
+                    site.next_look = site.listed_at.map_or(now, |at| at + steady);
+                    site.changing_since = None;
+                    continue;
+                }
+                site.looking = true;
+                if let Some(few) = few {
                     site.by_name = Some(now);
                     let (name, driver) = (site.name.clone(), site.driver.clone());
                     for (id, ..) in few.iter().filter(|(_, _, is_to_be_there)| *is_to_be_there) {
@@ -119,14 +128,14 @@ impl Service {
 
     /// The machines to be asked for by name in place of a list, each with whether what the site does not know of it counts: those that
     /// change and those that are suspected, if they are few and the site has many, the last list is not old, and it is known what each
-    /// of them is to be.
+    /// of them is to be. None at all when nothing changes any more.
     fn few_of_many(&self, site: &Site, now: Timestamp) -> Option<Vec<(InstanceId, String, bool)>> {
         let on_site = self.book.on_site(&site.name).filter(|on_site| on_site.machines.len() > BATCH)?;
         let steady = *self.config.look_steady.unwrap_or(site.can.look_steady);
         let is_listed = site.listed_at.is_some_and(|at| now < at + steady) && site.fault.is_none() && !site.must_vouch(now);
         let is_open = || self.book.open_launches().any(|known| known.launch.request.site == site.name);
         let asked: BTreeSet<InstanceId> = on_site.moving.iter().chain(site.suspects.keys()).take(BATCH + 1).copied().collect();
-        if !is_listed || !site.strays.is_empty() || asked.is_empty() || asked.len() > BATCH || is_open() {
+        if !is_listed || !site.strays.is_empty() || asked.len() > BATCH || is_open() {
             return None;
         }
         let grace = *site.can.consistency_grace;

@@ -43,7 +43,7 @@ use crate::process::Process;
 use crate::queue::{Queues, SimQueue};
 use crate::sensors::SimSources;
 use crate::setup::Setup;
-use crate::time::{SimClock, seconds};
+use crate::time::{Moved, SimClock, seconds};
 use crate::transcript::Transcript;
 use crate::watch::Watch;
 
@@ -140,9 +140,15 @@ impl World {
     /// When the setup has faults.
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        let moved = Moved::default();
+        let says = moved.clone();
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .on_thread_unpark(move || says.say())
+            .build();
         let runtime = runtime.unwrap_or_else(|error| panic!("a runtime without a single device: {error}"));
-        let clock = Arc::new(SimClock::start(runtime.handle().clone()));
+        let clock = Arc::new(SimClock::start(runtime.handle().clone()).moved_by(moved));
         let random = Arc::new(Random::seeded(setup.seed));
         let transcript = Arc::new(Transcript::new(clock.clone()));
         let keyring = Keyring::new(b"the key of a world that is not there");

@@ -51,7 +51,8 @@ struct Records {
     last_sequence: i64,
     /// With the moment until which each counts as alive.
     members: BTreeMap<String, (Member, Timestamp)>,
-    leases: BTreeMap<&'static str, Held>,
+    /// By name.
+    leases: Vec<Held>,
     documents: BTreeMap<(String, String), Document>,
 }
 
@@ -68,7 +69,7 @@ impl Records {
     /// Refuses when a term is over. One that is only out of time still stands as long as nobody took it.
     fn stand(&self, terms: impl IntoIterator<Item = Term>) -> Result<(), Error> {
         for term in terms {
-            let lease = self.leases.get(term.domain.name());
+            let lease = self.leases.iter().find(|held| held.domain == term.domain);
             if lease.is_none_or(|lease| lease.epoch != term.epoch || lease.holder.is_none()) {
                 return Err(Error::Deposed(term));
             }
@@ -77,8 +78,8 @@ impl Records {
     }
 
     fn standing(&self, now: Timestamp) -> Standing {
-        let lease = |(name, held): (&&'static str, &Held)| Lease {
-            name: Cow::Borrowed(*name),
+        let lease = |held: &Held| Lease {
+            name: Cow::Borrowed(held.domain.name()),
             holder: held.holder.clone(),
             epoch: held.epoch,
             since: held.since,
@@ -166,31 +167,40 @@ impl Store for MemoryStore {
         let until = now + *ask.lasts;
         let mut records = self.records("renew leases")?;
         let me: Arc<str> = ask.member.name.as_str().into();
-        for held in records.leases.values_mut() {
-            if held.holder.as_ref() == Some(&me) && !ask.want.contains(&held.domain) {
-                held.holder = None;
-                held.until = now;
+        let mut known = 0;
+        for held in &mut records.leases {
+            let is_mine = held.holder.as_ref() == Some(&me);
+            if !ask.want.contains(&held.domain) {
+                if is_mine {
+                    held.holder = None;
+                    held.until = now;
+                }
+                continue;
             }
-        }
-        for &domain in &ask.want {
-            let held = records.leases.entry(domain.name()).or_insert(Held {
-                domain,
-                holder: None,
-                epoch: 0,
-                since: now,
-                until: now,
-            });
-            if held.holder.as_ref() == Some(&me) {
+            known += 1;
+            if is_mine {
                 held.until = until;
             } else if held.holder.is_none() || held.until <= now {
                 *held = Held {
-                    domain,
+                    domain: held.domain,
                     holder: Some(me.clone()),
                     epoch: held.epoch + 1,
                     since: now,
                     until,
                 };
             }
+        }
+        if known < ask.want.len() {
+            let there: BTreeSet<Domain> = records.leases.iter().map(|held| held.domain).collect();
+            let new = ask.want.difference(&there).map(|domain| Held {
+                domain: *domain,
+                holder: Some(me.clone()),
+                epoch: 1,
+                since: now,
+                until,
+            });
+            records.leases.extend(new);
+            records.leases.sort_by_key(|held| held.domain.name());
         }
         records.members.retain(|_, (_, until)| *until > now);
         records.members.insert(ask.member.name.clone(), (ask.member, until));
@@ -201,7 +211,7 @@ impl Store for MemoryStore {
         let now = self.now();
         let mut records = self.records("give leases back")?;
         records.members.remove(member);
-        for held in records.leases.values_mut().filter(|held| held.holder.as_deref() == Some(member)) {
+        for held in records.leases.iter_mut().filter(|held| held.holder.as_deref() == Some(member)) {
             held.holder = None;
             held.until = now;
         }

@@ -365,12 +365,19 @@ async fn of_many_machines_the_few_that_change_are_asked_for_by_name() {
     world.terminate(ids[0]).await.unwrap();
     world.terminate(ids[1]).await.unwrap();
     world.elapse(3).await;
-    assert_eq!(world.state(ids[0]).await, State::Terminating, "the site has not said that it is gone");
+    assert_eq!(
+        world.state(ids[0]).await,
+        State::Terminating,
+        "the site has not said that it is gone"
+    );
     world.site.look().ignores_terminate = false;
     world.elapse(17).await;
     let lists = world.site.look().lists - before;
     assert!(lists <= 1, "listed {lists} times for two machines of 600");
-    assert_eq!(states(&world, &ids[..3]).await, [State::Terminated, State::Terminated, State::Running]);
+    assert_eq!(
+        states(&world, &ids[..3]).await,
+        [State::Terminated, State::Terminated, State::Running]
+    );
     // The list that finds what nobody changed comes as ever.
     world.elapse(60).await;
     let before = world.site.look().lists;
