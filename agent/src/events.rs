@@ -26,6 +26,8 @@ pub enum Event {
     Started(Result<WorkerMark, Fault>),
     /// The worker ended.
     WorkerEnded(Exit),
+    /// The worker may be saying something else than before.
+    News,
     /// What the worker says of itself.
     Seen(Seen),
     /// The provisioner's answer to a report.

@@ -61,6 +61,17 @@ pub trait Host: Send + Sync {
     /// What the worker says of itself now.
     fn look(&self) -> Seen;
 
+    /// Waits until the worker may be saying something else. Only asked of a host that [notices](Self::notices). Safe to cancel: what came
+    /// meanwhile is noticed by the next.
+    async fn news(&self) {
+        std::future::pending().await
+    }
+
+    /// Whether [`Self::news`] comes whenever the worker says something else; otherwise it is looked at again and again.
+    fn notices(&self) -> bool {
+        false
+    }
+
     /// Tells the worker to drain: the file first, then the signal. Repeating it repeats the signal.
     ///
     /// # Errors

@@ -91,6 +91,8 @@ pub struct Life {
     /// Not before is it asked which doors there are.
     doors_at: Timestamp,
     look_at: Timestamp,
+    /// Whether what the worker says is looked at when it is news, and not again and again.
+    hears_news: bool,
     seen: Seen,
     work_since: Timestamp,
     sent: Work,
@@ -126,6 +128,7 @@ impl Life {
             beats_at: String::new(),
             doors_at: now,
             look_at: now,
+            hears_news: false,
             seen: Seen::default(),
             work_since: now,
             sent: Work::Unknown,
@@ -166,6 +169,13 @@ impl Life {
             }
             Stage::Failed(fault) => self.fail(fault, exit, todo),
         }
+    }
+
+    /// From now on [`Event::News`] says when there is something to look at.
+    #[must_use]
+    pub fn hearing_news(mut self) -> Self {
+        self.hears_news = true;
+        self
     }
 
     /// Takes in what happened and says what to do.
@@ -222,6 +232,7 @@ impl Life {
             }
             Event::Started(Err(fault)) => self.fail(fault, None, todo),
             Event::WorkerEnded(exit) => self.worker_ended(exit, now, todo),
+            Event::News => self.look_at = self.look_at.min(now),
             Event::Seen(seen) => self.saw(seen, now, luck, todo),
             Event::Reported(answer) => self.report_answered(answer, now, luck, todo),
             Event::Beaten(answer) => {
@@ -362,6 +373,9 @@ impl Life {
         if !self.beating && (early || now >= self.beat_at) {
             self.early_at = now + LOOK_EVERY;
             self.beat(now, luck, todo);
+        } else if self.hears_news && self.seen.work != self.sent {
+            // It is not said yet, and no more news comes of it.
+            self.look_at = now + LOOK_EVERY;
         }
     }
 
@@ -473,7 +487,11 @@ impl Life {
             Phase::Running => {
                 self.drain_unasked(now, todo);
                 if now >= self.look_at || (now >= self.beat_at && !self.beating) {
-                    self.look_at = now + self.heartbeat().min(LOOK_EVERY);
+                    self.look_at = if self.hears_news {
+                        Timestamp::NEVER
+                    } else {
+                        now + self.heartbeat().min(LOOK_EVERY)
+                    };
                     todo.push(Action::Look);
                 }
             }

@@ -68,6 +68,8 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
     }
     let doors: Vec<String> = parts.url.split_whitespace().map(str::to_owned).collect();
     let (life, todo) = Life::begin(claim, &doors, found, parts.clock.now(), parts.random.fraction());
+    let notices = parts.host.notices();
+    let life = if notices { life.hearing_news() } else { life };
     let mut running = Running {
         parts: &parts,
         life,
@@ -79,6 +81,10 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
         ignored: 0,
     };
     let mut stop_seen = false;
+    // Waited for again and again, and made once.
+    let (mut ending, mut taking, mut noticing) = (None, None, None);
+    let stopped = stop.cancelled();
+    tokio::pin!(stopped);
     loop {
         if let Some(ended) = running.act().await {
             return Ok(ended?);
@@ -86,18 +92,28 @@ pub async fn run<L: Link, H: Host>(parts: Parts<L, H>, stop: CancellationToken) 
         let wakes_at = running.life.wakes_at();
         let has_worker = running.life.has_worker();
         let is_taken_away = running.life.is_taken_away();
+        if has_worker && ending.is_none() {
+            ending = Some(parts.host.ended());
+        }
+        if !is_taken_away && taking.is_none() {
+            taking = Some(parts.host.taken_away());
+        }
+        if notices && has_worker && noticing.is_none() {
+            noticing = Some(parts.host.news());
+        }
         let event = tokio::select! {
             biased;
-            () = stop.cancelled(), if !stop_seen => {
+            () = &mut stopped, if !stop_seen => {
                 stop_seen = true;
                 info!("told to stop");
                 Event::Stop
             }
-            exit = parts.host.ended(), if has_worker => {
+            exit = done(&mut ending), if has_worker => {
                 info!(code = exit.code, signal = exit.signal, "the worker ended");
                 Event::WorkerEnded(exit)
             }
-            at = parts.host.taken_away(), if !is_taken_away => Event::Interruption(at),
+            at = done(&mut taking), if !is_taken_away => Event::Interruption(at),
+            () = done(&mut noticing), if notices && has_worker => Event::News,
             ended = done(&mut running.setting_up) => Event::SetUpEnded(ended),
             event = done(&mut running.asking) => running.heard(event),
             event = done(&mut running.beating) => running.heard(event),
@@ -258,6 +274,7 @@ impl<'a, L: Link, H: Host> Running<'a, L, H> {
             | Event::SetUpAborted(_)
             | Event::Started(_)
             | Event::WorkerEnded(_)
+            | Event::News
             | Event::Seen(_)
             | Event::DrainTold(_)
             | Event::NotKept(_)

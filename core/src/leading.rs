@@ -91,7 +91,12 @@ impl Leading {
             let members = self.standing.of(service).map(|member| member.name.as_str());
             self.share.get_or_insert_with(|| share(service, &self.member.name, members)).clone()
         };
-        let lost = self.give_up(|domain| !want.contains(&domain));
+        // Nearly always the same.
+        let lost = if self.held.keys().eq(&want) {
+            Vec::new()
+        } else {
+            self.give_up(|domain| !want.contains(&domain))
+        };
         let ask = LeaseAsk {
             member: self.member.clone(),
             want,
@@ -107,27 +112,32 @@ impl Leading {
         }
         self.asking = false;
         let mut moved = Moved::default();
-        let mut held = BTreeMap::new();
         let until = asked_at + (*LASTS - *LASTS / SPARE);
         // An answer that took too long says what was so: it gives nothing.
         let is_mine = |lease: &&Lease| now < until && lease.holder.as_deref() == Some(&self.member.name);
-        for lease in standing.leases.iter().filter(is_mine) {
-            if let Some(domain) = Domain::named(&lease.name) {
-                held.insert(domain, lease.epoch);
-            }
-        }
-        for (&domain, &epoch) in &self.held {
-            if held.get(&domain) != Some(&epoch) {
-                moved.lost.push(Term { domain, epoch });
-            }
-        }
-        for (&domain, &epoch) in &held {
-            if self.held.get(&domain) != Some(&epoch) {
+        let mine = standing.leases.iter().filter(is_mine);
+        let mine = mine.filter_map(|lease| Some((Domain::named(&lease.name)?, lease.epoch)));
+        // Nearly always what it was, and then nothing is made anew.
+        let (mut same, mut all) = (0, Vec::new());
+        for (domain, epoch) in mine {
+            if self.held.get(&domain) == Some(&epoch) {
+                same += 1;
+            } else {
                 moved.gained.push(Term { domain, epoch });
             }
+            all.push((domain, epoch));
+        }
+        moved.gained.sort_unstable();
+        if same < self.held.len() || !moved.gained.is_empty() {
+            let held: BTreeMap<Domain, u64> = all.into_iter().collect();
+            for (&domain, &epoch) in &self.held {
+                if held.get(&domain) != Some(&epoch) {
+                    moved.lost.push(Term { domain, epoch });
+                }
+            }
+            self.held = held;
         }
         let members_moved = names(&standing, self.member.service) != names(&self.standing, self.member.service);
-        self.held = held;
         self.standing = standing;
         self.share = self.share.take().filter(|_| !members_moved);
         self.until = until;
@@ -206,8 +216,8 @@ mod tests {
 
     fn lease(domain: Domain, holder: &str, epoch: u64) -> Lease {
         Lease {
-            name: domain.to_string(),
-            holder: Some(holder.to_owned()),
+            name: domain.name().into(),
+            holder: Some(holder.into()),
             epoch,
             since: Timestamp(0),
             left_ms: 5_000,

@@ -8,8 +8,10 @@
 //! Shards are spread by rendezvous hashing: each goes to the live member with the highest hash of both names, so that everybody
 //! who knows the members comes to the same answer, and a member that goes moves only its own shards.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::{Arc, LazyLock};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,10 @@ use crate::time::{Span, Timestamp};
 /// Into how many parts the pools are divided. Never changed: an epoch belongs to a shard. Fewer: copies share unevenly. More: longer
 /// renewals.
 pub const SHARDS: u16 = 64;
+
+const PROVISIONER: &str = "provisioner";
+/// Made once: every member goes through all of them with every renewal.
+static SHARD_NAMES: LazyLock<Vec<String>> = LazyLock::new(|| (0..SHARDS).map(|shard| format!("controller/{shard}")).collect());
 
 /// What is led by one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,10 +45,19 @@ impl Domain {
         Self::Shard(shard)
     }
 
+    /// Its name in the store and for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Provisioner => PROVISIONER,
+            Self::Shard(shard) => SHARD_NAMES.get(usize::from(shard)).map_or("controller", String::as_str),
+        }
+    }
+
     /// The one with this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        if name == "provisioner" {
+        if name == PROVISIONER {
             return Some(Self::Provisioner);
         }
         let shard = name.strip_prefix("controller/")?.parse().ok()?;
@@ -60,13 +75,10 @@ impl Domain {
     }
 }
 
-/// Its name in the store and for people.
+/// Its name.
 impl fmt::Display for Domain {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Provisioner => out.write_str("provisioner"),
-            Self::Shard(shard) => write!(out, "controller/{shard}"),
-        }
+        out.write_str(self.name())
     }
 }
 
@@ -88,9 +100,9 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {
     /// For what: the name of a [`Domain`].
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// Which member has it; none when nobody has.
-    pub holder: Option<String>,
+    pub holder: Option<Arc<str>>,
     /// Grows with every change of the holder; 0 when there never was one.
     pub epoch: u64,
     /// Since when the holder has it.
@@ -146,7 +158,7 @@ impl Standing {
     /// The lease for something.
     #[must_use]
     pub fn lease(&self, domain: Domain) -> Option<&Lease> {
-        let name = domain.to_string();
+        let name = domain.name();
         self.leases.iter().find(|lease| lease.name == name)
     }
 
@@ -168,8 +180,8 @@ pub fn share<'a>(service: Service, me: &str, members: impl Iterator<Item = &'a s
     let mut members: BTreeSet<&str> = members.collect();
     members.insert(me);
     let falls_to = |domain: &Domain| {
-        let name = domain.to_string();
-        members.iter().copied().max_by_key(|member| (hash(&[member, &name]), *member))
+        let name = domain.name();
+        members.iter().copied().max_by_key(|member| (hash(&[member, name]), *member))
     };
     let mut all = Domain::all(service);
     all.retain(|domain| falls_to(domain) == Some(me));

@@ -155,6 +155,9 @@ impl Controller {
                 last.suppressed = decided.suppressed;
             }
             managed.unwritten |= memory_changed;
+            if memory_changed {
+                self.unwritten.insert(name.clone());
+            }
             managed.guards = planned.guards;
             managed.target = Some(planned.target);
             managed.memory = decision.memory;
@@ -204,7 +207,10 @@ impl Controller {
         for command in &commands {
             orders::note(&mut managed.view, command, now);
         }
-        managed.outbox.push(commands);
+        if !commands.is_empty() {
+            managed.outbox.push(commands);
+            self.commanding.insert(name.clone());
+        }
         self.to_send.insert(name.clone());
     }
 

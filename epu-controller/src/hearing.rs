@@ -30,11 +30,16 @@ impl Controller {
         let listening = self.ears.take(snapshot, now);
         let standing = self.leads.leading.standing();
         let aggregators: BTreeSet<&str> = standing.of(Service::Aggregator).map(|member| member.name.as_str()).collect();
-        for (name, managed) in &mut self.pools {
+        // All others read it off when they need it: they are as many as there are pools.
+        for name in std::mem::take(&mut self.unheard) {
+            let Some(managed) = self.pools.get_mut(&name) else { continue };
             let complete = managed.has_heard_all(snapshot, &aggregators);
             let changed = managed.view.listened(listening, complete, now);
+            if managed.view.waits() {
+                self.unheard.insert(name.clone());
+            }
             if changed != Changed::default() {
-                changes.entry(name.clone()).or_default().absorb(changed);
+                changes.entry(name).or_default().absorb(changed);
             }
         }
         for report in &snapshot.sensors {
@@ -51,9 +56,10 @@ impl Controller {
 
     /// Facts were lost, and nobody knows which: all of it is to be told again, and until then it is not known who is silent.
     pub(crate) fn hear_anew(&mut self) {
-        for managed in self.pools.values_mut() {
+        for (name, managed) in &mut self.pools {
             managed.heard_from.clear();
             managed.view.hear_anew();
+            self.unheard.insert(name.clone());
         }
         self.parts.bus.tell(Fact::Listening(Listener::Controller));
     }

@@ -285,6 +285,7 @@ impl Controller {
                 orders::note(&mut managed.view, &command, now);
                 self.to_send.insert(name.clone());
                 managed.outbox.push([command]);
+                self.commanding.insert(name.clone());
             }
             self.take_changed(&name, changed, now);
         }
@@ -323,8 +324,13 @@ impl Controller {
     async fn write_what_is_unwritten(&mut self, terms: &[Term], within: Duration) {
         let now = self.parts.clock.now();
         for term in terms {
-            let of_it = self.pools.iter().filter(|(name, m)| m.unwritten && Domain::of(name) == term.domain);
-            let names: Vec<PoolName> = of_it.map(|(name, _)| name.clone()).collect();
+            let unwritten = |name: &&PoolName| self.pools.get(*name).is_some_and(|managed| managed.unwritten);
+            let of_it = self
+                .unwritten
+                .iter()
+                .filter(|name| Domain::of(name) == term.domain)
+                .filter(unwritten);
+            let names: Vec<PoolName> = of_it.cloned().collect();
             for name in names {
                 if self.parts.clock.now().since(now) >= within {
                     warn!("there is no time to write all that is remembered of pools that are given away");

@@ -4,6 +4,8 @@
 //! count anew.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use epu_core::fact::Snapshot;
@@ -21,10 +23,35 @@ pub struct Listening {
     pub until: Timestamp,
 }
 
+/// When somebody listened, as of the newest word of anybody: one for all pools, so that a word costs the same however many there are.
+/// Written and read by one task.
+#[derive(Debug, Default)]
+pub struct Newest {
+    since: AtomicI64,
+    until: AtomicI64,
+}
+
+impl Newest {
+    pub(crate) fn set(&self, listening: Listening) {
+        self.since.store(listening.since.0, Ordering::Relaxed);
+        self.until.store(listening.until.0, Ordering::Relaxed);
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn get(&self) -> Listening {
+        Listening {
+            since: Timestamp(self.since.load(Ordering::Relaxed)),
+            until: Timestamp(self.until.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 /// The aggregators that were heard of.
 #[derive(Debug, Clone, Default)]
 pub struct Ears {
     terms: BTreeMap<String, Listening>,
+    newest: Arc<Newest>,
 }
 
 impl Ears {
@@ -42,7 +69,15 @@ impl Ears {
             None => drop(self.terms.insert(snapshot.aggregator.clone(), Listening { since, until: now })),
         }
         self.terms.retain(|_, term| now.since(term.until) < FORGET_AFTER);
-        self.together(now)
+        let together = self.together(now);
+        self.newest.set(together);
+        together
+    }
+
+    /// What all of them come to, kept up to date by [`Self::take`].
+    #[must_use]
+    pub fn heard(&self) -> &Arc<Newest> {
+        &self.newest
     }
 
     fn together(&self, now: Timestamp) -> Listening {

@@ -1,7 +1,9 @@
 //! Pools as they are managed: how one begins to be, what is kept about it, what of that is written, and how it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
+use std::time::Duration;
 
 use epu_core::Fault;
 use epu_core::code::Chain;
@@ -95,7 +97,6 @@ impl Controller {
         info!(pool = %name, "the removed pool is empty and forgotten");
         self.refresh.forgot(name);
         self.drop_pool(name);
-        self.tell_pools();
     }
 
     /// Manages a pool no more: nothing of it is left here.
@@ -107,18 +108,20 @@ impl Controller {
         }
         self.dirty.remove(name);
         self.to_send.remove(name);
+        self.commanding.remove(name);
+        self.unwritten.remove(name);
+        self.unheard.remove(name);
         self.parts.metrics.forget(name);
     }
 
     /// Writes what changed without a decision, now and then.
     pub(crate) async fn remember(&mut self, now: Timestamp) {
         let every = *self.parts.config.remember_every;
-        let due: Vec<PoolName> = self
-            .pools
-            .iter()
-            .filter(|(_, m)| m.unwritten && now.since(m.remembered_at) >= every)
-            .map(|(name, _)| name.clone())
-            .collect();
+        let pools = &self.pools;
+        self.unwritten
+            .retain(|name| pools.get(name).is_some_and(|managed| managed.unwritten));
+        let is_due = |name: &&PoolName| pools.get(*name).is_some_and(|managed| now.since(managed.remembered_at) >= every);
+        let due: Vec<PoolName> = self.unwritten.iter().filter(is_due).cloned().collect();
         for name in due {
             // The rest at the next tick.
             if self.parts.clock.now().since(now) >= BITE {
@@ -157,10 +160,29 @@ impl Controller {
         written
     }
 
+    /// Tells how every pool is.
     pub(crate) fn tell_pools(&mut self) {
-        self.told_at = self.parts.clock.now();
+        self.tell_at = self.parts.clock.now() + *self.parts.config.tell_every;
+        self.told_up_to = None;
         let pools: Vec<Pool> = self.pools.values().map(|m| m.view.pool.as_ref().clone()).collect();
         self.tell_of(pools);
+    }
+
+    /// Tells a page of pools when it is time to: all of them within `tell-every`, and of many a few at a time, so that no turn takes long
+    /// over what nobody asked for.
+    pub(crate) fn tell_some(&mut self, now: Timestamp) {
+        let every = *self.parts.config.tell_every;
+        let pages = u32::try_from(self.pools.len().div_ceil(PAGE_POOLS).max(1)).unwrap_or(u32::MAX);
+        // After a pause it is one round at the most.
+        self.tell_at = self.tell_at.max(now - every);
+        while self.tell_at <= now {
+            self.tell_at = self.tell_at + (every / pages).max(Duration::from_millis(1));
+            let after = self.told_up_to.as_ref().map_or(Unbounded, Excluded);
+            let page = self.pools.range((after, Unbounded)).take(PAGE_POOLS);
+            let page: Vec<Pool> = page.map(|(_, managed)| managed.view.pool.as_ref().clone()).collect();
+            self.told_up_to = page.last().filter(|_| page.len() == PAGE_POOLS).map(|pool| pool.name.clone());
+            self.tell_of(page);
+        }
     }
 
     /// Tells how pools are, in pages that every bus carries: who hears them takes each pool for itself.
@@ -197,6 +219,7 @@ impl Controller {
             managed.trouble = trouble;
             if managed.launch_anew(&Versions::of(&pool), now) {
                 managed.unwritten = true;
+                self.unwritten.insert(name.clone());
                 let closed = Event::BreakerClosed { breaker: "launch".into() };
                 self.noted_entries.push(Entry::new(now, "controller", closed).of(&name));
             }
@@ -239,8 +262,10 @@ impl Controller {
                 Err(error) => dropped.push(format!("what the guardrails remembered: {error}")),
             }
         }
+        managed.view.hears_with(self.ears.heard().clone());
         managed.view.on_sites(self.parts.file.borrow().sites.clone());
         self.pools.insert(name.clone(), managed);
+        self.unheard.insert(name.clone());
         let entries = dropped
             .into_iter()
             .map(|why| Entry::new(now, "controller", Event::MemoryDropped { why }).of(&name));

@@ -130,19 +130,13 @@ impl Controller {
             return Err(store_fault(&error));
         }
         let now = self.parts.clock.now();
-        let mut elsewhere = Vec::new();
-        for pool in pools {
+        for pool in &pools {
             info!(pool = %pool.name, revision = pool.revision, "pool settings");
             if self.leads.led.contains(&Domain::of(&pool.name)) {
-                self.manage(Arc::new(pool), None, now);
-            } else {
-                elsewhere.push(pool);
+                self.manage(Arc::new(pool.clone()), None, now);
             }
         }
-        if !elsewhere.is_empty() {
-            self.tell_of(elsewhere);
-        }
-        self.tell_pools();
+        self.tell_of(pools);
         Ok(())
     }
 

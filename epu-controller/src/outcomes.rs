@@ -29,6 +29,7 @@ impl Controller {
             take(&mut attempt.guards, &outcomes, &limits, now);
         }
         managed.unwritten = true;
+        self.unwritten.insert(name.clone());
         events
             .into_iter()
             .map(|event| Entry::new(now, "controller", event).of(name))

@@ -128,6 +128,12 @@ pub(crate) struct Controller {
     pub(crate) since: Timestamp,
     pub(crate) store_fault: Option<String>,
     pub(crate) to_send: BTreeSet<PoolName>,
+    /// Pools that have, or had at the last tick, commands that are not accepted yet.
+    pub(crate) commanding: BTreeSet<PoolName>,
+    /// Pools of which something is not written yet, some that were written since among them.
+    pub(crate) unwritten: BTreeSet<PoolName>,
+    /// Pools that wait for what aggregators say, whatever it is about: not all was heard for them, or somebody's silence is to be judged.
+    pub(crate) unheard: BTreeSet<PoolName>,
     pub(crate) accepted: Vec<Uuid>,
     pub(crate) tasks: JoinSet<Back>,
     pub(crate) file_failed: bool,
@@ -141,7 +147,9 @@ pub(crate) struct Controller {
     /// To be written to the journal before pools are looked at.
     pub(crate) noted_entries: Vec<Entry>,
     pub(crate) wakes: BTreeSet<(Timestamp, PoolName)>,
-    pub(crate) told_at: Timestamp,
+    /// When the next page of pools is told, and after which pool it begins.
+    pub(crate) tell_at: Timestamp,
+    pub(crate) told_up_to: Option<PoolName>,
     passed_at: Timestamp,
 }
 
@@ -175,6 +183,7 @@ impl Controller {
     /// One that leads nothing yet.
     async fn new(parts: Parts) -> Result<Self, Error> {
         let now = parts.clock.now();
+        let tell_at = now + *parts.config.tell_every;
         let closed = parts.store.closed().await.map_err(|source| Error::Load {
             what: "whether the installation is closed",
             source,
@@ -190,6 +199,9 @@ impl Controller {
             since: now,
             store_fault: None,
             to_send: BTreeSet::new(),
+            commanding: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             accepted: Vec::new(),
             tasks: JoinSet::new(),
             file_failed: false,
@@ -198,7 +210,8 @@ impl Controller {
             rest: BTreeSet::new(),
             noted_entries: Vec::new(),
             wakes: BTreeSet::new(),
-            told_at: now,
+            tell_at,
+            told_up_to: None,
             passed_at: now,
         })
     }
@@ -206,6 +219,8 @@ impl Controller {
     async fn turn(&mut self, mut doors: Doors, mut facts: Facts, cancel: &CancellationToken) -> Result<(), Error> {
         let mut tick = tokio::time::interval(*self.parts.config.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stopped = cancel.cancelled();
+        tokio::pin!(stopped);
         loop {
             // First of all: what is no longer led is not to be acted on, whatever else there is to do.
             self.lead().await;
@@ -214,7 +229,7 @@ impl Controller {
             let answers = self.leads.is_settled(now) && self.routes.has_room();
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(()),
+                () = &mut stopped => return Ok(()),
                 Some(renewed) = self.leads.renewals.join_next(), if !self.leads.renewals.is_empty() => self.take_renewed(renewed),
                 Some(back) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     self.take_joined(back).await?;
@@ -277,11 +292,17 @@ impl Controller {
                 self.dirty.insert(name);
             }
         }
-        let waiting: usize = self.pools.values().map(|managed| managed.outbox.len()).sum();
+        let pools = &self.pools;
+        self.commanding
+            .retain(|name| pools.get(name).is_some_and(|managed| !managed.outbox.is_empty()));
+        let waiting: usize = self
+            .commanding
+            .iter()
+            .filter_map(|name| pools.get(name))
+            .map(|managed| managed.outbox.len())
+            .sum();
         self.parts.metrics.outbox.set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        if now.since(self.told_at) >= *self.parts.config.tell_every {
-            self.tell_pools();
-        }
+        self.tell_some(now);
         self.remember(now).await;
     }
 
@@ -306,9 +327,13 @@ impl Controller {
                     self.dirty.extend(self.pools.keys().cloned());
                 }
                 let told_of: BTreeSet<&PoolName> = told.changed.iter().map(|instance| &instance.pool).collect();
-                for (name, managed) in &mut self.pools {
-                    if told.complete || told_of.contains(name) {
-                        managed.view.told(now);
+                if told.complete {
+                    self.pools.values_mut().for_each(|managed| managed.view.told(now));
+                } else {
+                    for name in told_of {
+                        if let Some(managed) = self.pools.get_mut(name) {
+                            managed.view.told(now);
+                        }
                     }
                 }
                 for instance in &told.changed {
@@ -360,11 +385,12 @@ impl Controller {
     }
 
     pub(crate) fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
+        let Some(managed) = self.pools.get(name) else { return };
+        if managed.view.waits() && !self.unheard.contains(name) {
+            self.unheard.insert(name.clone());
+        }
         // Whoever leads instead writes it down.
         if self.term_of(name).is_none() {
-            return;
-        }
-        if !self.pools.contains_key(name) {
             return;
         }
         if changed.decision {

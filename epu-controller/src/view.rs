@@ -31,7 +31,7 @@ use epu_decision_engines::{Counts, Memory, Observation, Seen as SeenReading};
 use crate::config::Sites;
 use crate::guards::LaunchOutcome;
 use crate::health;
-use crate::listening::Listening;
+use crate::listening::{Listening, Newest};
 use crate::rollout::Versions;
 use index::{Index, VictimKey};
 use members::{Members, Place};
@@ -253,8 +253,9 @@ pub struct View {
     told_at: Timestamp,
     /// Members whose time has come but for which nobody has listened that long; looked at again with the next snapshot.
     waiting: BTreeSet<InstanceId>,
-    /// When somebody listened.
-    listened: Option<Listening>,
+    /// When somebody listened; nothing is known of that before the first word.
+    newest: Arc<Newest>,
+    has_listened: bool,
     heard_all: bool,
     readings: Readings,
 }
@@ -273,7 +274,8 @@ impl View {
             sites: Sites::default(),
             told_at: now,
             waiting: BTreeSet::new(),
-            listened: None,
+            newest: Arc::default(),
+            has_listened: false,
             heard_all: false,
             readings: Readings::new(),
         };
@@ -451,10 +453,22 @@ impl View {
         }
     }
 
+    /// Has when somebody listened read off there from its first word on, which still comes by [`Self::listened`].
+    pub fn hears_with(&mut self, newest: Arc<Newest>) {
+        self.newest = newest;
+    }
+
+    /// Whether the next word of an aggregator says something that others did not: not all is heard, or somebody's silence is to be judged.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.has_listened || !self.heard_all || !self.waiting.is_empty()
+    }
+
     /// Takes in that somebody has listened, and whether all that is known has been told; looks again at those that waited for it.
     /// To be called after [`Self::heard`] for what came with it.
     pub fn listened(&mut self, listening: Listening, complete: bool, now: Timestamp) -> Changed {
-        self.listened = Some(listening);
+        self.newest.set(listening);
+        self.has_listened = true;
         let mut changed = Changed {
             decision: complete && !self.heard_all,
             ..Changed::default()
@@ -577,11 +591,12 @@ impl View {
     /// Members whose time has come, first come first, but for those that were heard meanwhile: their time comes later.
     fn come(&mut self, now: Timestamp) -> BTreeSet<(Timestamp, InstanceId)> {
         let mut come = BTreeSet::new();
+        let listening = self.listening();
         for (at, place) in self.index.due.come(now) {
             let Some(member) = self.members.at_mut(place).filter(|member| member.due == Some(at)) else {
                 continue;
             };
-            match member.quiet_until(self.listened, &self.pool.spec.health) {
+            match member.quiet_until(listening, &self.pool.spec.health) {
                 Some(later) if later > now => {
                     member.due = Some(later);
                     self.index.due.add(later, place);
@@ -750,7 +765,7 @@ impl View {
     /// Since when, and until when, aggregators have listened without a gap.
     #[must_use]
     pub fn listening(&self) -> Option<Listening> {
-        self.listened
+        self.has_listened.then(|| self.newest.get())
     }
 
     fn judge(&mut self, id: InstanceId, now: Timestamp) -> Changed {
@@ -758,6 +773,7 @@ impl View {
     }
 
     fn judge_at(&mut self, place: Place, now: Timestamp) -> Changed {
+        let listening = self.listening();
         let Some(member) = self.members.at_mut(place) else {
             return Changed::default();
         };
@@ -772,7 +788,7 @@ impl View {
                 condition: &member.condition,
                 out_since: member.out_since,
                 site: member.site,
-                listening: self.listened,
+                listening,
             },
             &self.pool.spec.health,
         );
@@ -804,7 +820,7 @@ impl View {
         }
         let overdue = verdict.look_at.is_some_and(|at| at <= now);
         // Before anybody is known to listen, its silence has no beginning, and so no end that could be waited for.
-        let is_before_all = self.listened.is_none() && member.instance.state == State::Running;
+        let is_before_all = !self.has_listened && member.instance.state == State::Running;
         if overdue || is_before_all {
             self.waiting.insert(id);
         }

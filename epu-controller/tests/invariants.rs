@@ -101,6 +101,7 @@ impl Rig {
         let known = Known {
             engines: engines.clone(),
             sites: [SiteName::new("here").unwrap()].into(),
+            owned: std::collections::BTreeSet::new(),
             templates: BTreeMap::new(),
             tick: Span::secs(1),
             search: None,

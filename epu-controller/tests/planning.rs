@@ -750,3 +750,42 @@ fn one_that_was_known_before_anybody_was_known_to_listen_and_is_never_heard_is_g
     }
     assert_eq!(world.view.member(silent).unwrap().health, epu_core::health::Health::Missing);
 }
+
+/// What an aggregator says next is handed only to pools that wait for it; the others read off when it last listened.
+#[test]
+fn a_pool_that_waits_for_nothing_need_not_be_told_that_somebody_listened() {
+    use epu_controller::listening::Ears;
+    use epu_core::fact::Snapshot;
+
+    let mut ears = Ears::default();
+    let word = Snapshot {
+        aggregator: "a".into(),
+        listening_for_ms: 3_600_000,
+        instances: vec![],
+        sensors: vec![],
+        complete: false,
+    };
+    let mut view = View::new(Arc::new(pool(&serde_json::json!({}))), at(0));
+    view.hears_with(ears.heard().clone());
+    ears.take(&word, at(1));
+    assert!(view.waits() && view.listening().is_none(), "its first word is still to come");
+    view.listened(ears.take(&word, at(2)), true, at(2));
+    assert!(!view.waits());
+    let later = ears.take(&word, at(60));
+    assert_eq!(view.listening(), Some(later));
+    let mut world = World::calm();
+    world.view = view;
+    world.now = 100;
+    let id = world.add(State::Running, None);
+    world.says(id, Work::Busy);
+    ears.take(&word, at(400));
+    let changed = world.view.look(at(400));
+    assert_eq!(
+        changed.ask_site,
+        [id],
+        "silent for longer than 120 s, of which everything was listened to"
+    );
+    assert!(!world.view.waits());
+    world.view.hear_anew();
+    assert!(world.view.waits());
+}

@@ -24,7 +24,7 @@ use epu_core::code::Chain;
 use epu_core::fact::Kind;
 use epu_core::id::{InstanceId, LaunchId, SiteName};
 use epu_core::invariant;
-use epu_core::lease::{Domain, Member, Standing};
+use epu_core::lease::{Domain, Lease, Member, Standing};
 use epu_core::life::State;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Request, Service as Role};
@@ -176,6 +176,8 @@ async fn act(parts: &Parts, leadership: &Leadership, formers: &Formers, right: &
         sites = service.sites.len(),
         "the provisioner begins"
     );
+    let stopped = cancel.cancelled();
+    tokio::pin!(stopped);
     loop {
         if let Some(ended) = service.ended() {
             return Ok(ended);
@@ -188,7 +190,7 @@ async fn act(parts: &Parts, leadership: &Leadership, formers: &Formers, right: &
         let wait = service.next_wake().since(service.clock.now()).max(Duration::from_millis(1));
         tokio::select! {
             biased;
-            () = cancel.cancelled() => return Ok(Ended::Stopped),
+            () = &mut stopped => return Ok(Ended::Stopped),
             Ok(()) = news.changed() => service.stood(leadership.standing()),
             Ok(()) = offers.changed() => service.take_sites(offers.borrow_and_update().clone()),
             Some(done) = service.tasks.join_next(), if !service.tasks.is_empty() => service.done(done).await,
@@ -232,6 +234,8 @@ pub(crate) struct Service {
     pub(crate) epochs: BTreeMap<Domain, u64>,
     /// Somebody knows more of leadership terms than this: the store is asked before anything else.
     pub(crate) ask_standing: bool,
+    /// Who was there and who led what when that last changed.
+    stood: Standing,
     /// Where agents reach the installation.
     pub(crate) doors: Doors,
     /// Set while the book may differ from the store: when to read it anew.
@@ -254,6 +258,7 @@ impl Service {
             telling: Telling::new(now + *parts.config.tell_every),
             retire_at: now + *parts.config.retire_every,
             config: parts.config.clone(),
+            stood: Standing::default(),
             doors: Doors::of(&parts.addresses, &Standing::default()),
             addresses: parts.addresses.clone(),
             store: parts.store.clone(),
@@ -292,12 +297,20 @@ impl Service {
 
     /// Takes in who is there and who leads what.
     fn stood(&mut self, standing: Standing) {
+        let same = |(one, other): (&Lease, &Lease)| one.epoch == other.epoch && one.name == other.name;
+        let leases = standing.leases.iter().zip(&self.stood.leases);
+        let is_the_same = standing.leases.len() == self.stood.leases.len() && leases.into_iter().all(same);
+        if is_the_same && standing.members == self.stood.members {
+            // With every renewal, and it nearly always says the same.
+            return;
+        }
         for lease in &standing.leases {
             if let Some(domain) = Domain::named(&lease.name) {
                 self.know_epoch(domain, lease.epoch);
             }
         }
         self.doors = Doors::of(&self.addresses, &standing);
+        self.stood = standing;
     }
 
     fn know_epoch(&mut self, domain: Domain, epoch: u64) {

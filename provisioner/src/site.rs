@@ -241,6 +241,8 @@ pub(crate) struct Site {
     /// Since when something has been changing there without a pause.
     pub(crate) changing_since: Option<Timestamp>,
     pub(crate) listed_at: Option<Timestamp>,
+    /// When the look under way began, if it asks for machines by name only.
+    pub(crate) by_name: Option<Timestamp>,
     /// What went wrong last, and with which call; forgotten when that works again.
     pub(crate) fault: Option<(&'static str, Fault)>,
     pub(crate) look_failures: u32,
@@ -287,6 +289,7 @@ impl Site {
             next_look: now,
             changing_since: None,
             listed_at: None,
+            by_name: None,
             fault: None,
             look_failures: 0,
             rests_until: now,

@@ -3,13 +3,16 @@
 //! What a list shows moves instances on. What it does not show is only a suspicion: a machine is gone when the site, asked for it by
 //! name, has said so as often as its driver demands, after the time by which its lists lag. A list that failed says nothing.
 //!
+//! **Few of many.** While few machines are changing on a site that has many, these few are asked for by name, and the list comes as seldom
+//! as if nothing changed: what a change costs must not grow with what exists.
+//!
 //! **Halted** machines are listed and do no work. The site's word on that is asked for as often as on one that is gone; then the
 //! instance is being ended, and it has ended when its machine is gone.
 //!
 //! **A site that fails** is asked again ever more slowly, whatever happens on it meanwhile; one that refuses us or so many calls is
 //! not asked other people's questions either.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +59,11 @@ impl Service {
 
     pub(crate) fn due_sites(&mut self, now: Timestamp) {
         let inhabited: BTreeSet<SiteName> = self.sites.keys().filter(|site| self.has_machines(site)).cloned().collect();
+        let mut few: BTreeMap<SiteName, Vec<(InstanceId, String, bool)>> = BTreeMap::new();
+        for site in self.sites.values().filter(|site| !site.looking && site.next_look <= now) {
+            few.extend(self.few_of_many(site, now).map(|few| (site.name.clone(), few)));
+        }
+        let steady = self.config.look_steady;
         for site in self.sites.values_mut() {
             if !site.ending && site.end_at <= now && !site.to_end.is_empty() {
                 let astray = ended_against_records(site, &self.book);
@@ -82,7 +90,29 @@ impl Service {
                 });
             }
             if !site.looking && site.next_look <= now {
+                site.by_name = None;
+                let few = few.remove(&site.name);
+                if few.as_ref().is_some_and(Vec::is_empty) {
+                    // What changed has come to its end: the next list is early enough.
+                    let steady = *steady.unwrap_or(site.can.look_steady);
+                    site.next_look = site.listed_at.map_or(now, |at| at + steady);
+                    site.changing_since = None;
+                    continue;
+                }
                 site.looking = true;
+                if let Some(few) = few {
+                    site.by_name = Some(now);
+                    let (name, driver) = (site.name.clone(), site.driver.clone());
+                    for (id, ..) in few.iter().filter(|(_, _, is_to_be_there)| *is_to_be_there) {
+                        site.suspects.entry(*id).or_default();
+                    }
+                    let machines: Vec<String> = few.into_iter().map(|(_, machine, _)| machine).collect();
+                    self.tasks.spawn(async move {
+                        let result = driver.call("describe", |iaas| async move { iaas.describe(&machines).await }).await;
+                        Done::Described { site: name, result }
+                    });
+                    continue;
+                }
                 let (name, driver, store) = (site.name.clone(), site.driver.clone(), self.store.clone());
                 let (must_vouch, has_machines) = (site.must_vouch(now), inhabited.contains(&name));
                 self.tasks.spawn(async move {
@@ -103,6 +133,27 @@ impl Service {
                 });
             }
         }
+    }
+
+    /// The machines to be asked for by name in place of a list, each with whether what the site does not know of it counts: those that
+    /// change and those that are suspected, if they are few and the site has many, the last list is not old, and it is known what each
+    /// of them is to be. None at all when nothing changes any more.
+    fn few_of_many(&self, site: &Site, now: Timestamp) -> Option<Vec<(InstanceId, String, bool)>> {
+        let on_site = self.book.on_site(&site.name).filter(|on_site| on_site.machines.len() > BATCH)?;
+        let steady = *self.config.look_steady.unwrap_or(site.can.look_steady);
+        let is_listed = site.listed_at.is_some_and(|at| now < at + steady) && site.fault.is_none() && !site.must_vouch(now);
+        let is_open = || self.book.open_launches().any(|known| known.launch.request.site == site.name);
+        let asked: BTreeSet<InstanceId> = on_site.moving.iter().chain(site.suspects.keys()).take(BATCH + 1).copied().collect();
+        if !is_listed || !site.strays.is_empty() || asked.len() > BATCH || is_open() {
+            return None;
+        }
+        let grace = *site.can.consistency_grace;
+        let one = |id: InstanceId| {
+            let instance = self.book.get(id)?;
+            let is_to_be_known = instance.state >= State::Terminating || now >= instance.state_since + grace;
+            Some((id, instance.machine.clone()?, is_to_be_known))
+        };
+        asked.into_iter().map(one).collect()
     }
 
     pub(crate) fn next_site(&self) -> Option<Timestamp> {
@@ -395,6 +446,8 @@ impl Service {
         // Of whichever the site says anything, that it knows; such as that it has ended.
         let knows_some = said.iter().any(|(_, state)| state.is_some());
         let (mut absent, mut shows_some) = (0, false);
+        let mut there = Vec::new();
+        let began = self.sites.get(site).and_then(|known| known.by_name);
         if let (Some(known), Some(on_site)) = (self.sites.get_mut(site), self.book.on_site(site)) {
             known.works("describe");
             (absent, shows_some) = (known.suspects.len(), known.shows_some);
@@ -412,6 +465,7 @@ impl Service {
                 };
                 let Some(happened) = happened else {
                     known.suspects.remove(id);
+                    there.extend(state.filter(|_| began.is_some()).map(|state| (*id, machine, state)));
                     continue;
                 };
                 if let Some(suspicion) = known.suspects.get_mut(id) {
@@ -427,6 +481,9 @@ impl Service {
                 }
             }
         }
+        for (id, machine, state) in there {
+            self.is_there(site, id, machine, state, began.unwrap_or_default());
+        }
         for (id, happened) in over {
             self.happen_quietly(id, happened);
         }
@@ -437,6 +494,26 @@ impl Service {
             self.happen_quietly(id, Happening::Gone);
         }
         self.looked(site, self.clock.now());
+    }
+
+    /// One that was asked for by name in place of a list is there.
+    fn is_there(&mut self, site: &SiteName, id: InstanceId, machine: String, state: MachineState, began: Timestamp) {
+        let Some(instance) = self.instance(id).cloned() else { return };
+        if instance.state >= State::Terminating {
+            if state != MachineState::Stopping {
+                self.end_again(site, &machine, began);
+            }
+        } else if instance.state < State::Started {
+            let machine = Machine {
+                id: machine,
+                launch: Some(instance.launch),
+                index: Some(instance.index),
+                instance: Some(id),
+                state,
+                address: None,
+            };
+            self.seen(id, &machine);
+        }
     }
 
     pub(crate) fn looked(&mut self, site: &SiteName, now: Timestamp) {
@@ -452,7 +529,10 @@ impl Service {
         let changing = youngest.is_some() || !known.suspects.is_empty() || !known.strays.is_empty() || !known.to_end.is_empty();
         if !changing {
             known.changing_since = None;
-            known.next_look = now + *steady.unwrap_or(known.can.look_steady);
+            let steady = *steady.unwrap_or(known.can.look_steady);
+            // The list that was left out is not put off by that.
+            let since = known.by_name.and(known.listed_at).unwrap_or(now);
+            known.next_look = (since + steady).max(now + *fast.unwrap_or(known.can.look_fast));
             return;
         }
         // Whatever began to change last; what does not come to an end is not worth a look four times a second.

@@ -121,10 +121,12 @@ async fn aggregate(parts: Parts, others: Arc<AtomicBool>, cancel: CancellationTo
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     info!(aggregator = aggregator.name, "listening");
     aggregator.bus.tell(Fact::Listening(Listener::Aggregator));
+    let stopped = cancel.cancelled();
+    tokio::pin!(stopped);
     loop {
         tokio::select! {
             biased; // what comes seldom first, what comes in floods last
-            () = cancel.cancelled() => return Ok(()),
+            () = &mut stopped => return Ok(()),
             _ = tick.tick() => aggregator.tick(&facts),
             _ = reads.recv_many(&mut read_batch, READS_WAITING) => aggregator.reads(&mut read_batch),
             fact = facts.next() => aggregator.facts(fact.ok_or(Error::BusGone)?, &mut facts),

@@ -18,7 +18,7 @@ use epu_core::random::Random;
 use epu_core::request::{Answer, Caller, Context, Request};
 use epu_core::time::{Clock, Timestamp};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::ill::{Ill, Ills};
@@ -76,6 +76,8 @@ pub struct Body {
     exit: watch::Sender<Option<Exit>>,
     /// Counts what the worker is to look at.
     news: watch::Sender<u64>,
+    /// The worker says something else of itself.
+    said: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +121,7 @@ impl Body {
             inside: Mutex::default(),
             exit: watch::channel(None).0,
             news: watch::channel(0).0,
+            said: Notify::new(),
         }
     }
 
@@ -151,6 +154,7 @@ impl Body {
                 inside.work = Work::Busy;
             }
         }
+        self.said.notify_one();
         self.news.send_modify(|n| *n += 1);
     }
 
@@ -225,10 +229,12 @@ impl Body {
             worker.abort();
         }
         inside.work = Work::Busy;
+        self.said.notify_one();
     }
 
     fn set_work(&self, work: Work) {
         lock(&self.inside).work = work;
+        self.said.notify_one();
     }
 
     async fn work(self: Arc<Self>) {
@@ -382,6 +388,14 @@ impl Host for SimHost {
             seen.readings.insert(name, says.unwrap_or(load));
         }
         seen
+    }
+
+    async fn news(&self) {
+        self.0.said.notified().await;
+    }
+
+    fn notices(&self) -> bool {
+        true
     }
 
     fn tell_drain(&self, _: Timestamp, _: DrainSignal) -> Result<(), Error> {

@@ -61,6 +61,8 @@ pub struct Machine {
     pub off_at: Option<Timestamp>,
     /// The site calls it gone although it runs.
     pub called_gone: bool,
+    /// Until when it did the last time.
+    pub gone_until: Option<Timestamp>,
     /// For how many reasons it is called gone, stands still, is halted by its site, and does not end.
     gone: u32,
     frozen: u32,
@@ -244,6 +246,7 @@ impl Machines {
             stopping_at: None,
             off_at: None,
             called_gone: false,
+            gone_until: None,
             gone: 0,
             frozen: 0,
             halted: 0,
@@ -405,6 +408,9 @@ impl Machines {
         if let Some(machine) = lock(&self.inner).get_mut(id) {
             machine.gone = counted(machine.gone, on);
             machine.called_gone = machine.gone > 0;
+            if !on {
+                machine.gone_until = Some(self.clock.now());
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Time as the simulation has it: tokio's paused clock, counted from a fixed day.
 
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +42,26 @@ pub const fn hours(n: u64) -> Duration {
 pub struct SimClock {
     runtime: Handle,
     started: Instant,
+    /// What it said last, while nobody says that time moved; it is asked far more often than that.
+    said: AtomicI64,
+    moved: Option<Moved>,
+}
+
+/// Said whenever time may have moved: after each wait of the runtime, since it does at no other time.
+#[derive(Debug, Clone)]
+pub struct Moved(Arc<AtomicBool>);
+
+impl Default for Moved {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Moved {
+    /// It may have.
+    pub fn say(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl SimClock {
@@ -55,15 +76,37 @@ impl SimClock {
             let _inside = runtime.enter();
             Instant::now()
         };
-        Self { runtime, started }
+        Self {
+            runtime,
+            started,
+            said: AtomicI64::new(0),
+            moved: None,
+        }
+    }
+
+    /// The same, on a runtime that says after each wait that time may have moved.
+    #[must_use]
+    pub fn moved_by(mut self, moved: Moved) -> Self {
+        self.moved = Some(moved);
+        self
+    }
+
+    fn read(&self) -> Timestamp {
+        // Also asked from outside the runtime, where tokio would give the real time.
+        let _inside = self.runtime.enter();
+        BEGIN + self.started.elapsed()
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        // Also asked from outside the runtime, where tokio would give the real time.
-        let _inside = self.runtime.enter();
-        BEGIN + self.started.elapsed()
+        let Some(Moved(moved)) = &self.moved else { return self.read() };
+        if !moved.swap(false, Ordering::Relaxed) {
+            return Timestamp(self.said.load(Ordering::Relaxed));
+        }
+        let now = self.read();
+        self.said.store(now.0, Ordering::Relaxed);
+        now
     }
 }
 

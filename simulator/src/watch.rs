@@ -37,6 +37,8 @@ const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 const STRAY_GRACE: Duration = Duration::from_secs(150);
 /// After something did not work, so long until it is expected to have caught up.
 const CATCH_UP: Duration = Duration::from_secs(30);
+/// How long after a site has stopped calling a machine gone that may still be written down: a store that is slow or away, and asking again.
+const GONE_MEMORY: Duration = Duration::from_secs(10 * 60);
 /// Revisions of a pool whose engines are kept: a change whose reply was lost is made, and decisions go on by the one before until that is found out.
 const REVISIONS_MOST: usize = 8;
 /// Violations that are kept; the first is what matters.
@@ -306,6 +308,12 @@ impl Watch {
                 self.machines
                     .look(|all| all.get(machine).is_some_and(|m| m.is_there() && !m.called_gone))
             });
+            // What a site said is believed, and may be written a while after it says something else.
+            let was_called_gone = |now: Timestamp| {
+                let machine = instance.machine.as_ref();
+                let until = machine.and_then(|machine| self.machines.look(|all| all.get(machine).and_then(|m| m.gone_until)));
+                until.is_some_and(|until| now.since(until) < GONE_MEMORY)
+            };
             let mut seen = lock(&self.seen);
             let before = seen.records.insert(instance.id, instance.clone());
             if instance.is_live() {
@@ -321,7 +329,8 @@ impl Watch {
                 seen.found(chosen_while_busy(instance, busy));
             }
             if before.state != State::Terminated {
-                seen.found(invariant::confirmed_gone(instance, !runs));
+                let confirmed = !runs || was_called_gone(seen.now);
+                seen.found(invariant::confirmed_gone(instance, confirmed));
             }
         }
     }

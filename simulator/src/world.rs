@@ -48,7 +48,7 @@ use crate::process::Process;
 use crate::queue::{Queues, SimQueue};
 use crate::sensors::SimSources;
 use crate::setup::Setup;
-use crate::time::{ProcessClock, SimClock, seconds};
+use crate::time::{Moved, ProcessClock, SimClock, seconds};
 use crate::transcript::Transcript;
 use crate::watch::Watch;
 
@@ -177,9 +177,15 @@ impl World {
     /// # Errors
     /// Why the controller does not take them.
     pub(crate) fn try_new(setup: &Setup) -> Result<Self, epu_core::Fault> {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        let moved = Moved::default();
+        let says = moved.clone();
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .on_thread_unpark(move || says.say())
+            .build();
         let runtime = runtime.unwrap_or_else(|error| panic!("a runtime without a single device: {error}"));
-        let clock = Arc::new(SimClock::start(runtime.handle().clone()));
+        let clock = Arc::new(SimClock::start(runtime.handle().clone()).moved_by(moved));
         let random = Arc::new(Random::seeded(setup.seed));
         let transcript = Arc::new(Transcript::new(clock.clone()));
         let keyring = Keyring::new(b"the key of a world that is not there");

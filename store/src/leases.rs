@@ -1,5 +1,7 @@
 //! Who leads what, in SQL. One text, compiled once for each database.
 
+use std::borrow::Cow;
+
 use epu_core::lease::{Lease, LeaseAsk, Member, Standing, Term};
 use epu_core::time::Timestamp;
 use sqlx::{Row as _, query};
@@ -28,12 +30,12 @@ impl Own {
             .await?;
         query(sql::RENEW_LEASES).bind(me).bind(until).execute(&mut *tx).await?;
         let mut standing = standing(&mut tx, now).await?;
-        let wanted: Vec<String> = ask.want.iter().map(ToString::to_string).collect();
+        let wanted: Vec<&'static str> = ask.want.iter().map(|domain| domain.name()).collect();
         let mut changed = false;
         for lease in standing.leases.iter().filter(|lease| lease.holder.as_deref() == Some(me)) {
-            if !wanted.contains(&lease.name) {
+            if !wanted.contains(&lease.name.as_ref()) {
                 query(sql::GIVE_LEASE)
-                    .bind(&lease.name)
+                    .bind(lease.name.as_ref())
                     .bind(me)
                     .bind(now)
                     .execute(&mut *tx)
@@ -44,7 +46,7 @@ impl Own {
         for name in wanted {
             if standing.leases.iter().all(|lease| lease.name != name || !lease.is_held()) {
                 query(sql::TAKE_LEASE)
-                    .bind(&name)
+                    .bind(name)
                     .bind(me)
                     .bind(now)
                     .bind(until)
@@ -78,7 +80,7 @@ impl Own {
 /// Refuses when a term is over. One that is only out of time still stands as long as nobody took it.
 pub(super) async fn stand(of: &mut Connection, terms: impl IntoIterator<Item = Term>) -> Result<(), Stop> {
     for term in terms {
-        let row = query(STAND).bind(term.domain.to_string()).fetch_optional(&mut *of).await?;
+        let row = query(STAND).bind(term.domain.name()).fetch_optional(&mut *of).await?;
         let stands = row
             .map(|row| {
                 Ok::<_, sqlx::Error>(
@@ -98,8 +100,8 @@ async fn standing(of: &mut Connection, now: i64) -> Result<Standing, Stop> {
     for row in query(sql::LEASES).fetch_all(&mut *of).await? {
         let holder: String = row.try_get(1)?;
         leases.push(Lease {
-            name: row.try_get(0)?,
-            holder: (!holder.is_empty()).then_some(holder),
+            name: Cow::Owned(row.try_get(0)?),
+            holder: (!holder.is_empty()).then(|| holder.into()),
             epoch: u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or_default(),
             since: Timestamp(row.try_get(3)?),
             left_ms: row.try_get::<i64, _>(4)? - now,

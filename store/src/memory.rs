@@ -3,6 +3,7 @@
 //! It waits for nothing, so that it works under a paused clock, and its order of everything is fixed, so that a seeded run repeats
 //! byte for byte. It can be told to fail, which is how a scenario makes the disk go away.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,13 +51,15 @@ struct Records {
     last_sequence: i64,
     /// With the moment until which each counts as alive.
     members: BTreeMap<String, (Member, Timestamp)>,
-    leases: BTreeMap<String, Held>,
+    /// By name.
+    leases: Vec<Held>,
     documents: BTreeMap<(String, String), Document>,
 }
 
 #[derive(Debug)]
 struct Held {
-    holder: Option<String>,
+    domain: Domain,
+    holder: Option<Arc<str>>,
     epoch: u64,
     since: Timestamp,
     until: Timestamp,
@@ -66,7 +69,7 @@ impl Records {
     /// Refuses when a term is over. One that is only out of time still stands as long as nobody took it.
     fn stand(&self, terms: impl IntoIterator<Item = Term>) -> Result<(), Error> {
         for term in terms {
-            let lease = self.leases.get(&term.domain.to_string());
+            let lease = self.leases.iter().find(|held| held.domain == term.domain);
             if lease.is_none_or(|lease| lease.epoch != term.epoch || lease.holder.is_none()) {
                 return Err(Error::Deposed(term));
             }
@@ -75,8 +78,8 @@ impl Records {
     }
 
     fn standing(&self, now: Timestamp) -> Standing {
-        let lease = |(name, held): (&String, &Held)| Lease {
-            name: name.clone(),
+        let lease = |held: &Held| Lease {
+            name: Cow::Borrowed(held.domain.name()),
             holder: held.holder.clone(),
             epoch: held.epoch,
             since: held.since,
@@ -163,25 +166,23 @@ impl Store for MemoryStore {
         let now = self.now();
         let until = now + *ask.lasts;
         let mut records = self.records("renew leases")?;
-        let me = ask.member.name.clone();
-        let wanted: BTreeSet<String> = ask.want.iter().map(ToString::to_string).collect();
-        for (name, held) in &mut records.leases {
-            if held.holder.as_ref() == Some(&me) && !wanted.contains(name) {
-                held.holder = None;
-                held.until = now;
+        let me: Arc<str> = ask.member.name.as_str().into();
+        let mut known = 0;
+        for held in &mut records.leases {
+            let is_mine = held.holder.as_ref() == Some(&me);
+            if !ask.want.contains(&held.domain) {
+                if is_mine {
+                    held.holder = None;
+                    held.until = now;
+                }
+                continue;
             }
-        }
-        for name in wanted {
-            let held = records.leases.entry(name).or_insert(Held {
-                holder: None,
-                epoch: 0,
-                since: now,
-                until: now,
-            });
-            if held.holder.as_ref() == Some(&me) {
+            known += 1;
+            if is_mine {
                 held.until = until;
             } else if held.holder.is_none() || held.until <= now {
                 *held = Held {
+                    domain: held.domain,
                     holder: Some(me.clone()),
                     epoch: held.epoch + 1,
                     since: now,
@@ -189,8 +190,20 @@ impl Store for MemoryStore {
                 };
             }
         }
+        if known < ask.want.len() {
+            let there: BTreeSet<Domain> = records.leases.iter().map(|held| held.domain).collect();
+            let new = ask.want.difference(&there).map(|domain| Held {
+                domain: *domain,
+                holder: Some(me.clone()),
+                epoch: 1,
+                since: now,
+                until,
+            });
+            records.leases.extend(new);
+            records.leases.sort_by_key(|held| held.domain.name());
+        }
         records.members.retain(|_, (_, until)| *until > now);
-        records.members.insert(me, (ask.member, until));
+        records.members.insert(ask.member.name.clone(), (ask.member, until));
         Ok(records.standing(now))
     }
 
@@ -198,7 +211,7 @@ impl Store for MemoryStore {
         let now = self.now();
         let mut records = self.records("give leases back")?;
         records.members.remove(member);
-        for held in records.leases.values_mut().filter(|held| held.holder.as_deref() == Some(member)) {
+        for held in records.leases.iter_mut().filter(|held| held.holder.as_deref() == Some(member)) {
             held.holder = None;
             held.until = now;
         }

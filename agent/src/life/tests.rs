@@ -339,6 +339,22 @@ fn a_change_of_status_is_told_early_once_a_second() {
 }
 
 #[test]
+fn where_news_is_noticed_nobody_looks_without_it_and_none_is_forgotten() {
+    let mut story = Story(Story::running().0.hearing_news());
+    assert_eq!(story.at(2.0, Event::Tick), [Action::Look]);
+    assert_eq!(story.at(2.0, seen(Work::Idle, after(0.5))), []);
+    assert!(story.0.wakes_at().unwrap() > after(4.0), "for the next heartbeat, not to look");
+    assert_eq!(story.at(2.3, Event::News), [Action::Look]);
+    assert_eq!(beat(&story.at(2.3, seen(Work::Busy, after(2.3)))).work, Work::Busy);
+    story.at(2.3, Event::Beaten(Ok(Orders::default())));
+    assert_eq!(story.at(2.6, Event::News), [Action::Look]);
+    assert_eq!(story.at(2.6, seen(Work::Idle, after(2.6))), [], "twice within a second");
+    assert_eq!(story.0.wakes_at(), Some(after(3.6)), "it is not said yet");
+    assert_eq!(story.at(3.6, Event::Tick), [Action::Look]);
+    assert_eq!(beat(&story.at(3.6, seen(Work::Idle, after(2.6)))).work, Work::Idle);
+}
+
+#[test]
 fn the_same_word_written_again_is_no_change() {
     let mut story = Story::running();
     story.at(6.0, Event::Tick);

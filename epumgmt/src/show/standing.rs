@@ -26,7 +26,7 @@ pub(super) fn standing(standing: &Standing, now: Timestamp, style: Style) -> Str
         let held: Vec<&Lease> = standing
             .leases
             .iter()
-            .filter(|lease| lease.is_held() && lease.holder.as_ref() == Some(&member.name))
+            .filter(|lease| lease.is_held() && lease.holder.as_deref() == Some(&member.name))
             .collect();
         let since = held.iter().map(|lease| lease.since).max();
         table.add_row(vec![
@@ -87,8 +87,8 @@ mod tests {
 
     fn lease(domain: Domain, holder: Option<&str>, epoch: u64) -> Lease {
         Lease {
-            name: domain.to_string(),
-            holder: holder.map(str::to_owned),
+            name: domain.name().into(),
+            holder: holder.map(Into::into),
             epoch,
             since: Timestamp(90_000),
             left_ms: 4_000,

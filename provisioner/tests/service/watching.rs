@@ -340,6 +340,53 @@ async fn a_steady_site_is_looked_at_seldom_and_a_changing_one_often() {
     assert_eq!(world.site.capabilities().driver, "scripted");
 }
 
+/// What the end of a few machines costs does not depend on how many others there are.
+#[tokio::test(start_paused = true)]
+async fn of_many_machines_the_few_that_change_are_asked_for_by_name() {
+    let world = World::on(Capabilities {
+        driver: "large",
+        consistency_grace: Span::secs(5),
+        gone_confirmations: 2,
+        look_fast: Span::secs(1),
+        look_steady: Span::secs(60),
+        sweep_grace: Span::secs(60),
+        launch_most: 1_000,
+    })
+    .await;
+    let request = world.request(600);
+    let ids = world.launch(&request).await;
+    world.elapse(30).await;
+    for index in 0..600 {
+        world.becomes_ready(&request, index).await;
+    }
+    world.elapse(120).await;
+    let before = world.site.look().lists;
+    world.site.look().ignores_terminate = true;
+    world.terminate(ids[0]).await.unwrap();
+    world.terminate(ids[1]).await.unwrap();
+    world.elapse(3).await;
+    assert_eq!(
+        world.state(ids[0]).await,
+        State::Terminating,
+        "the site has not said that it is gone"
+    );
+    world.site.look().ignores_terminate = false;
+    world.elapse(17).await;
+    let lists = world.site.look().lists - before;
+    assert!(lists <= 1, "listed {lists} times for two machines of 600");
+    assert_eq!(
+        states(&world, &ids[..3]).await,
+        [State::Terminated, State::Terminated, State::Running]
+    );
+    // The list that finds what nobody changed comes as ever.
+    world.elapse(60).await;
+    let before = world.site.look().lists;
+    world.terminate(ids[2]).await.unwrap();
+    world.elapse(130).await;
+    let lists = world.site.look().lists - before;
+    assert!((2..=3).contains(&lists), "listed {lists} times in 130 s");
+}
+
 /// A world with some running machines.
 async fn with_machines(count: usize, account: Option<Option<&'static str>>) -> (World, Vec<epu_core::id::InstanceId>) {
     let mut world = World::new().await;

@@ -108,7 +108,7 @@ pub(super) async fn who_leaves_leaves_everything(store: &dyn Store) {
     assert_eq!(names(&standing), ["b"]);
     assert_eq!(standing.leader(Domain::Provisioner), Some("b"), "another one's lease is left alone");
     assert_eq!((standing.leader(ONE), standing.leader(TWO)), (None, None));
-    let all: Vec<&str> = standing.leases.iter().map(|lease| lease.name.as_str()).collect();
+    let all: Vec<&str> = standing.leases.iter().map(|lease| lease.name.as_ref()).collect();
     assert_eq!(
         all,
         ["controller/1", "controller/2", "provisioner"],

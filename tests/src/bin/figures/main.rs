@@ -1,4 +1,6 @@
-//! Measures what the system is to reach, and says for each figure whether it does: `figures [NAME...] [--long]`.
+//! Measures what the system is to reach, and says for each figure whether it does: `figures [NAME...] [--long] [--write FILE]`.
+//!
+//! `--write` writes the picture of how cost grows with size, when that is measured, to a file.
 //!
 //! Prints `name value unit goal met|short`, one line a figure; lines that begin with `#` say what else was seen. Everything is
 //! measured in the run that prints it. Ends with 0 when every figure is met, 1 when one is short, 2 when one could not be measured.
@@ -20,13 +22,17 @@ mod idle;
 mod launch;
 mod restart;
 mod samples;
+mod scale;
 mod serving;
+mod simulation;
 mod steady;
 mod ticks;
 mod views;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use epu_tests::Result;
 
@@ -145,6 +151,23 @@ const ALL: &[Measurement] = &[
         long: false,
         run: amqp::measure,
     },
+    Measurement {
+        names: &["simulated-hours-per-minute", "simulated-storm-hour"],
+        long: false,
+        run: simulation::measure,
+    },
+    Measurement {
+        names: &[
+            "scale-50k-second",
+            "scale-500k-second",
+            "scale-500k-to-50k-second",
+            "scale-500k-to-50k-change",
+            "scale-500k-rss",
+            "scale-500k-restart",
+        ],
+        long: true,
+        run: scale::measure,
+    },
     #[cfg(feature = "ec2")]
     Measurement {
         names: &["ec2-launch-1000-calls", "ec2-pages-1000-in-1-pool", "ec2-pages-2400-in-6-pools"],
@@ -185,8 +208,42 @@ fn say(text: impl fmt::Display) {
     println!("{text}");
 }
 
+/// Where the picture goes, if anywhere.
+static WRITE: OnceLock<PathBuf> = OnceLock::new();
+
+fn written_to() -> Option<PathBuf> {
+    WRITE.get().cloned()
+}
+
+/// What this program asks of itself: one size of [`scale`], in a process of its own.
+fn size(pools: &str) -> ExitCode {
+    let pools = pools.parse().map_err(|e| epu_tests::Trouble::new("read the size", e));
+    match pools.and_then(scale::measure_one) {
+        Ok(size) => {
+            say(size);
+            ExitCode::SUCCESS
+        }
+        Err(trouble) => {
+            say(trouble);
+            ExitCode::from(2)
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, pools] = arguments.as_slice()
+        && flag == "--size"
+    {
+        return size(pools);
+    }
+    if let Some(at) = arguments.iter().position(|a| a == "--write")
+        && at + 1 < arguments.len()
+    {
+        // It is set only here.
+        drop(WRITE.set(arguments.remove(at + 1).into()));
+        arguments.remove(at);
+    }
     let long = arguments.iter().any(|a| a == "--long");
     let wanted: Vec<&String> = arguments.iter().filter(|a| *a != "--long").collect();
     if let Some(unknown) = wanted

@@ -42,7 +42,15 @@ const PAGE: usize = epu_sensor_aggregator::window::PAGE_MAX;
 
 /// The clock of a runtime whose time is paused.
 #[derive(Debug)]
-struct VirtualClock(tokio::time::Instant);
+pub(crate) struct VirtualClock(tokio::time::Instant);
+
+impl VirtualClock {
+    /// One that begins now.
+    #[expect(clippy::disallowed_methods, reason = "this is a clock")]
+    pub(crate) fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+}
 
 impl Clock for VirtualClock {
     #[expect(clippy::disallowed_methods, reason = "this is a clock")]
@@ -83,8 +91,7 @@ async fn world() -> Result<Report> {
     let store = Arc::new(MemoryStore::new());
     let (pools, instances) = fill(store.as_ref()).await?;
     let bus = LocalBus::new();
-    #[expect(clippy::disallowed_methods, reason = "this is a clock")]
-    let clock = Arc::new(VirtualClock(tokio::time::Instant::now()));
+    let clock = Arc::new(VirtualClock::start());
     let metrics = epu_controller::Metrics::new().map_err(|e| Trouble::new("make metrics", e))?;
     let parts = epu_controller::Parts {
         member: epu_core::lease::Member {

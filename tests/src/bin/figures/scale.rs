@@ -1,0 +1,198 @@
+//! How cost grows with size: installations of 12,500 to 500,000 instances, fifty to a pool, under virtual time.
+//!
+//! Of each size: what one second costs in which nothing changes but every instance speaks once in half a minute; what it costs beyond
+//! that when the workers of a hundred instances fail and are replaced; the memory of everything together; and a restart of controller
+//! and provisioner. Each size is measured in a process of its own, so that none has the memory of another.
+//!
+//! Processor time is that of the one thread in which everything runs, with the stand-ins for site and agents in it.
+
+mod plot;
+mod town;
+
+use std::process::Command;
+use std::time::Duration;
+
+use epu_tests::{Result, Trouble};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{ThreadCpu, ms, rss_of};
+use crate::{Goal, Report};
+use town::Town;
+
+/// Members of each pool.
+const OF_EACH: u32 = 50;
+/// The sizes, as pools.
+const SIZES: [u32; 5] = [250, 500, 1_000, 2_000, 10_000];
+/// The two that are compared.
+const SMALL: u32 = 1_000;
+const LARGE: u32 = 10_000;
+/// Until everybody was heard and every deadline came once.
+const WARM: u32 = 200;
+/// Seconds of one measurement: whole rounds of whatever is done now and then.
+const SECONDS: u32 = 120;
+/// Workers that fail at once, how often in one measurement, and seconds between.
+const FAIL: u32 = 100;
+const ROUNDS: u32 = 6;
+const BETWEEN: u32 = 10;
+/// Measurements, of which the best counts.
+const TIMES: u32 = 3;
+
+/// What was measured at one size.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Size {
+    instances: u32,
+    /// Of a second in which nothing changes, the mean and the longest.
+    idle_ms: f64,
+    longest_ms: f64,
+    /// Of a hundred instances being replaced, beyond that.
+    change_ms: f64,
+    /// Of everything together, an instance.
+    bytes: f64,
+    restart_s: f64,
+    /// How often the site was listed while instances were replaced, a hundred.
+    lists: f64,
+}
+
+/// Measures every size and compares.
+pub(crate) fn measure() -> Result<Report> {
+    let mut report = Report::default();
+    let sizes: Vec<Size> = SIZES.iter().map(|pools| elsewhere(*pools)).collect::<Result<_>>()?;
+    let of = |pools: u32| {
+        let found = sizes.iter().find(|size| size.instances == pools * OF_EACH);
+        found.ok_or_else(|| Trouble::new("compare sizes", format!("{pools} pools were not measured")))
+    };
+    let (small, large) = (of(SMALL)?, of(LARGE)?);
+    report.figure("scale-50k-second", small.idle_ms, "ms", Goal::Below(30.0));
+    report.figure("scale-500k-second", large.idle_ms, "ms", Goal::Below(300.0));
+    report.figure(
+        "scale-500k-to-50k-second",
+        large.idle_ms / small.idle_ms,
+        "times",
+        Goal::Below(12.0),
+    );
+    report.figure(
+        "scale-500k-to-50k-change",
+        large.change_ms / small.change_ms,
+        "times",
+        Goal::Below(1.5),
+    );
+    report.figure("scale-500k-rss", large.bytes / 1_000.0, "kB-an-instance", Goal::Below(8.0));
+    report.figure("scale-500k-restart", large.restart_s, "s", Goal::Below(15.0));
+    report.note("| instances | pools | idle second | longest | 100 replaced | lists | memory each | restart |");
+    report.note("|---|---|---|---|---|---|---|---|");
+    for size in &sizes {
+        report.note(format!(
+            "| {} | {} | {:.1} ms | {:.0} ms | {:.1} ms | {:.1} | {:.1} kB | {:.2} s |",
+            size.instances,
+            size.instances / OF_EACH,
+            size.idle_ms,
+            size.longest_ms,
+            size.change_ms,
+            size.lists,
+            size.bytes / 1_000.0,
+            size.restart_s,
+        ));
+    }
+    if let Some(file) = crate::written_to() {
+        std::fs::write(&file, plot::draw(&sizes)).map_err(|e| Trouble::new(format!("write {}", file.display()), e))?;
+    }
+    Ok(report)
+}
+
+/// Measures one size in a process of its own.
+fn elsewhere(pools: u32) -> Result<Size> {
+    let doing = format!("measure {pools} pools");
+    let program = std::env::current_exe().map_err(|e| Trouble::new(&doing, e))?;
+    let ended = Command::new(program).args(["--size", &pools.to_string()]).output();
+    let ended = ended.map_err(|e| Trouble::new(&doing, e))?;
+    let said = String::from_utf8_lossy(&ended.stdout);
+    serde_json::from_str(&said).map_err(|e| Trouble::new(&doing, format!("{e}: {said}{}", String::from_utf8_lossy(&ended.stderr))))
+}
+
+/// Measures one size here; what it came to, as JSON.
+pub(crate) fn measure_one(pools: u32) -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build();
+    let size = runtime.map_err(|e| Trouble::new("start a runtime", e))?.block_on(one(pools))?;
+    serde_json::to_string(&size).map_err(|e| Trouble::new("tell a size", e))
+}
+
+async fn one(pools: u32) -> Result<Size> {
+    let cpu = ThreadCpu::here()?;
+    let instances = pools * OF_EACH;
+    let me = std::process::id();
+    let before = rss_of(me)?;
+    let mut town = Town::found(pools, OF_EACH).await?;
+    for _ in 0..WARM {
+        town.second().await?;
+    }
+    is_whole(&town, instances).await?;
+    let bytes = (rss_of(me)? - before) * 1e6 / f64::from(instances);
+    let (mut idle, mut longest) = (Duration::MAX, Duration::MAX);
+    for _ in 0..TIMES {
+        let (all, most) = pass(&mut town, &cpu, None).await?;
+        if all < idle {
+            (idle, longest) = (all, most);
+        }
+    }
+    let mut changing = Duration::MAX;
+    let lists = town.site.lists();
+    for time in 0..TIMES {
+        changing = changing.min(pass(&mut town, &cpu, Some(time * ROUNDS)).await?.0);
+    }
+    let lists = count(town.site.lists() - lists) / f64::from(TIMES * ROUNDS);
+    for _ in 0..SECONDS {
+        town.second().await?;
+    }
+    is_whole(&town, instances).await?;
+    let began = cpu.used()?;
+    let town = town.restart().await?;
+    let restart_s = cpu.used()?.saturating_sub(began).as_secs_f64();
+    town.end().await?;
+    Ok(Size {
+        instances,
+        idle_ms: ms(idle) / f64::from(SECONDS),
+        longest_ms: ms(longest),
+        change_ms: (ms(changing) - ms(idle)) / f64::from(ROUNDS),
+        bytes,
+        restart_s,
+        lists,
+    })
+}
+
+/// Lets time pass, with workers failing or not: what it cost, and the longest second of it.
+async fn pass(town: &mut Town, cpu: &ThreadCpu, fails_from: Option<u32>) -> Result<(Duration, Duration)> {
+    let (mut all, mut most) = (Duration::ZERO, Duration::ZERO);
+    for second in 0..SECONDS {
+        let before = cpu.used()?;
+        if let Some(from) = fails_from
+            && second % BETWEEN == 0
+            && second / BETWEEN < ROUNDS
+        {
+            town.fail(FAIL, from + second / BETWEEN).await?;
+        }
+        town.second().await?;
+        let took = cpu.used()?.saturating_sub(before);
+        all += took;
+        most = most.max(took);
+    }
+    Ok((all, most))
+}
+
+async fn is_whole(town: &Town, instances: u32) -> Result<()> {
+    let busy = town.busy().await?;
+    if busy == instances {
+        return Ok(());
+    }
+    Err(Trouble::new(
+        "have everybody at work",
+        format!("{busy} of {instances} are heard to be busy"),
+    ))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn count(n: u64) -> f64 {
+    n as f64
+}
