@@ -174,10 +174,12 @@ impl Body {
     async fn work(self: Arc<Self>) {
         let began = self.clock.now();
         let ends_at = self.behaviour.ends.map(|(after, code)| (began + after, code));
-        let mut jobs = self.queue.news();
         let mut news = self.news.subscribe();
         loop {
-            jobs.mark_unchanged();
+            let jobs = self.queue.news();
+            tokio::pin!(jobs);
+            // From here on no job is missed.
+            jobs.as_mut().enable();
             news.mark_unchanged();
             let (occupied, told) = {
                 let inside = lock(&self.inside);
@@ -203,7 +205,7 @@ impl Body {
             tokio::select! {
                 biased;
                 Ok(()) = news.changed() => {}
-                Ok(()) = jobs.changed(), if !occupied && !told => {}
+                () = &mut jobs, if !occupied && !told => {}
                 () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {
                     let code = ends_at.map_or(0, |(_, code)| code);
                     return self.end_worker(exited(code));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use epu_core::id::PoolName;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::lock;
 
@@ -38,7 +38,8 @@ pub struct Job {
 #[derive(Debug)]
 pub struct SimQueue {
     inner: Mutex<Inner>,
-    news: watch::Sender<u64>,
+    /// Wakes in the order in which they wait; a watch channel of tokio's wakes many in an order of chance.
+    news: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ impl Default for SimQueue {
     fn default() -> Self {
         Self {
             inner: Mutex::default(),
-            news: watch::channel(0).0,
+            news: Notify::new(),
         }
     }
 }
@@ -73,13 +74,13 @@ impl SimQueue {
     }
 
     fn tell(&self) {
-        self.news.send_modify(|n| *n += 1);
+        self.news.notify_waiters();
     }
 
     /// Tells when there may be something new to claim.
     #[must_use]
-    pub fn news(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    pub fn news(&self) -> tokio::sync::futures::Notified<'_> {
+        self.news.notified()
     }
 
     /// The next job, for this worker; the one it has when it has one.
