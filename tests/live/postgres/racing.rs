@@ -89,7 +89,7 @@ async fn of_eight_that_race_no_two_ever_have_one_epoch_and_nobody_writes_after_i
                 let standing = mine.lease(ask).await.unwrap();
                 let mut terms = Vec::new();
                 for lease in standing.leases.iter().filter(|lease| lease.holder.as_deref() == Some(&me)) {
-                    let key = (lease.name.clone(), lease.epoch);
+                    let key = (lease.name.to_string(), lease.epoch);
                     let before = held.lock().unwrap().insert(key, me.clone());
                     assert!(
                         before.as_ref().is_none_or(|before| *before == me),

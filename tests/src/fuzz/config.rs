@@ -71,6 +71,7 @@ pub(super) const WORDS: &[&str] = &[
 pub(super) static KNOWN: LazyLock<Known> = LazyLock::new(|| Known {
     engines: Registry::standard(),
     sites: ["local", "aws"].into_iter().filter_map(|name| SiteName::new(name).ok()).collect(),
+    owned: std::collections::BTreeSet::new(),
     templates: BTreeMap::new(),
     tick: Span::secs(1),
     search: None,

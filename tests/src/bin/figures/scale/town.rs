@@ -450,6 +450,7 @@ fn launch_of(pool: &Pool, all: &[Arc<Instance>]) -> Launch {
             template_version: pool.template_version.clone(),
             instances: wanted.collect(),
             min: 1,
+            max: None,
             epoch: 0,
         },
         accepted_at: first.created_at,
