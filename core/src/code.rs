@@ -33,7 +33,7 @@ impl Fault {
     pub fn is_final(&self) -> bool {
         matches!(
             self.code.as_ref(),
-            "closed" | "no-such-site" | "conflict" | "no-such-instance" | "too-large"
+            "closed" | "no-such-site" | "conflict" | "no-such-instance" | "too-large" | "above-max"
         )
     }
 }
@@ -81,6 +81,11 @@ pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Every code that a fault can carry, with what it means and what to do. `docs/errors.md` is generated from it.
 pub const CODES: &[(&str, &str, &str)] = &[
+    (
+        "above-max",
+        "a launch was refused, since with it more instances would stay than the pool's maximum",
+        "nothing: the controller plans anew with what there is now",
+    ),
     (
         "bad-config",
         "the file or the text has faults",

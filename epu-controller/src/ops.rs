@@ -189,6 +189,10 @@ impl Controller {
         }
         let known = self.parts.file.borrow().known.clone();
         let patched = spec::patched(&before, &change.set, change.template.as_deref(), &known)?;
+        if (&patched.spec, &patched.template, &patched.template_version) == (&before.spec, &before.template, &before.template_version) {
+            // As when the same change arrives twice.
+            return Answer::of(&before.revision);
+        }
         let after = Pool {
             spec: patched.spec,
             template: patched.template,

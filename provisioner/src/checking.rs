@@ -5,8 +5,8 @@
 //! - **I1**: machines that no record explains are counted from the site's complete lists, each once, from when every call to the site
 //!   has worked; a site that does not answer, or ends nothing, starts that anew, and so do records that had to be read anew. Two machines
 //!   of one instance are counted once both were in two lists in a row.
-//! - **I2**: at recording, against the maximum that the launch itself carries. A launch of an operator, or of a release that did not
-//!   carry it, has none.
+//! - **I2** is not counted but kept: a launch that its pool's maximum, which it carries, has no room for is refused
+//!   ([`crate::launching`]). A launch of an operator, or of a release that did not carry it, has none.
 //! - **I5**: from the records, once a while, after what is due was acted upon; not before this process has acted for so long, and
 //!   not of instances whose site the config has no longer.
 //! - **I7**: the store is asked for the launch before its call is made. A call that it does not explain is not made; a store that does
@@ -21,7 +21,7 @@ use std::time::Duration;
 use epu_core::id::{InstanceId, SiteName};
 use epu_core::instance::Instance;
 use epu_core::invariant::{self, Intention, Violation};
-use epu_core::launch::{Launch, LaunchRequest};
+use epu_core::launch::Launch;
 use epu_core::life::State;
 use epu_core::time::Timestamp;
 use epu_store::Store;
@@ -113,14 +113,6 @@ impl Service {
         self.checks.acts_since = now;
         for site in self.sites.values_mut().filter(|site| site.works_since <= now) {
             site.works_since = now;
-        }
-    }
-
-    /// I2: a launch is recorded where so many stayed.
-    pub(crate) fn count_too_many(&self, request: &LaunchRequest, staying: Option<u32>) {
-        if let (Some(staying), Some(max)) = (staying, request.max) {
-            let more = u32::try_from(request.instances.len()).unwrap_or(u32::MAX);
-            self.violated(invariant::within_max(staying, more, max));
         }
     }
 

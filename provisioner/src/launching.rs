@@ -38,8 +38,25 @@ const WINDOW_MOST: Duration = Duration::from_secs(86_400);
 /// A launch token is good for so long after the longest launch window and the time to become ready. It does not depend on what is
 /// configured, so that a call repeated after a change of that is the same.
 const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
+/// Refused launches that are remembered, so that no late copy of one is carried out.
+const REFUSED_MOST: usize = 1_000;
 /// How much longer to wait after `throttled` than after another passing error.
 const THROTTLED_TIMES: u32 = 4;
+
+/// I2, where the launch says what the maximum is: whoever asked may have reckoned with what has changed since.
+fn fits(request: &LaunchRequest, staying: Option<u32>) -> Result<(), Fault> {
+    let more = u32::try_from(request.instances.len()).unwrap_or(u32::MAX);
+    match (staying, request.max) {
+        (Some(staying), Some(max)) if staying.saturating_add(more) > max => {
+            let text = format!(
+                "launch {}: {staying} instances stay, {more} more would be above the maximum of {max}",
+                request.launch
+            );
+            Err(Fault::new("above-max", text))
+        }
+        (Some(_) | None, _) => Ok(()),
+    }
+}
 
 impl Service {
     pub(crate) async fn launch(&mut self, caller: &Caller, request: LaunchRequest) -> Result<Answer, Fault> {
@@ -47,6 +64,10 @@ impl Service {
         let nothing = Ok(Answer::Json(Value::Null));
         if self.book.launch(request.launch).is_some() {
             return nothing;
+        }
+        // Another copy of it, which was long on its way: its asker has been told that nothing comes of it.
+        if let Some(fault) = self.refused_launches.get(&request.launch) {
+            return Err(fault.clone());
         }
         // What was worked out before this must not be written after it.
         if !self.flush().await {
@@ -59,6 +80,10 @@ impl Service {
         let now = self.clock.now();
         // Only what the records say of a pool that has none to be read anew.
         let staying = self.reload_at.is_none().then(|| self.book.staying(&request.pool));
+        if let Err(fault) = fits(&request, staying) {
+            self.refuse(&request, &fault);
+            return Err(fault);
+        }
         let (launch, instances) = self.intention(request, now);
         let mut terms = vec![self.right.term];
         if matches!(caller, Caller::Service(_)) && launch.epoch != 0 {
@@ -82,7 +107,6 @@ impl Service {
                 let id = launch.id;
                 let site = launch.request.site.clone();
                 self.metrics.writes.inc();
-                self.count_too_many(&launch.request, staying);
                 self.book.put_launch(launch, now);
                 if let Some(known) = self.book.launch_mut(id) {
                     // Nobody can have called it before.
@@ -158,10 +182,14 @@ impl Service {
     }
 
     /// Lets the asker's other ears hear of it too: instances that it counts as asked for will never be.
-    fn refuse(&self, request: &LaunchRequest, fault: &Fault) {
+    fn refuse(&mut self, request: &LaunchRequest, fault: &Fault) {
         // The asker sends it again after anything else, and it may be carried out then.
         if !fault.is_final() {
             return;
+        }
+        self.refused_launches.insert(request.launch, fault.clone());
+        if self.refused_launches.len() > REFUSED_MOST {
+            self.refused_launches.pop_first();
         }
         let now = self.clock.now();
         let (_, instances) = self.intention(request.clone(), now);

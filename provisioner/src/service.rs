@@ -242,6 +242,8 @@ pub(crate) struct Service {
     pub(crate) reload_at: Option<Timestamp>,
     /// Instances for which a second claimant was remembered.
     pub(crate) refused: BTreeSet<InstanceId>,
+    /// Launches that were refused for good, and why.
+    pub(crate) refused_launches: BTreeMap<LaunchId, Fault>,
     /// Launches of which it is to be found out whether they are worth having.
     pub(crate) to_judge: BTreeSet<LaunchId>,
     retire_at: Timestamp,
@@ -281,6 +283,7 @@ impl Service {
             closed: false,
             reload_at: None,
             refused: BTreeSet::new(),
+            refused_launches: BTreeMap::new(),
             to_judge: BTreeSet::new(),
             changes: 0,
             checks: Checks::new(now),

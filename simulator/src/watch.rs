@@ -30,6 +30,9 @@ use crate::machines::Machines;
 use course::Steered;
 pub use refusals::{Settings, settings};
 
+/// How far ahead of the truth the time of a decision may be, and how far behind: it is written after it was made.
+const CLOCK_GRACE: Duration = Duration::from_secs(1);
+const STORE_GRACE: Duration = Duration::from_secs(25);
 /// How late the action on a deadline may be while everything works.
 const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 /// How long a machine without a record may be there while everything works: the site's sweep grace, two looks of the steady kind, and
@@ -378,7 +381,10 @@ impl Watch {
             }
             let limits = &known.pool.spec.limits;
             let size = (observed.counts.capacity + observed.counts.unhealthy).max(decided.target).max(from);
-            for action in &decided.actions {
+            // Times of a process whose clock is wrong say nothing of a window.
+            let now = self.machines.now();
+            let is_now = decided.at.since(now) < CLOCK_GRACE && now.since(decided.at) < STORE_GRACE;
+            for action in decided.actions.iter().filter(|_| is_now) {
                 if let Action::Terminate {
                     instances,
                     why: Cause::Unhealthy,

@@ -8,6 +8,7 @@ use epu_core::launch::LaunchRequest;
 use epu_core::life::State;
 use epu_core::request::Request;
 use epu_provisioner::iaas::{Class, MachineState};
+use epu_store::Store as _;
 
 use crate::forgetful::Forgetful;
 use crate::world::{CONTROLLER, World};
@@ -60,7 +61,7 @@ async fn i1_says_nothing_of_a_site_that_does_not_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn i2_a_controller_that_launches_above_its_pools_maximum() {
+async fn i2_a_launch_above_its_pools_maximum_is_refused_and_leaves_nothing() {
     let world = World::new().await;
     let of = |instances: usize, max: Option<u32>| LaunchRequest {
         max,
@@ -69,8 +70,13 @@ async fn i2_a_controller_that_launches_above_its_pools_maximum() {
     world.launch(&of(2, Some(2))).await;
     world.launch(&of(2, None)).await;
     assert_eq!(counted(&world), [], "who does not say a maximum has none");
-    world.launch(&of(1, Some(4))).await;
-    assert_eq!(counted(&world), [(Invariant::I2, 1)]);
+    let above = of(1, Some(4));
+    let fault = world.ask(CONTROLLER, Request::Launch(Box::new(above.clone()))).await.unwrap_err();
+    assert_eq!((fault.code.as_ref(), fault.is_final()), ("above-max", true));
+    assert!(world.store.launch(above.launch).await.unwrap().is_none());
+    world.launch(&of(1, Some(5))).await;
+    world.elapse(2).await;
+    assert_eq!((world.site.running(), counted(&world)), (5, vec![]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -188,7 +188,12 @@ async fn teardown_drains_what_works_and_ends_the_rest() {
         .await
         .unwrap_err();
     assert_eq!(still.code, "closed");
+    let late = world.request(1);
+    world.ask(CONTROLLER, Request::Launch(Box::new(late.clone()))).await.unwrap_err();
     world.ask(operator(), Request::Open(Nothing {})).await.unwrap();
+    // Another copy of one that was refused: its asker has planned anew since.
+    let again = world.ask(CONTROLLER, Request::Launch(Box::new(late))).await.unwrap_err();
+    assert_eq!(again.code, "closed");
     world.launch(&world.request(1)).await;
     world.elapse(2).await;
     assert_eq!(world.site.running(), 1);

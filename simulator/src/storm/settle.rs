@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use epu_core::id::PoolName;
-use epu_core::request::{Nothing, PoolChange, PoolFile, PoolRef, PoolRefresh, RefreshStep, Request, Teardown};
+use epu_core::request::{Nothing, PoolChange, PoolFile, PoolRef, PoolRefresh, Protect, RefreshStep, Request, Teardown};
 use epu_core::time::Span;
 use serde_json::{Value, json};
 
@@ -23,6 +23,8 @@ const RESTORED_WITHIN: Duration = minutes(20);
 const CONVERGED_WITHIN: Duration = minutes(60);
 /// It has to stay so.
 const STAYS_FOR: Duration = minutes(2);
+/// How long workers have to finish at the teardown.
+const DRAIN: Span = Span(minutes(5));
 /// A teardown may wait for jobs until the drain's deadline, and for machines to end.
 const EMPTY_WITHIN: Duration = minutes(15);
 
@@ -55,7 +57,7 @@ fn tear_down(plan: &Plan, world: &mut World) -> Result<(), Trouble> {
     world.pass(seconds(20)).map_err(Trouble::Broken)?;
     let teardown = Teardown {
         force: !plan.gentle,
-        within: None,
+        within: Some(DRAIN),
     };
     world
         .ask(Request::Teardown(teardown))
@@ -101,6 +103,10 @@ fn names(plan: &Plan) -> Vec<PoolName> {
 fn restored(plan: &Plan, world: &mut World) -> Result<(), String> {
     ask(world, Request::Open(Nothing {}), &[])?;
     world.reset_placements();
+    let instances = world.running();
+    if !instances.is_empty() {
+        ask(world, Request::Protect(Protect { instances, on: false }), &["unknown-instance", "no-such-instance"])?;
+    }
     for (name, settings) in &plan.pools {
         let Ok(pool) = PoolName::new(name) else { continue };
         let text = json!({ "templates": { "worker": plan.template }, "pools": { name: settings } }).to_string();

@@ -137,7 +137,7 @@ fn an_operators_change_that_arrives_twice_is_made_once() {
     let doubled = Rule::new(Effect::Doubled).between(Place::Operators, CONTROLLER);
     world.disturb(doubled);
     world.keep(4).elapse(minutes(3));
-    assert_eq!((world.staying(), world.machines_ever()), (4, 4));
+    assert_eq!((world.staying(), world.machines_ever(), world.pool().pool.revision), (4, 4, 2));
 }
 
 #[test]
