@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use epu_core::id::PoolName;
 use epu_core::instance::{Cause, Work};
@@ -9,12 +10,16 @@ use epu_core::pool::Paused;
 use epu_core::request::{
     Nothing, PoolChange, PoolPause, PoolRef, PoolRefresh, PoolRemove, Protect, RefreshStep, Request, Teardown, Terminate,
 };
+use epu_core::time::Span;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::machines::nth_running;
 use super::{Begun, Harm, Luck, Scene};
 use crate::world::World;
+
+/// How long workers have to finish at a teardown: what the pools of a storm give them too.
+const DRAIN: Span = Span(Duration::from_secs(5 * 60));
 
 /// What an operator does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -161,7 +166,7 @@ impl Harm for Fault {
             Self::Teardown(force) => {
                 world.send(Request::Teardown(Teardown {
                     force: *force,
-                    within: None,
+                    within: Some(DRAIN),
                 }));
                 Begun::until(|world| world.send(Request::Open(Nothing {})))
             }

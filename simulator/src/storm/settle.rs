@@ -105,7 +105,11 @@ fn restored(plan: &Plan, world: &mut World) -> Result<(), String> {
     world.reset_placements();
     let instances = world.running();
     if !instances.is_empty() {
-        ask(world, Request::Protect(Protect { instances, on: false }), &["unknown-instance", "no-such-instance"])?;
+        ask(
+            world,
+            Request::Protect(Protect { instances, on: false }),
+            &["unknown-instance", "no-such-instance"],
+        )?;
     }
     for (name, settings) in &plan.pools {
         let Ok(pool) = PoolName::new(name) else { continue };

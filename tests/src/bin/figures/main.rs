@@ -157,6 +157,11 @@ const ALL: &[Measurement] = &[
         run: simulation::measure,
     },
     Measurement {
+        names: &["storms-10000-broken"],
+        long: true,
+        run: simulation::measure_storms,
+    },
+    Measurement {
         names: &[
             "scale-50k-second",
             "scale-500k-second",

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
-use epu_simulator::cloud::{Call, Mishap};
-use epu_simulator::{Service, Setup, World, hours, minutes, seconds};
+use epu_core::Span;
+use epu_core::time::{Clock as _, SystemClock};
+use epu_simulator::storm::campaign::quietly;
+use epu_simulator::storm::{Campaign, Plan, Settings, play};
+use epu_simulator::{World, hours, minutes};
 use epu_tests::{Result, Trouble};
-use serde_json::json;
 
 use crate::clock::{ThreadCpu, best_of_five};
 use crate::{Goal, Report};
@@ -17,8 +19,8 @@ use crate::{Goal, Report};
 const WORKERS: u32 = 10;
 /// Simulated hours of one measurement.
 const HOURS: u32 = 10;
-/// Pools of the stormy world, and workers of each.
-const POOLS: usize = 3;
+/// How many storms are played in all.
+const STORMS: u64 = 10_000;
 
 pub(crate) fn measure() -> Result<Report> {
     let mut report = Report::default();
@@ -50,9 +52,7 @@ pub(crate) fn measure() -> Result<Report> {
         Ok(cpu.used()?.saturating_sub(before))
     })?;
     report.figure("simulated-storm-hour", storm.as_secs_f64(), "s", Goal::Below(0.3));
-    report.note(format!(
-        "{POOLS} pools of {WORKERS}, of which something is killed, cut off, slow or refused in every minute"
-    ));
+    report.note("three pools of up to 12 workers under every kind of fault, until all is well again".to_owned());
     Ok(report)
 }
 
@@ -60,34 +60,52 @@ fn pass(world: &mut World, length: Duration) -> Result<()> {
     world.pass(length).map_err(|broken| Trouble::new("let time pass", broken))
 }
 
-/// An hour in which something goes wrong every minute.
+/// The storm of a seed: 50 minutes of faults, and calm until everything is as it is to be.
 fn storm(seed: u64) -> Result<()> {
-    let pool = || json!({ "template": "worker", "max": 2 * WORKERS, "engine": { "keep": { "n": WORKERS } } });
-    let names = ["second", "third"];
-    let setup = names.iter().fold(Setup::keeping(WORKERS), |setup, name| setup.beside(name, pool()));
-    let mut world = setup.seed(seed).world();
-    for minute in 0..60_u64 {
-        let victim = world.running().get(usize::try_from(minute % 7).unwrap_or(0)).copied();
-        match minute % 6 {
-            0 => world.cloud().next_call(Call::Launch, Mishap::AnswerLost),
-            1 => {
-                let machine = victim.and_then(|id| world.machines().of(id));
-                machine.iter().for_each(|machine| world.machines().power_off(machine));
-            }
-            2 => victim.iter().for_each(|id| world.net().silence(*id, true)),
-            3 => {
-                world.crash(Service::Controller);
-                pass(&mut world, seconds(5))?;
-                world.start(Service::Controller);
-            }
-            4 => world.cloud().next_call(Call::List, Mishap::Nothing),
-            _ => {
-                world.crash(Service::Provisioner);
-                pass(&mut world, seconds(5))?;
-                world.start(Service::Provisioner);
-            }
-        }
-        pass(&mut world, minutes(1))?;
+    match play(&Plan::draw(seed, &Settings::default())).found {
+        None => Ok(()),
+        Some(found) => Err(Trouble::new("play a storm", format!("seed {seed}: {}", found.trouble))),
     }
-    Ok(())
+}
+
+/// Storms of fixed seeds, on every core: how many broke something that must always be true.
+pub(crate) fn measure_storms() -> Result<Report> {
+    let mut report = Report::default();
+    let campaign = Campaign {
+        from: 1_000_000,
+        seeds: STORMS,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        settings: Settings::default(),
+    };
+    let clock = SystemClock::start();
+    let (began, mut shown) = (clock.now(), clock.now());
+    let done = quietly(|| {
+        campaign.run(|so_far| {
+            let now = clock.now();
+            if now.since(shown) >= minutes(1) {
+                shown = now;
+                eprintln!("{} of {STORMS} storms, {} broke something", so_far.played, so_far.failures.len());
+            }
+            true
+        })
+    });
+    let broken = f64::from(u32::try_from(done.failures.len()).unwrap_or(u32::MAX));
+    report.figure("storms-10000-broken", broken, "storms", Goal::Below(1.0));
+    let (met, pairs) = done.coverage.pairs();
+    report.note(format!(
+        "{} storms in {}: {:.0} simulated hours, {} faults, {} machines; {met} of {pairs} pairs of a fault and a situation met; slowest to converge {:?}",
+        done.played,
+        Span(clock.now().since(began)),
+        done.simulated.as_secs_f64() / 3_600.0,
+        done.coverage.hits(),
+        done.machines,
+        done.slowest
+    ));
+    for failure in &done.failures {
+        report.note(format!(
+            "seed {} at {}: {}",
+            failure.plan.seed, failure.found.at, failure.found.trouble
+        ));
+    }
+    Ok(report)
 }
