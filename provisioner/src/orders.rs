@@ -180,13 +180,18 @@ impl Service {
         let done = self.store.set_closed(closed, Some(self.right.term), journal).await;
         // Asked of whoever leads then.
         self.deposed |= matches!(done, Err(epu_store::Error::Deposed(_)));
+        self.closed_unsure = done.is_err();
+        if done.is_err() {
+            // It may be written all the same, and what is believed here another thing than what is so.
+            self.reload_at = Some(self.clock.now());
+        }
         done.map_err(|error| store_failed(&error))
     }
 
     pub(crate) async fn tear_down(&mut self, caller: &Caller, teardown: Teardown) -> Result<Answer, Fault> {
         let now = self.clock.now();
         let journal = vec![Entry::new(now, caller.name(), Remembered::Closed { force: teardown.force })];
-        if !self.closed {
+        if !self.closed || self.closed_unsure {
             self.set_closed(true, journal).await?;
             self.closed = true;
         }
@@ -226,7 +231,7 @@ impl Service {
 
     pub(crate) async fn open(&mut self, caller: &Caller) -> Result<Answer, Fault> {
         let journal = vec![Entry::new(self.clock.now(), caller.name(), Remembered::Opened)];
-        if self.closed {
+        if self.closed || self.closed_unsure {
             self.set_closed(false, journal).await?;
             self.closed = false;
             self.telling.all_at_once();

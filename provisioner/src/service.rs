@@ -226,6 +226,8 @@ pub(crate) struct Service {
     pub(crate) tasks: JoinSet<Done>,
     pub(crate) telling: Telling,
     pub(crate) closed: bool,
+    /// Whether the store may have it otherwise: it was asked to write that, and did not say whether it has.
+    pub(crate) closed_unsure: bool,
     /// Under which term, and whether it still stands.
     pub(crate) right: Right,
     /// Set once the store said that the term is over.
@@ -281,6 +283,7 @@ impl Service {
             turn: Turn::default(),
             tasks: JoinSet::new(),
             closed: false,
+            closed_unsure: false,
             reload_at: None,
             refused: BTreeSet::new(),
             refused_launches: BTreeMap::new(),
@@ -328,6 +331,7 @@ impl Service {
         let instances = self.store.instances(true).await?;
         let now = self.clock.now();
         self.closed = closed;
+        self.closed_unsure = false;
         for launch in &launches {
             self.know_epoch(Domain::of(&launch.request.pool), launch.epoch);
         }

@@ -27,4 +27,6 @@ pub(crate) fn simulate(screen: &mut Screen, config: &Path, what: &Simulate, cloc
 }
 
 #[cfg(test)]
+mod storm_tests;
+#[cfg(test)]
 mod tests;

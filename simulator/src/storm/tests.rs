@@ -54,3 +54,53 @@ fn threads_make_no_difference() {
     assert_eq!((one.print, one.coverage, one.simulated), (two.print, two.coverage, two.simulated));
     assert_eq!(one.played, 3);
 }
+
+/// Workers that are given up before any can be ready: no pool ever has one.
+fn impossible() -> Plan {
+    let mut plan = Plan::draw(1, &short());
+    plan.template["ready-within"] = serde_json::json!("5s");
+    plan
+}
+
+#[test]
+fn what_breaks_is_found_shrunk_and_told() {
+    let plan = impossible();
+    let found = play(&plan).found.unwrap();
+    assert_eq!(found.trouble.name(), "I6");
+    assert!(found.trouble.to_string().contains("0 of them stay"), "{}", found.trouble);
+    let shrunk = shrink::shrink(&plan, found, 200, |_| {});
+    assert_eq!(
+        (shrunk.plan.events.len(), shrunk.plan.controllers, shrunk.plan.provisioners),
+        (0, 1, 1),
+        "nothing of it is needed"
+    );
+    let story = story::story(&shrunk.plan, &shrunk.found);
+    assert!(
+        story.starts_with("I6: ") && story.contains("pool pool: {") && story.contains("!! calm"),
+        "{story}"
+    );
+    // As it was written down, it is the same again.
+    let text = serde_json::to_string(&shrunk.plan).unwrap();
+    let again = play(&serde_json::from_str(&text).unwrap()).found.unwrap();
+    assert_eq!(again, shrunk.found);
+}
+
+#[test]
+fn a_campaign_keeps_what_broke_by_seed_and_ends_when_told_to() {
+    let campaign = Campaign {
+        from: 0,
+        seeds: 5,
+        threads: 1,
+        settings: short(),
+    };
+    let mut heard = 0;
+    let report = campaign.run(|report| {
+        heard += 1;
+        report.played < 2
+    });
+    // One more may have begun by then.
+    assert!(heard == report.played && (2..=3).contains(&heard), "{heard}");
+    assert!(report.coverage.hits() > 0 && report.coverage.pairs().0 > 0 && !report.coverage.blind_spots().is_empty());
+    let table = report.coverage.table();
+    assert_eq!(table.lines().count(), crate::fault::Fault::kinds().len() + 1);
+}

@@ -452,3 +452,23 @@ fn a_leader_that_is_cut_off_from_the_store_gives_way_to_one_that_is_not() {
     world.elapse(minutes(2)).keep(2).elapse(minutes(4));
     assert_eq!((world.staying(), world.machines_there(), world.machines_ever()), (2, 2, 4));
 }
+
+/// Found by a storm: the teardown was written and its operator told that nobody knows; `open` then believed that there was nothing to open.
+#[test]
+fn what_was_closed_without_an_answer_can_be_opened_again() {
+    let mut world = three();
+    world.elapse(minutes(3));
+    let lost = world.begin_trouble(None, Trouble::RepliesLost(1.0));
+    let teardown = Request::Teardown(Teardown {
+        force: false,
+        within: None,
+    });
+    assert!(world.ask(teardown).is_err());
+    world.end_trouble(lost);
+    // Refused while the records are read anew.
+    world.elapse(seconds(2)).ask(Request::Open(Nothing {})).unwrap();
+    assert!(!world.status().closed);
+    wants(&mut world, 5);
+    world.elapse(minutes(5));
+    assert_eq!((world.staying(), world.machines_there()), (5, 5));
+}

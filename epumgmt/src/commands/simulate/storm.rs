@@ -217,7 +217,7 @@ fn told(args: &Storm, report: &Report, shrunk: &[Shrunk], from: u64, took: Durat
     let hours = report.simulated.as_secs_f64() / 3_600.0;
     let _ = writeln!(
         text,
-        "{} storms (seeds {from} to {last}): {hours:.0} hours with {} faults and {} machines, played in {}",
+        "{} storms (seeds {from} to {last}): {hours:.1} hours with {} faults and {} machines, played in {}",
         report.played,
         report.coverage.hits(),
         report.machines,
