@@ -142,7 +142,7 @@ impl Troubles {
             }
             Trouble::Conflicts(share) => {
                 if ask != Ask::Read && self.random.fraction() < share {
-                    let both = ask == Ask::Change && self.random.number() % 2 == 0;
+                    let both = ask == Ask::Change && self.random.number().is_multiple_of(2);
                     fate.refused = Some(if both {
                         Error::Conflict(doing.to_owned())
                     } else {

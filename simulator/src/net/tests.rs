@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "tokio's paused time is the world's")]
+
 use epu_bus::contract::{self, Ends};
 use epu_core::fact::Snapshot;
 use epu_core::request::Nothing;

@@ -1,4 +1,5 @@
 //! Tells what happened in a storm that found something, for a person to read.
+#![expect(clippy::let_underscore_must_use, reason = "writing to a text does not fail")]
 
 use std::fmt::Write as _;
 

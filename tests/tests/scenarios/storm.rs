@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use epu_core::time::{Clock as _, SystemClock};
 use epu_simulator::storm::{Campaign, Plan, Settings, play, story::story};
 
 /// Fixed seeds, and fresh ones. `epumgmt simulate storm` plays as many as one likes.
@@ -35,8 +35,7 @@ fn the_fixed_storms_break_nothing() {
 
 #[test]
 fn storms_that_nobody_played_before_break_nothing() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    weather(u64::try_from(now.as_millis()).unwrap(), FRESH);
+    weather(u64::try_from(SystemClock::start().now().0).unwrap(), FRESH);
 }
 
 /// Each file is the shortest plan in which something once went wrong, named after what it was.

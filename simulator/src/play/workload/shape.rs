@@ -331,7 +331,10 @@ impl Shape {
         let random = Random::seeded(plain.seed.unwrap_or(seed));
         let mut jobs = Vec::new();
         let (mut at, mut n) = (0.0, 0.0);
-        while plain.highest > 0.0 {
+        if plain.highest <= 0.0 {
+            return Ok((jobs, plain.lasts));
+        }
+        loop {
             if plain.even {
                 at = n / plain.highest;
                 n += 1.0;
