@@ -707,7 +707,7 @@ mod tests {
             "serve everything",
             "simulate",
             "simulate run",
-            "simulate storm",
+            "simulate storm --seeds many",
             "store",
             "store backup",
             "store check --sqlite a --postgres b",

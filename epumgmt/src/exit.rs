@@ -64,7 +64,7 @@ impl Exit {
             "unauthorized" | "forbidden" | "not-trusted" => Self::Denied,
             "unknown-instance" => Self::NotFound,
             "left-over" => Self::LeftOver,
-            "conflict" | "in-use" | "closed" | "from-file" | "stale-epoch" | "claim-refused" => Self::Refused,
+            "conflict" | "in-use" | "above-max" | "closed" | "from-file" | "stale-epoch" | "claim-refused" => Self::Refused,
             code if code.starts_with("no-such-") => Self::NotFound,
             _ => Self::Failed,
         }
