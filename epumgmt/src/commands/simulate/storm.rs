@@ -1,4 +1,8 @@
 //! `simulate storm`: hours in which everything goes wrong, by the thousand; what breaks is told as short as it can be.
+#![expect(
+    clippy::let_underscore_must_use,
+    reason = "writing to a text does not fail, and progress that cannot be shown is not worth failing for"
+)]
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
