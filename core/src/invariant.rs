@@ -8,7 +8,7 @@
 //! answered, whether the right to act is held, whether it has only just begun. Callers in the running system leave a check out rather
 //! than guess, since an alarm that is often false is one that nobody hears.
 //!
-//! [`instances`] is about one instance or machine, [`pools`] about a pool's size, [`records`] about what is written.
+//! `instances` is about one instance or machine, `pools` about a pool's size, `records` about what is written.
 
 mod instances;
 mod pools;

@@ -4,7 +4,7 @@
 //! its processes in turn, those to a member to that one; one whose receiver ends before it answered is delivered to another. Agents
 //! come over HTTP, which means that nothing of theirs is delivered again, and that they are there though the broker is not.
 //!
-//! [`rules`] say what becomes of messages, for each sender and receiver by itself; [`carry`] does it. While there are none, nothing is
+//! [`rules`] say what becomes of messages, for each sender and receiver by itself; `carry` does it. While there are none, nothing is
 //! drawn and nothing is waited for.
 //!
 //! No rule excuses the services from anything that [`crate::watch`] looks at: which deadlines are kept and which machines are

@@ -3,7 +3,7 @@
 //! What services write passes here ([`crate::ledger`]), and every simulated second [`Watch::tick`] looks at the whole. Judged is what is
 //! truly so: which machines have power, which workers are busy, what the store holds. What services believe counts for nothing.
 //!
-//! [`course`] is about pools that are to come to where they aim (I6), [`refusals`] about what was refused (I11). The services check
+//! `course` is about pools that are to come to where they aim (I6), `refusals` about what was refused (I11). The services check
 //! the same by what they know ([`Watch::production`]): what they count is found here too, so that a check of theirs which cries for nothing
 //! breaks a run.
 
