@@ -3,27 +3,14 @@
 use std::path::Path;
 
 use clap::Parser as _;
-use epu_core::time::SystemClock;
 use serde_json::{Value, json};
 
-use super::simulate;
-use crate::cli::{Cli, Command};
-use crate::commands::Screen;
-use crate::commands::tests::Paper;
+use super::tests::typed;
+use crate::cli::Cli;
 use crate::exit::{Exit, Failure};
 
 fn storm(line: &[&str]) -> (Result<Exit, Failure>, String) {
-    let cli = Cli::try_parse_from(["epumgmt", "simulate", "storm"].iter().chain(line)).unwrap();
-    let Command::Simulate(what) = cli.command else { panic!() };
-    let paper = Paper::default();
-    let mut screen = Screen {
-        to: Box::new(paper.clone()),
-        output: cli.reach.output,
-        colour: false,
-        width: None,
-    };
-    let ended = simulate(&mut screen, Path::new("no-such-file"), &what, &SystemClock::start());
-    (ended, paper.text())
+    typed("storm", line, Path::new("no-such-file"))
 }
 
 #[test]

@@ -19,6 +19,21 @@ pools:
   mail: {template: worker, max: 2, engine: {keep: {n: 1}}}
 ";
 
+/// What comes of a command as it is typed after `epumgmt simulate`, and what it shows.
+pub(super) fn typed(command: &str, line: &[&str], config: &Path) -> (Result<Exit, Failure>, String) {
+    let cli = Cli::try_parse_from(["epumgmt", "simulate", command].iter().chain(line)).unwrap();
+    let Command::Simulate(what) = cli.command else { panic!() };
+    let paper = Paper::default();
+    let mut screen = Screen {
+        to: Box::new(paper.clone()),
+        output: cli.reach.output,
+        colour: false,
+        width: None,
+    };
+    let ended = simulate(&mut screen, config, &what, &epu_core::time::SystemClock::start());
+    (ended, paper.text())
+}
+
 struct Ran {
     ended: Result<Exit, Failure>,
     text: String,
@@ -38,17 +53,8 @@ fn ran(directory: &Path, line: &[&str]) -> Ran {
         "arrival,service\n0,20\n5,20\n10,20\n60,20\n61,20\n62,20\n63,20\n64,20\n",
     )
     .unwrap();
-    let cli = Cli::try_parse_from(["epumgmt", "simulate", "run"].iter().chain(line)).unwrap();
-    let Command::Simulate(what) = cli.command else { panic!() };
-    let paper = Paper::default();
-    let mut screen = Screen {
-        to: Box::new(paper.clone()),
-        output: cli.reach.output,
-        colour: false,
-        width: None,
-    };
-    let ended = simulate(&mut screen, &file, &what, &epu_core::time::SystemClock::start());
-    Ran { ended, text: paper.text() }
+    let (ended, text) = typed("run", line, &file);
+    Ran { ended, text }
 }
 
 #[test]
