@@ -252,6 +252,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "declare it, or correct the sensor's `queue`",
     ),
     (
+        "ready-unheard",
+        "its agent did not report in time that set-up succeeded; its worker may be running all the same",
+        "see `epumgmt instance logs`, and whether its agent reaches the provisioner; raise the template's `ready-within`",
+    ),
+    (
         "queue-refused",
         "the broker does not let the queue be looked at",
         "the text is the broker's; an exclusive queue belongs to one connection, others need the right to it",

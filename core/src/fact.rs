@@ -1,6 +1,7 @@
 //! Facts: what is true now, told to whoever listens. Losing, delaying, doubling or reordering one is harmless: each is whole for
 //! what it is about and carries a version or an age, and each is told again, slowly, without being asked.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -63,6 +64,29 @@ pub struct Instances {
     /// Set on the last page of a telling that named every live instance.
     #[serde(default)]
     pub complete: bool,
+    /// Among which ids every live instance is named here: one that is missing has ended, unless this was told before it came to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers: Option<Covers>,
+}
+
+/// A range of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Covers {
+    /// The ids after this one, or all from the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<InstanceId>,
+    /// The ids up to this one and with it, or all to the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<InstanceId>,
+}
+
+impl Covers {
+    /// The range as the standard collections take it.
+    #[must_use]
+    pub fn bounds(&self) -> (Bound<InstanceId>, Bound<InstanceId>) {
+        let after = self.after.map_or(Bound::Unbounded, Bound::Excluded);
+        (after, self.up_to.map_or(Bound::Unbounded, Bound::Included))
+    }
 }
 
 /// Who begins to listen.

@@ -135,7 +135,10 @@ impl Controller {
 
     /// Writes what is remembered of a pool. False when the store did not take it.
     pub(crate) async fn remember_one(&mut self, name: &PoolName, term: Term, now: Timestamp) -> bool {
-        let Some(managed) = self.pools.get(name) else { return true };
+        // What may have been decided since is not written over with what was remembered before it.
+        let Some(managed) = self.pools.get(name).filter(|managed| managed.unsure.is_none()) else {
+            return true;
+        };
         let memory = PoolMemory {
             target: managed.target,
             engine: managed.engine.as_ref().map(|e| e.version().to_owned()).unwrap_or_default(),

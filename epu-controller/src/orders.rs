@@ -25,8 +25,9 @@ pub(crate) fn note(view: &mut View, command: &Outgoing, now: Timestamp) {
 
 /// The command was accepted: its notes last only a while from now on.
 pub(crate) fn accepted(view: &mut View, command: &Outgoing, now: Timestamp) {
-    for id in meaning(&command.request).1 {
-        view.accepted(id, now);
+    let (what, ids) = meaning(&command.request);
+    for id in ids {
+        view.accepted(id, what, now);
     }
 }
 
@@ -36,7 +37,7 @@ pub(crate) fn undo(view: &mut View, command: &Outgoing) {
     for id in ids {
         match what {
             Ordered::Come => view.refused(id),
-            Ordered::Drain | Ordered::Stay | Ordered::End => view.not_ordered(id),
+            Ordered::Drain | Ordered::Stay | Ordered::End => view.not_ordered(id, what),
         }
     }
 }

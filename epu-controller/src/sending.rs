@@ -15,6 +15,7 @@ use crate::managing::Managed;
 use crate::orders;
 use crate::outbox::{Sent, may_pass};
 use crate::service::{Back, Controller};
+use crate::view::Ordered;
 
 /// When and under which term something was sent: what comes back later than that says nothing any more.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +126,7 @@ impl Controller {
                 if let Request::WithdrawDrain(asked) = &command.request {
                     let stay: Vec<InstanceId> = answer.read().unwrap_or_default();
                     for id in asked.instances.iter().filter(|id| !stay.contains(id)) {
-                        managed.view.not_ordered(*id);
+                        managed.view.not_ordered(*id, Ordered::Stay);
                     }
                 }
                 self.forget_command(name, command.id);

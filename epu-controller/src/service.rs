@@ -11,7 +11,7 @@ use std::time::Duration;
 use epu_bus::{Bus, Calls, Facts};
 use epu_core::Fault;
 use epu_core::code::Chain;
-use epu_core::fact::{Fact, Kind, Listener};
+use epu_core::fact::{Covers, Fact, Kind, Listener};
 use epu_core::health::Health;
 use epu_core::id::{InstanceId, PoolName};
 use epu_core::instance::{Instance, Work};
@@ -340,11 +340,25 @@ impl Controller {
                     let changed = self.take_instance(instance.clone(), now);
                     self.take_changed(&instance.pool, changed, now);
                 }
+                if let Some(covers) = &told.covers {
+                    self.ask_about_untold(covers, &told.changed);
+                }
             }
             Fact::Snapshot(snapshot) => self.take_snapshot(&snapshot, now),
             Fact::Listening(Listener::Aggregator) => self.tell_pools(),
             Fact::Pools(told) => self.hear_of_pools(&told),
             Fact::Listening(Listener::Controller) => {}
+        }
+    }
+
+    /// An end of which no word came here is told again to whoever asks: without that its instance counts as live for ever.
+    fn ask_about_untold(&mut self, covers: &Covers, told: &[Arc<Instance>]) {
+        let mut named: Vec<InstanceId> = told.iter().map(|instance| instance.id).collect();
+        named.sort_unstable();
+        let untold = |(name, managed): (&PoolName, &Managed)| (name.clone(), managed.view.untold(covers, &named));
+        let asked: Vec<_> = self.pools.iter().map(untold).filter(|(_, ids)| !ids.is_empty()).collect();
+        for (name, ids) in asked {
+            self.ask_site(&name, ids);
         }
     }
 

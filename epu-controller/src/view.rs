@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use epu_core::fact::Heard;
+use epu_core::fact::{Covers, Heard};
 use epu_core::health::{Health, HealthLimits};
 use epu_core::heartbeat::Condition;
 use epu_core::id::{InstanceId, SensorName, SiteName, SlotLabel};
@@ -41,6 +41,10 @@ use turning_out::outcomes;
 const ORDER_LASTS: Duration = Duration::from_secs(60);
 /// Ended instances are watched for this long, beyond the zombie time, in case they are heard from.
 const ENDED_LASTS: Duration = Duration::from_secs(600);
+
+/// Members that the provisioner is asked about after one telling that does not name them. Too low: many missed ends are cleared up
+/// slowly. Too high: one question has it read much of its store.
+const UNTOLD_MOST: usize = 200;
 
 /// What a member is to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,10 +80,21 @@ pub enum Ordered {
 #[derive(Debug, Clone, Copy)]
 struct Note {
     what: Ordered,
-    /// The record it was made on: a newer one speaks for itself.
-    version: u64,
     /// When it is forgotten; never while its command is still to be accepted.
     until: Option<Timestamp>,
+}
+
+impl Note {
+    /// Whether a record of the provisioner's says by itself what was ordered. A newer one that does not was made before the order
+    /// came there, such as that of a launch whose instance is no longer wanted: without the note it counts as staying again.
+    fn is_shown_by(self, instance: &Instance) -> bool {
+        match self.what {
+            Ordered::Come => true,
+            Ordered::Drain => instance.is_leaving(),
+            Ordered::Stay => instance.drain.is_none(),
+            Ordered::End => instance.state >= State::Terminating,
+        }
+    }
 }
 
 /// One instance as this pool's view has it.
@@ -354,6 +369,18 @@ impl View {
         self.told_at = now;
     }
 
+    /// Members that count as live and that a telling which names all that live does not name, at most [`UNTOLD_MOST`]: their ends
+    /// were missed, or the telling is older than they are. The provisioner knows which. `named` is in order.
+    #[must_use]
+    pub fn untold(&self, covers: &Covers, named: &[InstanceId]) -> Vec<InstanceId> {
+        let is_recorded = |member: &&Member| member.instance.state != State::Requesting && !member.instance.state.is_end();
+        let members = self.members.range(covers.bounds()).filter(is_recorded);
+        let ids = members
+            .map(|member| member.instance.id)
+            .filter(|id| named.binary_search(id).is_err());
+        ids.take(UNTOLD_MOST).collect()
+    }
+
     /// Takes in a record of the provisioner's. An old version changes nothing.
     pub fn instance(&mut self, instance: Arc<Instance>, now: Timestamp) -> Changed {
         let id = instance.id;
@@ -374,7 +401,7 @@ impl View {
             .extend(outcomes(self, known.map(|m| m.instance.as_ref()), &instance, now));
         if let Some(member) = self.members.get_mut(id) {
             self.index.change(member, |member| {
-                if member.ordered.is_some_and(|note| instance.version > note.version) {
+                if member.ordered.is_some_and(|note| note.is_shown_by(&instance)) {
                     member.ordered = None;
                 }
                 member.instance = instance;
@@ -426,19 +453,16 @@ impl View {
     /// Notes what was ordered, until the provisioner's record says so itself.
     pub fn ordered(&mut self, id: InstanceId, what: Ordered) {
         if let Some(member) = self.members.get_mut(id) {
-            let note = Note {
-                what,
-                version: member.instance.version,
-                until: None,
-            };
+            let note = Note { what, until: None };
             self.index.change(member, |member| member.ordered = Some(note));
         }
     }
 
     /// The command was accepted: should the provisioner's record not follow, the note is dropped after a while.
-    pub fn accepted(&mut self, id: InstanceId, now: Timestamp) {
+    pub fn accepted(&mut self, id: InstanceId, what: Ordered, now: Timestamp) {
         let Some(member) = self.members.get_mut(id) else { return };
-        if let Some(note) = member.ordered.as_mut() {
+        // A later order for it, still to be accepted, keeps its note.
+        if let Some(note) = member.ordered.as_mut().filter(|note| note.what == what) {
             let until = now + ORDER_LASTS;
             note.until = Some(until);
             let due = member.due.map_or(until, |due| due.min(until));
@@ -446,9 +470,11 @@ impl View {
         }
     }
 
-    /// Drops the note: the provisioner did not do it.
-    pub fn not_ordered(&mut self, id: InstanceId) {
-        if let Some(member) = self.members.get_mut(id) {
+    /// Drops the note: the provisioner did not do it. That of a later order stays.
+    pub fn not_ordered(&mut self, id: InstanceId, what: Ordered) {
+        if let Some(member) = self.members.get_mut(id)
+            && member.ordered.is_some_and(|note| note.what == what)
+        {
             self.index.change(member, |member| member.ordered = None);
         }
     }
@@ -543,9 +569,9 @@ impl View {
         before != (reading.status(now), reading.covers_in_progress)
     }
 
-    /// Takes in the site's word about an instance that is out of contact.
+    /// Takes in the site's word about an instance that is out of contact. About any other it means nothing.
     pub fn site_said(&mut self, id: InstanceId, word: SiteWord, now: Timestamp) -> Changed {
-        let Some(member) = self.members.get_mut(id) else {
+        let Some(member) = self.members.get_mut(id).filter(|member| member.health == Health::OutOfContact) else {
             return Changed::default();
         };
         member.site = Some(word);
@@ -565,20 +591,20 @@ impl View {
                 self.take_out(id);
                 continue;
             }
-            let over = member.ordered.and_then(|note| note.until).filter(|until| *until <= now);
-            if over.is_some_and(|until| until > self.told_at) {
+            let over = member.ordered.filter(|note| note.until.is_some_and(|until| until <= now));
+            if over.and_then(|note| note.until).is_some_and(|until| until > self.told_at) {
                 // Nothing has been told since, so that no record followed says nothing.
                 self.index.set_due(member, Some(now + ORDER_LASTS / 6));
                 continue;
             }
-            if over.is_some() {
+            if let Some(note) = over {
                 changed.decision = true;
                 if member.instance.state == State::Requesting {
                     // It was accepted, and yet there is no record of it: whatever became of it, it is not coming.
                     self.take_out(id);
                     continue;
                 }
-                self.not_ordered(id);
+                self.not_ordered(id, note.what);
             }
             changed.absorb(self.judge(id, now));
             if come.is_empty() {

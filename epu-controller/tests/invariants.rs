@@ -172,8 +172,7 @@ impl Rig {
         change(&mut instance);
         self.bus.tell(Fact::Instances(Arc::new(Instances {
             changed: vec![Arc::new(instance)],
-            closed: false,
-            complete: false,
+            ..Instances::default()
         })));
         self.elapse(1).await;
     }

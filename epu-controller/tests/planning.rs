@@ -8,7 +8,7 @@ use epu_controller::guards::{Breaker, Guards};
 use epu_controller::listening::Listening;
 use epu_controller::plan::{Plan, Wish, plan};
 use epu_controller::view::{Ordered, View};
-use epu_core::fact::Heard;
+use epu_core::fact::{Covers, Heard};
 use epu_core::heartbeat::Condition;
 use epu_core::id::{InstanceId, LaunchId, SlotLabel};
 use epu_core::instance::{Cause, Exit, Instance, Work};
@@ -312,7 +312,9 @@ fn an_order_stands_as_long_as_its_command_waits_and_a_while_after() {
     world.view.ordered(id, Ordered::Drain);
     world.view.look(at(10_000));
     assert_eq!(world.view.counts().draining, 1, "the command has not been accepted yet");
-    world.view.accepted(id, at(10_000));
+    world.view.accepted(id, Ordered::Come, at(10_000));
+    assert_eq!(world.view.next_due(at(10_000)), None, "that was another command");
+    world.view.accepted(id, Ordered::Drain, at(10_000));
     world.view.look(at(10_059));
     assert_eq!(world.view.counts().draining, 1);
     world.view.look(at(10_061));
@@ -320,6 +322,49 @@ fn an_order_stands_as_long_as_its_command_waits_and_a_while_after() {
     world.view.told(at(10_070));
     world.view.look(at(10_072));
     assert_eq!(world.view.counts().draining, 0, "no record followed");
+}
+
+#[test]
+fn a_record_from_before_an_order_does_not_undo_it() {
+    let mut world = World::calm();
+    world.running(1);
+    let id = world.add(State::Requesting, None);
+    world.view.ordered(id, Ordered::Drain);
+    world.change(id, |i| i.state = State::Requested);
+    assert_eq!(
+        world.view.counts().draining,
+        1,
+        "its launch was recorded; it is to drain all the same"
+    );
+    world.change(id, |i| i.protected = true);
+    assert_eq!(world.view.counts().draining, 1);
+    world.change(id, |i| i.state = State::Terminating);
+    assert_eq!(
+        (world.view.counts().draining, world.view.counts().capacity),
+        (0, 1),
+        "now its record says so"
+    );
+}
+
+#[test]
+fn what_a_telling_of_all_that_lives_leaves_out_is_asked_about() {
+    let mut world = World::calm();
+    let ids = world.running(3);
+    let coming = world.add(State::Requesting, None);
+    let all = |after, up_to| Covers { after, up_to };
+    assert_eq!(world.view.untold(&all(None, None), &[ids[0], ids[2]]), [ids[1]]);
+    assert_eq!(
+        world.view.untold(&all(None, None), &[]),
+        ids,
+        "the one that is on its way has no record yet: {coming}"
+    );
+    assert_eq!(
+        world.view.untold(&all(Some(ids[0]), Some(ids[1])), &[]),
+        [ids[1]],
+        "others are none of its business"
+    );
+    world.change(ids[1], |i| i.state = State::Terminated);
+    assert_eq!(world.view.untold(&all(None, None), &[ids[0], ids[2]]), []);
 }
 
 #[test]

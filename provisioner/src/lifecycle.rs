@@ -194,7 +194,7 @@ pub fn step(was: &Instance, happening: Happening, now: Timestamp, limits: &Deadl
         }
         Happening::Drain(ordered) => {
             let drain = accepted(ordered, now);
-            let may_work = next.claim.is_some() && next.state < State::RunningFailed || next.state == State::Running;
+            let may_work = may_work(&next);
             if next.state < State::Terminating && !may_work {
                 // Nothing runs there that could be interrupted.
                 end(&mut next, drain.why, Work::Idle, now, &mut effects, &mut go)?;
@@ -244,6 +244,9 @@ pub fn step(was: &Instance, happening: Happening, now: Timestamp, limits: &Deadl
     Ok((next, effects))
 }
 
+/// Not ready in time for all the provisioner knows, as opposed to what an agent itself reports.
+const READY_UNHEARD: &str = "ready-unheard";
+
 /// What a launch that nobody answered and whose machine nobody lists came to.
 #[must_use]
 pub fn nothing_there() -> Fault {
@@ -258,6 +261,17 @@ fn halted() -> Fault {
         "machine-stopped",
         "the site shows its machine as stopped, which nobody here asked for; it is ended",
     )
+}
+
+/// Whether a worker may run there. An agent that fetched its context and then could not reach the provisioner may have started one.
+fn may_work(instance: &Instance) -> bool {
+    let is_unheard = instance.fault.as_ref().is_some_and(|fault| fault.code == READY_UNHEARD);
+    match instance.state {
+        State::Running => true,
+        State::Requesting | State::Requested | State::ErrorRetrying | State::Pending | State::Started => instance.claim.is_some(),
+        State::RunningFailed => instance.claim.is_some() && is_unheard,
+        State::Terminating | State::Terminated | State::Failed | State::Rejected => false,
+    }
 }
 
 /// Another order to drain joins one that stands: the earlier deadline holds, and what the site announced stays the reason.
@@ -353,7 +367,7 @@ fn overdue(
             let waited = epu_core::Span(limits.ready_within);
             go(next, Event::NotReady)?;
             next.fault = Some(Fault::new(
-                "not-ready",
+                READY_UNHEARD,
                 format!("not ready within {waited}: its agent did not report that set-up succeeded"),
             ));
         }

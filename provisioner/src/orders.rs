@@ -348,7 +348,7 @@ impl Service {
         }
         let mut words: BTreeMap<InstanceId, SiteWord> = BTreeMap::new();
         let mut asked: BTreeMap<SiteName, BTreeMap<String, InstanceId>> = BTreeMap::new();
-        let mut read = 0;
+        let (mut read, mut ended) = (0, Vec::new());
         for id in &ids.instances {
             words.insert(*id, SiteWord::NoAnswer);
             let known = match self.instance(*id) {
@@ -362,6 +362,7 @@ impl Service {
             match known {
                 Some(instance) if !instance.is_live() => {
                     words.insert(*id, SiteWord::Gone);
+                    ended.push(instance);
                 }
                 Some(instance) => {
                     if let Some(machine) = &instance.machine {
@@ -371,6 +372,8 @@ impl Service {
                 None => {}
             }
         }
+        // Whoever asks did not hear of it.
+        self.tell(ended);
         let order = ids.instances.clone();
         let now = self.clock.now();
         let sites: Vec<_> = asked

@@ -1,10 +1,10 @@
 //! Telling others how instances are: every change at once, everything when somebody begins to listen, and a page now and then so
-//! that a lost fact does no lasting harm. Instances that ended a moment ago are told with the rest, since silence about an end
-//! would otherwise last for ever.
+//! that a lost fact does no lasting harm. Instances that ended a moment ago are told with the rest; and every page says among which
+//! ids it names all that live, so that whoever missed an end altogether sees that one is not named, and asks.
 
 use std::sync::Arc;
 
-use epu_core::fact::{Fact, Instances};
+use epu_core::fact::{Covers, Fact, Instances};
 use epu_core::id::InstanceId;
 use epu_core::instance::Instance;
 use epu_core::time::Timestamp;
@@ -40,13 +40,18 @@ impl Telling {
 impl Service {
     pub(crate) fn tell(&self, changed: Vec<Arc<Instance>>) {
         for page in changed.chunks(PAGE) {
-            self.tell_one(page.to_vec(), false);
+            self.tell_one(page.to_vec(), false, None);
         }
     }
 
-    pub(crate) fn tell_one(&self, changed: Vec<Arc<Instance>>, complete: bool) {
-        let closed = self.closed;
-        self.bus.tell(Fact::Instances(Arc::new(Instances { changed, closed, complete })));
+    pub(crate) fn tell_one(&self, changed: Vec<Arc<Instance>>, complete: bool, covers: Option<Covers>) {
+        let told = Instances {
+            changed,
+            closed: self.closed,
+            complete,
+            covers,
+        };
+        self.bus.tell(Fact::Instances(Arc::new(told)));
     }
 
     pub(crate) fn tell_all_if_asked(&mut self) {
@@ -58,7 +63,7 @@ impl Service {
         let mut chunks = all.chunks(PAGE);
         for number in 1..=pages {
             let page = chunks.next().unwrap_or_default().to_vec();
-            self.tell_one(page, number == pages);
+            self.tell_one(page, number == pages, None);
         }
     }
 
@@ -75,10 +80,14 @@ impl Service {
         }
         let mut page = self.book.page(self.telling.after, PAGE);
         let complete = self.telling.after.is_none() && page.len() == self.book.live_count();
-        self.telling.after = page.last().filter(|_| page.len() == PAGE).map(|instance| instance.id);
+        let covers = Covers {
+            after: self.telling.after,
+            up_to: page.last().filter(|_| page.len() == PAGE).map(|instance| instance.id),
+        };
+        self.telling.after = covers.up_to;
         if self.telling.after.is_none() {
             page.extend(self.book.recent().take(PAGE).cloned());
         }
-        self.tell_one(page, complete);
+        self.tell_one(page, complete, Some(covers));
     }
 }

@@ -61,6 +61,12 @@ impl Transcript {
         format!("{}\n{:016x}\n", said.lines.join("\n"), said.print)
     }
 
+    /// How many lines there are.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        lock(&self.said).lines.len()
+    }
+
     /// The number made from everything that passed.
     #[must_use]
     pub fn print(&self) -> u64 {

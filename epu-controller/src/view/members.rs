@@ -4,6 +4,7 @@
 //! is given again once its member is gone.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use epu_core::id::InstanceId;
 
@@ -49,6 +50,12 @@ impl Members {
     /// By id.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.by_id.values().filter_map(|place| self.kept.get(place.0 as usize)?.as_ref())
+    }
+
+    /// Those in a range of ids, by id.
+    pub(super) fn range(&self, range: (Bound<InstanceId>, Bound<InstanceId>)) -> impl Iterator<Item = &Member> {
+        let places = self.by_id.range(range).map(|(_, place)| place);
+        places.filter_map(|place| self.kept.get(place.0 as usize)?.as_ref())
     }
 
     /// Adds one whose id is new.

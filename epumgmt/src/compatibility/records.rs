@@ -153,7 +153,7 @@ pub(crate) fn fault_description(fault: &Fault) -> String {
         "capacity-short" => format!("IAAS_PROBLEM {text}"),
         "no-such-site" => format!("DTRS_LOOKUP_FAILED {text}"),
         "bad-request" | "bad-config" => format!("INVALID_REQUEST {text}"),
-        "set-up-failed" | "not-ready" => format!("CTX_ERROR {text}"),
+        "set-up-failed" | "not-ready" | "ready-unheard" => format!("CTX_ERROR {text}"),
         _ => text.clone(),
     }
 }

@@ -118,11 +118,33 @@ fn one_that_never_becomes_ready_fails_and_is_ended_later() {
     let at = pending.deadline.unwrap();
     let (failed, effects) = step(&pending, Happening::Overdue, at, &LIMITS).unwrap();
     assert_eq!(failed.state, State::RunningFailed);
-    assert_eq!(failed.fault.as_ref().unwrap().code, "not-ready");
+    assert_eq!(failed.fault.as_ref().unwrap().code, READY_UNHEARD);
     assert_eq!(effects, [Effect::DeadlinePassed(State::Pending)]);
     let (ended, effects) = step(&failed, Happening::Overdue, failed.deadline.unwrap(), &LIMITS).unwrap();
     assert_eq!((ended.state, ended.ending.unwrap().why), (State::Terminating, Cause::NotReady));
     assert_eq!(effects[1], Effect::EndMachine("m-1".to_owned()));
+}
+
+#[test]
+fn a_drain_waits_for_a_worker_that_may_have_become_ready_unheard() {
+    let (pending, _) = after(&requested(), [launched()]);
+    let claimed = after(&pending, [Happening::Up, Happening::Claimed { digest: "d".to_owned() }]).0;
+    let at = claimed.deadline.unwrap();
+    let unheard = step(&claimed, Happening::Overdue, at, &LIMITS).unwrap().0;
+    let draining = step(&unheard, drain(at + LIMITS.ready_within), at, &LIMITS).unwrap().0;
+    assert_eq!((draining.state, draining.drain.is_some()), (State::RunningFailed, true));
+    let (ended, _) = step(&draining, Happening::Drained(exit(0)), at, &LIMITS).unwrap();
+    assert_eq!((ended.state, ended.ending.unwrap().why), (State::Terminating, Cause::Drained));
+    // One whose agent says itself that it failed has no worker, and neither has a machine whose agent never came.
+    let failed = after(&claimed, [Happening::NotReady(Fault::new("set-up-failed", "x"))]).0;
+    let silent = step(&pending, Happening::Overdue, at, &LIMITS).unwrap().0;
+    for instance in [failed, silent] {
+        assert_eq!(instance.state, State::RunningFailed);
+        assert_eq!(
+            step(&instance, drain(at + LIMITS.ready_within), at, &LIMITS).unwrap().0.state,
+            State::Terminating
+        );
+    }
 }
 
 #[test]

@@ -163,8 +163,8 @@ impl World {
         let changed = instances.into_iter().map(Arc::new).collect();
         self.bus.tell(Fact::Instances(Arc::new(Instances {
             changed,
-            closed: false,
             complete,
+            ..Instances::default()
         })));
     }
 

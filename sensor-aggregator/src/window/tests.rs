@@ -33,8 +33,8 @@ fn instance(number: u128, state: State, version: u64) -> Instance {
 fn told(instances: impl IntoIterator<Item = Instance>, complete: bool) -> Instances {
     Instances {
         changed: instances.into_iter().map(Arc::new).collect(),
-        closed: false,
         complete,
+        ..Instances::default()
     }
 }
 

@@ -11,8 +11,12 @@ use super::coverage::Coverage;
 use super::plan::Plan;
 use super::settle;
 use crate::fault::Lift;
-use crate::time::{BEGIN, millis};
+use crate::time::{BEGIN, millis, minutes};
 use crate::world::{Broken, World};
+
+/// Events of a storm's few pools within a minute, of which 250 are many. Too low: a storm of lost replies counts. Too high: a storm in
+/// which something flaps takes hours and all memory before it is found.
+const LINES_A_MINUTE: usize = 3_000;
 
 /// What goes wrong in a storm that must not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub enum Trouble {
     JobsLost(String),
     /// A teardown left something.
     NotEmpty(String),
+    /// So much happened in so little time that it cannot have been for a reason: something is done and undone again and again.
+    Restless(String),
     /// The simulator itself panicked.
     Simulator(String),
 }
@@ -39,6 +45,7 @@ impl Trouble {
             Self::NotConverged(_) => "I6",
             Self::NotEmpty(_) => "I12",
             Self::JobsLost(_) => "jobs-lost",
+            Self::Restless(_) => "restless",
             Self::Simulator(_) => "simulator",
         }
     }
@@ -51,6 +58,7 @@ impl fmt::Display for Trouble {
             Self::NotConverged(what) => write!(out, "I6: {what}"),
             Self::NotEmpty(what) => write!(out, "I12: {what}"),
             Self::JobsLost(what) => write!(out, "jobs were lost: {what}"),
+            Self::Restless(what) => write!(out, "no rest: {what}"),
             Self::Simulator(what) => write!(out, "the simulator panicked: {what}"),
         }
     }
@@ -91,7 +99,6 @@ pub fn play(plan: &Plan) -> Outcome {
     let ended = catch_unwind(AssertUnwindSafe(|| {
         let mut world = plan.setup().world();
         let trouble = storm(plan, &mut world, &mut outcome)
-            .map_err(Trouble::Broken)
             .and_then(|()| settle::settle(plan, &mut world, &mut outcome))
             .err();
         let at = world.now().since(BEGIN);
@@ -117,7 +124,7 @@ pub fn play(plan: &Plan) -> Outcome {
 }
 
 /// The events of a plan, then calm.
-fn storm(plan: &Plan, world: &mut World, outcome: &mut Outcome) -> Result<(), Broken> {
+fn storm(plan: &Plan, world: &mut World, outcome: &mut Outcome) -> Result<(), Trouble> {
     let calm = BEGIN + *plan.calm_at;
     // Ends come in the order in which they are due.
     let mut lifts: BTreeMap<(Timestamp, usize), Lift> = BTreeMap::new();
@@ -142,7 +149,7 @@ fn storm(plan: &Plan, world: &mut World, outcome: &mut Outcome) -> Result<(), Br
     pass_until(world, calm)
 }
 
-fn lift_until(world: &mut World, lifts: &mut BTreeMap<(Timestamp, usize), Lift>, until: Timestamp) -> Result<(), Broken> {
+fn lift_until(world: &mut World, lifts: &mut BTreeMap<(Timestamp, usize), Lift>, until: Timestamp) -> Result<(), Trouble> {
     while let Some(next) = lifts.first_entry().filter(|next| next.key().0 <= until) {
         let ((at, n), lift) = next.remove_entry();
         pass_until(world, at)?;
@@ -152,7 +159,41 @@ fn lift_until(world: &mut World, lifts: &mut BTreeMap<(Timestamp, usize), Lift>,
     Ok(())
 }
 
-fn pass_until(world: &mut World, until: Timestamp) -> Result<(), Broken> {
+fn pass_until(world: &mut World, until: Timestamp) -> Result<(), Trouble> {
     let left = until.since(world.now());
-    if left < millis(1) { Ok(()) } else { world.pass(left) }
+    if left < millis(1) { Ok(()) } else { pass(world, left) }
+}
+
+/// Lets time pass, as long as no more happens than there can be a reason for.
+pub(super) fn pass(world: &mut World, length: Duration) -> Result<(), Trouble> {
+    let end = world.now() + length;
+    while world.now() < end {
+        let before = world.lines();
+        world.pass(end.since(world.now()).min(minutes(1))).map_err(Trouble::Broken)?;
+        rests(world.lines() - before)?;
+    }
+    Ok(())
+}
+
+fn rests(lines: usize) -> Result<(), Trouble> {
+    if lines <= LINES_A_MINUTE {
+        return Ok(());
+    }
+    let what = format!("{lines} events in a minute, where {LINES_A_MINUTE} are far more than these pools have reason for");
+    Err(Trouble::Restless(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_again_and_again_is_not_waited_for() {
+        assert_eq!(rests(LINES_A_MINUTE), Ok(()));
+        let Err(trouble) = rests(LINES_A_MINUTE + 1) else {
+            panic!("that is restless")
+        };
+        assert_eq!(trouble.name(), "restless");
+        assert!(trouble.to_string().contains("3001 events in a minute"), "{trouble}");
+    }
 }

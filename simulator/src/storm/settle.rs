@@ -9,7 +9,7 @@ use epu_core::time::Span;
 use serde_json::{Value, json};
 
 use super::plan::Plan;
-use super::play::{Outcome, Trouble};
+use super::play::{Outcome, Trouble, pass};
 use crate::time::{minutes, seconds};
 use crate::world::World;
 
@@ -39,7 +39,7 @@ pub(super) fn settle(plan: &Plan, world: &mut World, outcome: &mut Outcome) -> R
     wait(world, CONVERGED_WITHIN, seconds(1), |world| as_it_is_to_be(plan, world)).map_err(not_converged)?;
     outcome.converged_in = Some(world.now().since(restored_at));
     let end = began + minutes(10);
-    world.pass(STAYS_FOR.max(end.since(world.now()))).map_err(Trouble::Broken)?;
+    pass(world, STAYS_FOR.max(end.since(world.now())))?;
     as_it_is_to_be(plan, world).map_err(|why| Trouble::NotConverged(format!("it did not stay so: {why}")))?;
     for pool in names(plan) {
         let queue = world.queue_of(&pool);
@@ -54,7 +54,7 @@ fn tear_down(plan: &Plan, world: &mut World) -> Result<(), Trouble> {
     for pool in names(plan) {
         world.queue_of(&pool).submit(2, seconds(40));
     }
-    world.pass(seconds(20)).map_err(Trouble::Broken)?;
+    pass(world, seconds(20))?;
     let teardown = Teardown {
         force: !plan.gentle,
         within: Some(DRAIN),
@@ -91,7 +91,7 @@ fn wait(world: &mut World, within: Duration, every: Duration, mut is_so: impl Fn
         if world.now() >= end {
             return Err(Why::NotYet(format!("after {}: {not_yet}", Span(within))));
         }
-        world.pass(every).map_err(|broken| Why::Broken(Trouble::Broken(broken)))?;
+        pass(world, every).map_err(Why::Broken)?;
     }
 }
 

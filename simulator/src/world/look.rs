@@ -149,6 +149,12 @@ impl World {
         serde_json::from_value(shown).ok()
     }
 
+    /// How many lines the transcript has.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.transcript.lines()
+    }
+
     /// The number made from everything that happened.
     #[must_use]
     pub fn print(&self) -> u64 {

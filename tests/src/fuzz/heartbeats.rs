@@ -91,8 +91,8 @@ fn known() -> Result<Instances, String> {
     });
     Ok(Instances {
         changed: instances.collect::<Result<_, _>>()?,
-        closed: false,
         complete: true,
+        ..Instances::default()
     })
 }
 

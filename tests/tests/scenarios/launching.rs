@@ -117,7 +117,7 @@ fn one_that_never_becomes_ready_is_given_up_at_its_deadline_and_replaced() {
     world.elapse(minutes(4));
     assert_eq!(world.staying(), 2);
     let failed = world.records().into_iter().find(|record| record.state.is_end()).unwrap();
-    assert_eq!(failed.fault.as_ref().map(|fault| fault.code.as_ref()), Some("not-ready"));
+    assert_eq!(failed.fault.as_ref().map(|fault| fault.code.as_ref()), Some("ready-unheard"));
     assert_eq!(world.machines_there(), 2);
 }
 

@@ -33,6 +33,23 @@ fn launches_doubled_on_the_wire_launch_once() {
 }
 
 #[test]
+fn an_end_that_nobody_heard_of_is_heard_of_once_facts_arrive_again() {
+    let mut world = quiet(3);
+    let deaf = world.disturb(
+        Rule::new(Effect::Lost)
+            .only(Message::Fact(Kind::Instances))
+            .between(PROVISIONER, CONTROLLER),
+    );
+    world.remove(false).elapse(minutes(20));
+    assert_eq!(world.machines_there(), 0, "they drained and ended");
+    assert_eq!(world.status().pools.len(), 1, "of which the controller knows nothing");
+    // Whoever succeeds it does not know which instances ended a moment ago.
+    world.restart(Service::Provisioner).elapse(minutes(1));
+    world.undisturb(deaf).elapse(seconds(15));
+    assert_eq!(world.status().pools.len(), 0, "what a telling leaves out is asked about");
+}
+
+#[test]
 fn a_launch_that_arrives_minutes_after_it_was_sent_again_launches_nothing() {
     let mut world = quiet(1);
     let late = world.disturb(Rule::new(Effect::Late(minutes(2), minutes(2))).only(Message::Request("launch")));

@@ -177,8 +177,8 @@ async fn one_that_was_cut_off_has_not_listened_meanwhile() {
     sleep(SECOND).await;
     bus.tell(Fact::Instances(Arc::new(Instances {
         changed: Vec::new(),
-        closed: false,
         complete: true,
+        ..Instances::default()
     })));
     let mut longest = async || {
         sleep(Duration::from_millis(1_500)).await;

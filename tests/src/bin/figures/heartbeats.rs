@@ -87,8 +87,8 @@ async fn world() -> Result<Report> {
     tokio::task::yield_now().await;
     let told = Told {
         changed: instances.clone(),
-        closed: false,
         complete: true,
+        ..Told::default()
     };
     bus.tell(Fact::Instances(Arc::new(told)));
     let ids = Arc::new(instances.iter().map(|i| i.id).collect());

@@ -203,8 +203,8 @@ async fn stand_in(cluster: &Cluster, live: Arc<Vec<Arc<Instance>>>) -> Result<Ar
         let page = |n: usize, complete| {
             telling.tell(Fact::Instances(Arc::new(Told {
                 changed: pages[n].to_vec(),
-                closed: false,
                 complete,
+                ..Told::default()
             })));
         };
         loop {
