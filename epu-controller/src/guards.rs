@@ -110,6 +110,10 @@ pub fn decided_at(launch: LaunchId) -> Option<Timestamp> {
     Some(Timestamp(ms.saturating_add(i64::from(nanos / 1_000_000))))
 }
 
+/// Clocks of machines that share the work may be so far apart. Too low: one whose clock is behind forgets what was replaced. Too high:
+/// after a clock was set back, replacing waits for so long.
+const CLOCKS_APART: Duration = Duration::from_secs(15 * 60);
+
 impl Guards {
     /// Takes in how an instance of a launch turned out, unless that was counted before a restart. True when its placement's gate moved.
     pub fn outcome(&mut self, outcome: &LaunchOutcome, limits: &Limits) -> bool {
@@ -171,12 +175,14 @@ impl Guards {
         (steady || self.wanted == other.wanted) && timeless(self) == timeless(other)
     }
 
-    /// After the wall clock was set back over a restart, nothing that happened is in the future, or it would be waited for.
+    /// After the wall clock was set back over a restart, nothing that happened is in the future, or it would be waited for. But that
+    /// replacements were made is remembered through a successor whose clock is a little behind: the next one's may be right again,
+    /// and to it they would be long past.
     pub fn not_after(&mut self, now: Timestamp, limits: &Limits) {
         let clamp = |at: &mut Timestamp| *at = (*at).min(now);
         self.grown_at.iter_mut().chain(self.shrunk_at.iter_mut()).for_each(clamp);
         self.wanted.iter_mut().for_each(|(at, _)| clamp(at));
-        self.replaced.iter_mut().for_each(clamp);
+        self.replaced.iter_mut().filter(|at| **at > now + CLOCKS_APART).for_each(clamp);
         if let Some(storm) = self.storm.as_mut() {
             clamp(&mut storm.since);
             clamp(&mut storm.probed_at);
@@ -479,5 +485,23 @@ mod tests {
         guards.outcome(&outcome(1, 1_000_000, Turned::Full), &limits());
         guards.not_after(Timestamp(0), &limits());
         assert_eq!(guards.launching["here"].open_until, Some(Timestamp(16 * 300_000)));
+    }
+
+    #[test]
+    fn a_successor_whose_clock_is_behind_remembers_what_was_replaced() {
+        let (window, minute) = (Duration::from_secs(60), 60_000);
+        let replaced_at = |at| Guards {
+            replaced: vec![Timestamp(at)],
+            ..Guards::default()
+        };
+        let now = Timestamp(100 * minute);
+        let mut guards = replaced_at(103 * minute);
+        guards.not_after(now, &limits());
+        assert_eq!(guards.replaced_within(window, now), 1);
+        let right = now + Duration::from_secs(3 * 60 + 59);
+        assert_eq!(guards.replaced_within(window, right), 1, "a clock that is right finds it as it was");
+        let mut guards = replaced_at(500 * minute);
+        guards.not_after(now, &limits());
+        assert_eq!(guards.replaced, [now], "that would be waited for");
     }
 }

@@ -16,7 +16,11 @@ pub(super) fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
     // One that never came to run interrupts nothing and says nothing about the health of the others.
     let (stillborn, sick): (Vec<_>, Vec<_>) = view.unhealthy().partition(|m| m.instance.state == State::RunningFailed);
     for member in stillborn {
-        let late = member.instance.fault.as_ref().is_some_and(|fault| fault.code == "not-ready");
+        let late = member
+            .instance
+            .fault
+            .as_ref()
+            .is_some_and(|fault| matches!(&*fault.code, "not-ready" | "ready-unheard"));
         plan.end(
             if late { Cause::NotReady } else { Cause::StartFailed },
             member.instance.id,

@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::world::World;
 
 /// The longest that messages are late by chance.
-const LATE_MOST: Duration = Duration::from_secs(180);
+pub(crate) const LATE_MOST: Duration = Duration::from_secs(180);
 
 /// What goes wrong on the way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::plan::Plan;
 use super::play::{Outcome, Trouble, pass};
+use crate::fault::messages::LATE_MOST;
 use crate::time::{minutes, seconds};
 use crate::world::World;
 
@@ -34,6 +35,8 @@ pub(super) fn settle(plan: &Plan, world: &mut World, outcome: &mut Outcome) -> R
     let began = world.now();
     // A clock that lags since its machine was halted is set right by a restart.
     world.set_clocks_right();
+    // What operators asked for in the storm may still be under way: it is not to undo what they put back.
+    pass(world, LATE_MOST + minutes(1))?;
     wait(world, RESTORED_WITHIN, seconds(15), |world| restored(plan, world)).map_err(not_converged)?;
     let restored_at = world.now();
     wait(world, CONVERGED_WITHIN, seconds(1), |world| as_it_is_to_be(plan, world)).map_err(not_converged)?;

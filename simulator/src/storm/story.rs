@@ -1,6 +1,7 @@
 //! Tells what happened in a storm that found something, for a person to read.
 #![expect(clippy::let_underscore_must_use, reason = "writing to a text does not fail")]
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 use super::plan::Plan;
@@ -12,6 +13,8 @@ use crate::transcript::since_begin;
 const LINES_MOST: usize = 120;
 /// The last of them, which are told whatever they say.
 const LAST: usize = 30;
+/// A line is not told again while it is among so many that were told last.
+const REPEATS_WITHIN: usize = 30;
 /// A line is told up to here.
 const LINE_MOST: usize = 220;
 
@@ -48,7 +51,8 @@ pub fn story(plan: &Plan, found: &Found) -> String {
     text.push_str("  what came of it:\n");
     let lines: Vec<&str> = found.transcript.lines().collect();
     // The last line is the transcript's own number.
-    let lines = &lines[..lines.len().saturating_sub(1)];
+    let lines = fresh(&lines[..lines.len().saturating_sub(1)]);
+    let lines = lines.as_slice();
     let skipped = lines.len().saturating_sub(LINES_MOST);
     // Of what lies further back, what happened to the world matters most.
     let (back, last) = lines.split_at(lines.len().saturating_sub(LAST.max(LINES_MOST)));
@@ -57,12 +61,32 @@ pub fn story(plan: &Plan, found: &Found) -> String {
         let _ = writeln!(text, "    {}", short(line));
     }
     if skipped > 0 {
-        let _ = writeln!(text, "    ... {skipped} lines further back are in the transcript");
+        let _ = writeln!(
+            text,
+            "    ... {skipped} lines further back, and those that say again what was just said, are in the transcript"
+        );
     }
     for line in last {
         let _ = writeln!(text, "    {}", short(line));
     }
     text
+}
+
+/// The lines that do not say, but for the time, what one of the last few said.
+fn fresh<'a>(lines: &[&'a str]) -> Vec<&'a str> {
+    let mut said: VecDeque<&str> = VecDeque::with_capacity(REPEATS_WITHIN);
+    let mut is_fresh = |line: &&&'a str| {
+        let what = line.split_once(' ').map_or(**line, |(_, what)| what);
+        if said.contains(&what) {
+            return false;
+        }
+        if said.len() == REPEATS_WITHIN {
+            said.pop_front();
+        }
+        said.push_back(what);
+        true
+    };
+    lines.iter().filter(|line| is_fresh(line)).copied().collect()
 }
 
 fn short(line: &str) -> String {
@@ -71,4 +95,20 @@ fn short(line: &str) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_again_and_again_is_told_once() {
+        let lines = [
+            "0:01 an operator asks open",
+            "0:02 m-1 is gone",
+            "0:03 an operator asks open",
+            "0:04 m-2 is gone",
+        ];
+        assert_eq!(fresh(&lines), [lines[0], lines[1], lines[3]]);
+    }
 }

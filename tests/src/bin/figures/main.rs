@@ -173,6 +173,17 @@ const ALL: &[Measurement] = &[
         long: true,
         run: scale::measure,
     },
+    Measurement {
+        names: &[
+            "scale-real-50k-second",
+            "scale-real-500k-second",
+            "scale-real-500k-to-50k-change",
+            "scale-real-500k-rss",
+            "scale-real-500k-restart",
+        ],
+        long: true,
+        run: scale::measure_real,
+    },
     #[cfg(feature = "ec2")]
     Measurement {
         names: &["ec2-launch-1000-calls", "ec2-pages-1000-in-1-pool", "ec2-pages-2400-in-6-pools"],
@@ -221,9 +232,9 @@ fn written_to() -> Option<PathBuf> {
 }
 
 /// What this program asks of itself: one size of [`scale`], in a process of its own.
-fn size(pools: &str) -> ExitCode {
+fn size(pools: &str, how: &[String]) -> ExitCode {
     let pools = pools.parse().map_err(|e| epu_tests::Trouble::new("read the size", e));
-    match pools.and_then(scale::measure_one) {
+    match pools.and_then(|pools| scale::measure_one(pools, how)) {
         Ok(size) => {
             say(size);
             ExitCode::SUCCESS
@@ -237,10 +248,10 @@ fn size(pools: &str) -> ExitCode {
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, pools] = arguments.as_slice()
+    if let [flag, pools, how @ ..] = arguments.as_slice()
         && flag == "--size"
     {
-        return size(pools);
+        return size(pools, how);
     }
     if let Some(at) = arguments.iter().position(|a| a == "--write")
         && at + 1 < arguments.len()

@@ -5,7 +5,11 @@
 //! and provisioner. Each size is measured in a process of its own, so that none has the memory of another.
 //!
 //! Processor time is that of the one thread in which everything runs, with the stand-ins for site and agents in it.
+//!
+//! The same for real: RabbitMQ between all, records in PostgreSQL, the clock on the wall, and the processor time of this process, of the
+//! broker and of the database each by itself.
 
+mod ground;
 mod plot;
 mod town;
 
@@ -15,8 +19,9 @@ use std::time::Duration;
 use epu_tests::{Result, Trouble};
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{ThreadCpu, ms, rss_of};
+use crate::clock::{ThreadCpu, cpu_of, ms, rss_of, wall};
 use crate::{Goal, Report};
+use ground::Ground;
 use town::Town;
 
 /// Members of each pool.
@@ -51,12 +56,62 @@ struct Size {
     restart_s: f64,
     /// How often the site was listed while instances were replaced, a hundred.
     lists: f64,
+    /// Of the broker and of the database in a second in which nothing changes; zero where there are none.
+    #[serde(default)]
+    others_ms: (f64, f64),
+}
+
+/// How a size is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// One thread, virtual time, everything in memory.
+    Virtual,
+    /// RabbitMQ, PostgreSQL, real time.
+    Real,
+}
+
+impl How {
+    /// As this program is asked for it.
+    const REAL: &str = "--real";
+
+    /// Seconds until everybody was heard and what a start leaves behind is done.
+    fn warm(self) -> u32 {
+        match self {
+            Self::Virtual => WARM,
+            Self::Real => 120,
+        }
+    }
+
+    /// Measurements, of which the best counts.
+    fn times(self) -> u32 {
+        match self {
+            Self::Virtual => TIMES,
+            Self::Real => 1,
+        }
+    }
+}
+
+/// Processor time.
+enum Meter {
+    /// Of this thread.
+    Thread(ThreadCpu),
+    /// Of this process, to 10 ms.
+    Process,
+}
+
+impl Meter {
+    fn used(&self) -> Result<Duration> {
+        match self {
+            Self::Thread(cpu) => cpu.used(),
+            Self::Process => cpu_of(std::process::id()),
+        }
+    }
 }
 
 /// Measures every size and compares.
 pub(crate) fn measure() -> Result<Report> {
     let mut report = Report::default();
-    let sizes: Vec<Size> = SIZES.iter().map(|pools| elsewhere(*pools)).collect::<Result<_>>()?;
+    let sizes: Vec<Size> = SIZES.iter().map(|pools| elsewhere(*pools, How::Virtual)).collect::<Result<_>>()?;
     let of = |pools: u32| {
         let found = sizes.iter().find(|size| size.instances == pools * OF_EACH);
         found.ok_or_else(|| Trouble::new("compare sizes", format!("{pools} pools were not measured")))
@@ -78,11 +133,34 @@ pub(crate) fn measure() -> Result<Report> {
     );
     report.figure("scale-500k-rss", large.bytes / 1_000.0, "kB-an-instance", Goal::Below(8.0));
     report.figure("scale-500k-restart", large.restart_s, "s", Goal::Below(15.0));
-    report.note("| instances | pools | idle second | longest | 100 replaced | lists | memory each | restart |");
-    report.note("|---|---|---|---|---|---|---|---|");
-    for size in &sizes {
+    table(&mut report, &sizes);
+    if let Some(file) = crate::written_to() {
+        std::fs::write(&file, plot::draw(&sizes)).map_err(|e| Trouble::new(format!("write {}", file.display()), e))?;
+    }
+    Ok(report)
+}
+
+/// Measures two sizes for real and compares.
+pub(crate) fn measure_real() -> Result<Report> {
+    let mut report = Report::default();
+    let (small, large) = (elsewhere(SMALL, How::Real)?, elsewhere(LARGE, How::Real)?);
+    report.figure("scale-real-50k-second", small.idle_ms, "ms", Goal::Below(100.0));
+    report.figure("scale-real-500k-second", large.idle_ms, "ms", Goal::Below(1_000.0));
+    let change = large.change_ms / small.change_ms;
+    report.figure("scale-real-500k-to-50k-change", change, "times", Goal::Below(1.5));
+    report.figure("scale-real-500k-rss", large.bytes / 1_000.0, "kB-an-instance", Goal::Below(8.0));
+    report.figure("scale-real-500k-restart", large.restart_s, "s", Goal::Below(60.0));
+    table(&mut report, &[small, large]);
+    Ok(report)
+}
+
+fn table(report: &mut Report, sizes: &[Size]) {
+    report.note("| instances | pools | idle second | longest | broker, database | 100 replaced | lists | memory each | restart |");
+    report.note("|---|---|---|---|---|---|---|---|---|");
+    for size in sizes {
+        let (broker, database) = size.others_ms;
         report.note(format!(
-            "| {} | {} | {:.1} ms | {:.0} ms | {:.1} ms | {:.1} | {:.1} kB | {:.2} s |",
+            "| {} | {} | {:.1} ms | {:.0} ms | {broker:.0}, {database:.0} ms | {:.1} ms | {:.1} | {:.1} kB | {:.2} s |",
             size.instances,
             size.instances / OF_EACH,
             size.idle_ms,
@@ -93,63 +171,82 @@ pub(crate) fn measure() -> Result<Report> {
             size.restart_s,
         ));
     }
-    if let Some(file) = crate::written_to() {
-        std::fs::write(&file, plot::draw(&sizes)).map_err(|e| Trouble::new(format!("write {}", file.display()), e))?;
-    }
-    Ok(report)
 }
 
 /// Measures one size in a process of its own.
-fn elsewhere(pools: u32) -> Result<Size> {
+fn elsewhere(pools: u32, how: How) -> Result<Size> {
     let doing = format!("measure {pools} pools");
     let program = std::env::current_exe().map_err(|e| Trouble::new(&doing, e))?;
-    let ended = Command::new(program).args(["--size", &pools.to_string()]).output();
+    let mut asked = Command::new(program);
+    asked.args(["--size", &pools.to_string()]);
+    if how == How::Real {
+        asked.arg(How::REAL);
+    }
+    let ended = asked.output();
     let ended = ended.map_err(|e| Trouble::new(&doing, e))?;
     let said = String::from_utf8_lossy(&ended.stdout);
     serde_json::from_str(&said).map_err(|e| Trouble::new(&doing, format!("{e}: {said}{}", String::from_utf8_lossy(&ended.stderr))))
 }
 
 /// Measures one size here; what it came to, as JSON.
-pub(crate) fn measure_one(pools: u32) -> Result<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build();
-    let size = runtime.map_err(|e| Trouble::new("start a runtime", e))?.block_on(one(pools))?;
+pub(crate) fn measure_one(pools: u32, arguments: &[String]) -> Result<String> {
+    let how = if arguments.iter().any(|a| a == How::REAL) {
+        How::Real
+    } else {
+        How::Virtual
+    };
+    let runtime = match how {
+        How::Virtual => tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build(),
+        How::Real => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+    };
+    let size = runtime.map_err(|e| Trouble::new("start a runtime", e))?.block_on(one(pools, how))?;
     serde_json::to_string(&size).map_err(|e| Trouble::new("tell a size", e))
 }
 
-async fn one(pools: u32) -> Result<Size> {
-    let cpu = ThreadCpu::here()?;
+async fn one(pools: u32, how: How) -> Result<Size> {
+    let (ground, cpu) = match how {
+        How::Virtual => (Ground::in_memory(), Meter::Thread(ThreadCpu::here()?)),
+        How::Real => (Ground::real().await?, Meter::Process),
+    };
     let instances = pools * OF_EACH;
     let me = std::process::id();
     let before = rss_of(me)?;
-    let mut town = Town::found(pools, OF_EACH).await?;
-    for _ in 0..WARM {
+    let mut town = Town::found(ground, pools, OF_EACH).await?;
+    for _ in 0..how.warm() {
         town.second().await?;
     }
     is_whole(&town, instances).await?;
     let bytes = (rss_of(me)? - before) * 1e6 / f64::from(instances);
+    let others = town.ground.others()?;
     let (mut idle, mut longest) = (Duration::MAX, Duration::MAX);
-    for _ in 0..TIMES {
+    for _ in 0..how.times() {
         let (all, most) = pass(&mut town, &cpu, None).await?;
         if all < idle {
             (idle, longest) = (all, most);
         }
     }
+    let after = town.ground.others()?;
+    let others_ms = |after: Duration, before: Duration| ms(after.saturating_sub(before)) / f64::from(how.times() * SECONDS);
+    let others_ms = (others_ms(after.0, others.0), others_ms(after.1, others.1));
     let mut changing = Duration::MAX;
     let lists = town.site.lists();
-    for time in 0..TIMES {
+    for time in 0..how.times() {
         changing = changing.min(pass(&mut town, &cpu, Some(time * ROUNDS)).await?.0);
     }
-    let lists = count(town.site.lists() - lists) / f64::from(TIMES * ROUNDS);
+    let lists = count(town.site.lists() - lists) / f64::from(how.times() * ROUNDS);
     for _ in 0..SECONDS {
         town.second().await?;
     }
     is_whole(&town, instances).await?;
-    let began = cpu.used()?;
+    let (began, began_at) = (cpu.used()?, wall());
     let town = town.restart().await?;
-    let restart_s = cpu.used()?.saturating_sub(began).as_secs_f64();
+    let restart_s = match how {
+        How::Virtual => cpu.used()?.saturating_sub(began),
+        How::Real => began_at.elapsed(),
+    };
     town.end().await?;
     Ok(Size {
         instances,
@@ -157,13 +254,14 @@ async fn one(pools: u32) -> Result<Size> {
         longest_ms: ms(longest),
         change_ms: (ms(changing) - ms(idle)) / f64::from(ROUNDS),
         bytes,
-        restart_s,
+        restart_s: restart_s.as_secs_f64(),
         lists,
+        others_ms,
     })
 }
 
 /// Lets time pass, with workers failing or not: what it cost, and the longest second of it.
-async fn pass(town: &mut Town, cpu: &ThreadCpu, fails_from: Option<u32>) -> Result<(Duration, Duration)> {
+async fn pass(town: &mut Town, cpu: &Meter, fails_from: Option<u32>) -> Result<(Duration, Duration)> {
     let (mut all, mut most) = (Duration::ZERO, Duration::ZERO);
     for second in 0..SECONDS {
         let before = cpu.used()?;

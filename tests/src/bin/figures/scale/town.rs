@@ -1,14 +1,13 @@
-//! A large installation in one thread under virtual time: the real controller, provisioner and aggregator on a local bus and a store in
-//! memory, beside stand-ins for what is outside. The site answers at once. One voice speaks for all agents, in batches through the
-//! aggregator's own door, and reports new machines ready through the provisioner's.
+//! A large installation in one process: the real controller, provisioner and aggregator, beside stand-ins for what is outside. The site
+//! answers at once. One voice speaks for all agents, in batches, and reports new machines ready to the provisioner. What carries their
+//! words and keeps their records is the [`Ground`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use epu_bus::Bus as _;
-use epu_bus::local::LocalBus;
+use epu_bus::Bus;
 use epu_bus::token::{Keyring, fresh_secret};
 use epu_core::heartbeat::{Condition, Heartbeat};
 use epu_core::instance::{Exit, Instance, Work};
@@ -19,19 +18,21 @@ use epu_core::random::Random;
 use epu_core::request::{
     Answer, Caller, Context, ContextClaim, Finding, Happened, NamedTemplate, Nothing, Report, Request, Service, StatusView,
 };
-use epu_core::time::{Clock, Span, Timestamp};
+use epu_core::time::{Span, Timestamp};
 use epu_core::{InstanceId, LaunchId, State};
 use epu_decision_engines::Registry;
 use epu_provisioner::iaas::{Capabilities, Iaas, IaasError, IaasLaunch, Machine, MachineState};
 use epu_sensor_aggregator::sensors::RealSources;
-use epu_store::{MemoryStore, ProvisionCommit, Store};
+use epu_store::{ProvisionCommit, Store};
 use epu_tests::{Result, Trouble};
 use serde_json::json;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ground::Ground;
 use crate::samples::{self, Instances};
-use crate::ticks::{VirtualClock, no_file};
+use crate::ticks::no_file;
 
 /// How often an instance speaks, in seconds.
 pub(super) const EVERY: usize = 30;
@@ -39,6 +40,8 @@ pub(super) const EVERY: usize = 30;
 const LOOK_STEADY: Span = Span::secs(60);
 /// Heartbeats in one batch.
 const BATCH: usize = 1_000;
+/// Pools that are written in one go.
+const AT_ONCE: usize = 20;
 const WITHIN: Duration = Duration::from_secs(60);
 const WHO: Caller = Caller::Service("figures");
 
@@ -161,9 +164,9 @@ impl Running {
 /// The installation.
 pub(super) struct Town {
     pub(super) site: Arc<Site>,
-    bus: Arc<LocalBus>,
-    store: Arc<MemoryStore>,
-    clock: Arc<dyn Clock>,
+    pub(super) ground: Ground,
+    /// The voice's.
+    bus: Arc<dyn Bus>,
     random: Arc<Random>,
     keyring: Arc<Keyring>,
     pools: u32,
@@ -172,6 +175,8 @@ pub(super) struct Town {
     speaking: Vec<InstanceId>,
     free: Vec<usize>,
     second: usize,
+    /// When the second under way ends.
+    until: Instant,
     starts: u32,
     aggregator: Running,
     provisioner: Running,
@@ -185,20 +190,19 @@ fn broken(doing: &str) -> impl Fn(epu_store::Error) -> Trouble {
 
 impl Town {
     /// Everything on record and everything running; nobody has been heard yet.
-    pub(super) async fn found(pools: u32, of_each: u32) -> Result<Self> {
-        let clock: Arc<dyn Clock> = Arc::new(VirtualClock::start());
-        let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+    pub(super) async fn found(ground: Ground, pools: u32, of_each: u32) -> Result<Self> {
+        let clock = ground.clock();
         let site = Arc::new(Site::default());
-        let speaking = fill(&store, &site, clock.now(), pools, of_each).await?;
+        let speaking = fill(ground.store().await?.as_ref(), &site, clock.now(), pools, of_each).await?;
         let secret = fresh_secret().map_err(|e| Trouble::new("make a key", e))?;
         let keyring = Arc::new(Keyring::new(secret.as_bytes()).map_err(|e| Trouble::new("make a key", e))?);
-        let (bus, random) = (LocalBus::new(), Arc::new(Random::seeded(1)));
+        let random = Arc::new(Random::seeded(1));
         let aggregator = {
             let parts = epu_sensor_aggregator::Parts {
                 name: "aggregator".to_owned(),
                 member: member("aggregator", Service::Aggregator, 0, clock.now()),
-                store: Some(store.clone()),
-                bus: bus.clone(),
+                store: Some(ground.store().await?),
+                bus: ground.bus("aggregator").await?,
                 clock: clock.clone(),
                 sources: Arc::new(RealSources::new(clock.clone())),
                 config: epu_sensor_aggregator::Config::default(),
@@ -209,16 +213,15 @@ impl Town {
             let task = tokio::spawn(async move { epu_sensor_aggregator::run(parts, stop).await.map_err(|e| e.to_string()) });
             Running { task, cancel }
         };
-        let parts = (&bus, &store, &clock, &random, &keyring, &site);
-        let provisioner = provisioner(parts, 1)?;
-        let controller = controller(parts, 1)?;
+        let parts = (&random, &keyring, &site);
+        let provisioner = provisioner(&ground, parts, 1).await?;
+        let controller = controller(&ground, parts, 1).await?;
         // They begin to serve.
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(Self {
             site,
-            bus,
-            store,
-            clock,
+            bus: ground.bus("voice").await?,
+            ground,
             random,
             keyring,
             pools,
@@ -226,6 +229,7 @@ impl Town {
             speaking,
             free: Vec::new(),
             second: 0,
+            until: Instant::now(),
             starts: 1,
             aggregator,
             provisioner,
@@ -260,7 +264,9 @@ impl Town {
                 None => self.speaking.push(instance),
             }
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // By the clock: what speaking took is part of the second. What it took beyond that is not made up for.
+        self.until = (self.until + Duration::from_secs(1)).max(Instant::now());
+        tokio::time::sleep_until(self.until).await;
         Ok(())
     }
 
@@ -307,9 +313,9 @@ impl Town {
         self.starts += 1;
         self.controller.stop().await?;
         self.provisioner.stop().await?;
-        let parts = (&self.bus, &self.store, &self.clock, &self.random, &self.keyring, &self.site);
-        self.provisioner = provisioner(parts, self.starts)?;
-        self.controller = controller(parts, self.starts)?;
+        let parts = (&self.random, &self.keyring, &self.site);
+        self.provisioner = provisioner(&self.ground, parts, self.starts).await?;
+        self.controller = controller(&self.ground, parts, self.starts).await?;
         let all = self.pools * self.of_each;
         for _ in 0..1_000 {
             let answer = self.bus.ask(WHO, Request::Status(Nothing {}), WITHIN).await;
@@ -339,16 +345,10 @@ fn member(name: &str, service: Service, start: u32, since: Timestamp) -> Member 
     }
 }
 
-type Given<'a> = (
-    &'a Arc<LocalBus>,
-    &'a Arc<MemoryStore>,
-    &'a Arc<dyn Clock>,
-    &'a Arc<Random>,
-    &'a Arc<Keyring>,
-    &'a Arc<Site>,
-);
+type Given<'a> = (&'a Arc<Random>, &'a Arc<Keyring>, &'a Arc<Site>);
 
-fn provisioner((bus, store, clock, random, keyring, site): Given<'_>, start: u32) -> Result<Running> {
+async fn provisioner(ground: &Ground, (random, keyring, site): Given<'_>, start: u32) -> Result<Running> {
+    let clock = ground.clock();
     let name = epu_core::SiteName::new("here").map_err(|e| Trouble::new("name a site", e))?;
     let driver: Arc<dyn Iaas> = site.clone();
     let parts = epu_provisioner::Parts {
@@ -356,9 +356,9 @@ fn provisioner((bus, store, clock, random, keyring, site): Given<'_>, start: u32
         installation: "figures".to_owned(),
         config: epu_provisioner::Config::default(),
         addresses: epu_provisioner::Addresses::default(),
-        store: store.clone(),
-        bus: bus.clone(),
-        clock: clock.clone(),
+        store: ground.store().await?,
+        bus: ground.bus("provisioner").await?,
+        clock,
         random: random.clone(),
         keyring: keyring.clone(),
         sites: epu_provisioner::sites::fixed(BTreeMap::from([(name, driver)])),
@@ -371,12 +371,13 @@ fn provisioner((bus, store, clock, random, keyring, site): Given<'_>, start: u32
     Ok(Running { task, cancel })
 }
 
-fn controller((bus, store, clock, random, ..): Given<'_>, start: u32) -> Result<Running> {
+async fn controller(ground: &Ground, (random, ..): Given<'_>, start: u32) -> Result<Running> {
+    let clock = ground.clock();
     let parts = epu_controller::Parts {
         member: member("controller", Service::Controller, start, clock.now()),
-        bus: bus.clone(),
-        store: store.clone(),
-        clock: clock.clone(),
+        bus: ground.bus("controller").await?,
+        store: ground.store().await?,
+        clock,
         random: random.clone(),
         engines: Arc::new(Registry::standard()),
         config: epu_controller::Config::default(),
@@ -390,8 +391,9 @@ fn controller((bus, store, clock, random, ..): Given<'_>, start: u32) -> Result<
 }
 
 /// Writes pools, launches and instances as they are when all run, and puts their machines on the site.
-async fn fill(store: &MemoryStore, site: &Site, now: Timestamp, pools: u32, of_each: u32) -> Result<Vec<InstanceId>> {
+async fn fill(store: &dyn Store, site: &Site, now: Timestamp, pools: u32, of_each: u32) -> Result<Vec<InstanceId>> {
     let mut speaking = Vec::new();
+    let (mut written, mut commit) = (Vec::new(), ProvisionCommit::default());
     for n in 0..pools {
         let mut pool = samples::pool(&format!("pool-{n:05}"), &json!({"keep": {"n": of_each}}), &json!({}))?;
         pool.spec.sensors.clear();
@@ -409,10 +411,8 @@ async fn fill(store: &MemoryStore, site: &Site, now: Timestamp, pools: u32, of_e
             })
             .collect();
         speaking.extend(all.iter().map(|instance| instance.id));
-        let launches = all
-            .chunk_by(|a, b| a.launch == b.launch)
-            .map(|of_one| launch_of(&pool, of_one))
-            .collect();
+        let of_one = all.chunk_by(|a, b| a.launch == b.launch);
+        commit.launches.extend(of_one.map(|of_one| launch_of(&pool, of_one)));
         {
             let mut there = site.lock();
             for instance in &all {
@@ -420,13 +420,14 @@ async fn fill(store: &MemoryStore, site: &Site, now: Timestamp, pools: u32, of_e
                 there.machines.insert(id.clone(), machine(id, instance.launch, instance.index));
             }
         }
-        store.put_pools(&[pool], Vec::new()).await.map_err(broken("write pools"))?;
-        let commit = ProvisionCommit {
-            instances: all,
-            launches,
-            ..ProvisionCommit::default()
-        };
-        store.commit_provision(commit).await.map_err(broken("write instances"))?;
+        commit.instances.extend(all);
+        written.push(pool);
+        if written.len() == AT_ONCE || n + 1 == pools {
+            let pools = std::mem::take(&mut written);
+            store.put_pools(&pools, Vec::new()).await.map_err(broken("write pools"))?;
+            let commit = std::mem::take(&mut commit);
+            store.commit_provision(commit).await.map_err(broken("write instances"))?;
+        }
     }
     Ok(speaking)
 }
