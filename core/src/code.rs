@@ -252,11 +252,6 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "declare it, or correct the sensor's `queue`",
     ),
     (
-        "ready-unheard",
-        "its agent did not report in time that set-up succeeded; its worker may be running all the same",
-        "see `epumgmt instance logs`, and whether its agent reaches the provisioner; raise the template's `ready-within`",
-    ),
-    (
         "queue-refused",
         "the broker does not let the queue be looked at",
         "the text is the broker's; an exclusive queue belongs to one connection, others need the right to it",
@@ -265,6 +260,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "queue-uncounted",
         "the broker has not counted the queue's messages yet",
         "wait some seconds: it counts after a start and for a new queue",
+    ),
+    (
+        "ready-unheard",
+        "its agent did not report in time that set-up succeeded; its worker may be running all the same",
+        "see `epumgmt instance logs`, and whether its agent reaches the provisioner; raise the template's `ready-within`",
     ),
     (
         "set-up-failed",
