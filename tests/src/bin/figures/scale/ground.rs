@@ -35,9 +35,9 @@ pub(super) enum Ground {
     /// A broker, a database, the clock on the wall.
     Real {
         /// RabbitMQ.
-        broker: Rabbit,
+        broker: Box<Rabbit>,
         /// PostgreSQL.
-        server: Postgres,
+        server: Box<Postgres>,
         /// Of this installation.
         database: String,
         /// Ways to the broker, by process.
@@ -61,8 +61,8 @@ impl Ground {
         let (broker, server) = (Rabbit::start().await?, Postgres::start().await?);
         let database = server.database().await?;
         Ok(Self::Real {
-            broker,
-            server,
+            broker: Box::new(broker),
+            server: Box::new(server),
             database,
             buses: Mutex::default(),
             clock: Arc::new(SystemClock::start()),

@@ -27,7 +27,7 @@ use epu_store::{ProvisionCommit, Store};
 use epu_tests::{Result, Trouble};
 use serde_json::json;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::ground::Ground;
@@ -175,8 +175,7 @@ pub(super) struct Town {
     speaking: Vec<InstanceId>,
     free: Vec<usize>,
     second: usize,
-    /// When the second under way ends.
-    until: Instant,
+    seconds: Interval,
     starts: u32,
     aggregator: Running,
     provisioner: Running,
@@ -216,6 +215,9 @@ impl Town {
         let parts = (&random, &keyring, &site);
         let provisioner = provisioner(&ground, parts, 1).await?;
         let controller = controller(&ground, parts, 1).await?;
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        // What one second took beyond itself is not made up for.
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // They begin to serve.
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(Self {
@@ -229,7 +231,7 @@ impl Town {
             speaking,
             free: Vec::new(),
             second: 0,
-            until: Instant::now(),
+            seconds,
             starts: 1,
             aggregator,
             provisioner,
@@ -264,9 +266,7 @@ impl Town {
                 None => self.speaking.push(instance),
             }
         }
-        // By the clock: what speaking took is part of the second. What it took beyond that is not made up for.
-        self.until = (self.until + Duration::from_secs(1)).max(Instant::now());
-        tokio::time::sleep_until(self.until).await;
+        self.seconds.tick().await;
         Ok(())
     }
 
