@@ -191,6 +191,7 @@ impl Service {
     pub(crate) async fn tear_down(&mut self, caller: &Caller, teardown: Teardown) -> Result<Answer, Fault> {
         let now = self.clock.now();
         let journal = vec![Entry::new(now, caller.name(), Remembered::Closed { force: teardown.force })];
+        self.asked_within = teardown.within;
         if !self.closed || self.closed_unsure {
             self.set_closed(true, journal).await?;
             self.closed = true;
@@ -217,7 +218,7 @@ impl Service {
     }
 
     /// What a closed installation still has that nobody told to go: a teardown was cut short between its two steps. Whether it was
-    /// to be forced, or how long it was to take, went with it.
+    /// to be forced went with it; how long it was to take, only if the process did.
     pub(crate) fn drain_the_rest(&mut self, within: Duration) {
         let now = self.clock.now();
         let ids: Vec<InstanceId> = self.book.live().map(|instance| instance.id).collect();

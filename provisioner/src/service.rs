@@ -28,7 +28,7 @@ use epu_core::lease::{Domain, Lease, Member, Standing};
 use epu_core::life::State;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Request, Service as Role};
-use epu_core::time::{Clock, Timestamp};
+use epu_core::time::{Clock, Span, Timestamp};
 use epu_store::Store;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -228,6 +228,8 @@ pub(crate) struct Service {
     pub(crate) closed: bool,
     /// Whether the store may have it otherwise: it was asked to write that, and did not say whether it has.
     pub(crate) closed_unsure: bool,
+    /// How long the last teardown was to take, if its asker said so: for what it did not come to.
+    pub(crate) asked_within: Option<Span>,
     /// Under which term, and whether it still stands.
     pub(crate) right: Right,
     /// Set once the store said that the term is over.
@@ -284,6 +286,7 @@ impl Service {
             tasks: JoinSet::new(),
             closed: false,
             closed_unsure: false,
+            asked_within: None,
             reload_at: None,
             refused: BTreeSet::new(),
             refused_launches: BTreeMap::new(),
@@ -350,7 +353,7 @@ impl Service {
         self.begins_anew(now);
         self.telling.all_at_once();
         if self.closed {
-            self.drain_the_rest(*self.config.teardown_drain);
+            self.drain_the_rest(*self.asked_within.unwrap_or(self.config.teardown_drain));
         }
         Ok(())
     }

@@ -113,7 +113,7 @@ async fn what_does_not_become_ready_fails_and_is_ended_when_nobody_else_does() {
     world.elapse(20).await;
     assert_eq!(
         (world.state(id).await, world.fault_code(id).await.as_str()),
-        (State::RunningFailed, "not-ready")
+        (State::RunningFailed, "ready-unheard")
     );
     assert!(world.report(id, ready()).await.unwrap().stop, "a late one must take no work");
     world.elapse(600).await;

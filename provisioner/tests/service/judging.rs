@@ -51,7 +51,7 @@ async fn when_too_few_are_ready_in_time_the_rest_is_ended() {
     assert!(text.contains("2 of 4 instances became ready in time"), "{text}");
     assert_eq!(
         world.fault_code(request.instances[1].id).await,
-        "not-ready",
+        "ready-unheard",
         "its own fault says more"
     );
     assert_eq!(world.site.running(), 0);
