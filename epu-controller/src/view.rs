@@ -369,7 +369,7 @@ impl View {
         self.told_at = now;
     }
 
-    /// Members that count as live and that a telling which names all that live does not name, at most [`UNTOLD_MOST`]: their ends
+    /// Members that count as live and that a telling which names all that live does not name, some hundreds at most: their ends
     /// were missed, or the telling is older than they are. The provisioner knows which. `named` is in order.
     #[must_use]
     pub fn untold(&self, covers: &Covers, named: &[InstanceId]) -> Vec<InstanceId> {
