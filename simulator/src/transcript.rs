@@ -22,6 +22,8 @@ pub struct Transcript {
 #[derive(Debug, Default)]
 struct Said {
     lines: Vec<String>,
+    /// When each line was said.
+    times: Vec<Timestamp>,
     /// Of everything that passed, also of what makes no line.
     print: u64,
 }
@@ -38,11 +40,13 @@ impl Transcript {
 
     /// Something worth a line happened.
     pub fn note(&self, what: impl fmt::Display) {
-        let line = format!("{} {what}", since_begin(self.clock.now()));
+        let now = self.clock.now();
+        let line = format!("{} {what}", since_begin(now));
         let mut said = lock(&self.said);
         said.print = mixed(said.print, line.as_bytes());
         if said.lines.len() < LINES_MAX {
             said.lines.push(line);
+            said.times.push(now);
         }
     }
 
@@ -61,10 +65,11 @@ impl Transcript {
         format!("{}\n{:016x}\n", said.lines.join("\n"), said.print)
     }
 
-    /// How many lines there are.
+    /// How many lines were said since then.
     #[must_use]
-    pub fn lines(&self) -> usize {
-        lock(&self.said).lines.len()
+    pub fn lines_since(&self, then: Timestamp) -> usize {
+        let said = lock(&self.said);
+        said.times.len() - said.times.partition_point(|at| *at < then)
     }
 
     /// The number made from everything that passed.

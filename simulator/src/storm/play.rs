@@ -168,9 +168,9 @@ fn pass_until(world: &mut World, until: Timestamp) -> Result<(), Trouble> {
 pub(super) fn pass(world: &mut World, length: Duration) -> Result<(), Trouble> {
     let end = world.now() + length;
     while world.now() < end {
-        let before = world.lines();
         world.pass(end.since(world.now()).min(minutes(1))).map_err(Trouble::Broken)?;
-        rests(world.lines() - before)?;
+        // Of the last minute, in however short steps it passed.
+        rests(world.lines_since(world.now() - minutes(1)))?;
     }
     Ok(())
 }
@@ -186,6 +186,8 @@ fn rests(lines: usize) -> Result<(), Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storm::Settings;
+    use crate::time::seconds;
 
     #[test]
     fn what_happens_again_and_again_is_not_waited_for() {
@@ -195,5 +197,17 @@ mod tests {
         };
         assert_eq!(trouble.name(), "restless");
         assert!(trouble.to_string().contains("3001 events in a minute"), "{trouble}");
+    }
+
+    #[test]
+    fn a_minute_is_a_minute_in_however_short_steps_it_passes() {
+        let mut world = Plan::draw(1, &Settings::default()).setup().world();
+        let second = |world: &mut World, lines: usize| {
+            (0..lines).for_each(|n| world.tell(n));
+            pass(world, seconds(1))
+        };
+        assert!((0..120).all(|_| second(&mut world, 20).is_ok()), "that is a minute's worth in two");
+        let ended = (0..60).find_map(|_| second(&mut world, 100).err());
+        assert_eq!(ended.map(|trouble| trouble.name()), Some("restless"));
     }
 }

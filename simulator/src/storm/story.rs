@@ -52,7 +52,6 @@ pub fn story(plan: &Plan, found: &Found) -> String {
     let lines: Vec<&str> = found.transcript.lines().collect();
     // The last line is the transcript's own number.
     let lines = fresh(&lines[..lines.len().saturating_sub(1)]);
-    let lines = lines.as_slice();
     let skipped = lines.len().saturating_sub(LINES_MOST);
     // Of what lies further back, what happened to the world matters most.
     let (back, last) = lines.split_at(lines.len().saturating_sub(LAST.max(LINES_MOST)));

@@ -11,6 +11,7 @@ use epu_core::lease::{Domain, Standing};
 use epu_core::life::State;
 use epu_core::pool::Pool;
 use epu_core::request::{Caller, EventsAfter, InstanceRef, InstanceView, Nothing, PoolRef, PoolView, Request, StatusView};
+use epu_core::time::Timestamp;
 use epu_store::{JournalQuery, Store as _};
 
 use crate::cloud::SimCloud;
@@ -149,10 +150,10 @@ impl World {
         serde_json::from_value(shown).ok()
     }
 
-    /// How many lines the transcript has.
+    /// How many lines the transcript got since then.
     #[must_use]
-    pub fn lines(&self) -> usize {
-        self.transcript.lines()
+    pub fn lines_since(&self, then: Timestamp) -> usize {
+        self.transcript.lines_since(then)
     }
 
     /// The number made from everything that happened.

@@ -229,8 +229,8 @@ async fn one(pools: u32, how: How) -> Result<Size> {
         }
     }
     let after = town.ground.others()?;
-    let others_ms = |after: Duration, before: Duration| ms(after.saturating_sub(before)) / f64::from(how.times() * SECONDS);
-    let others_ms = (others_ms(after.0, others.0), others_ms(after.1, others.1));
+    let each_ms = |after: Duration, before: Duration| ms(after.saturating_sub(before)) / f64::from(how.times() * SECONDS);
+    let others_ms = (each_ms(after.0, others.0), each_ms(after.1, others.1));
     let mut changing = Duration::MAX;
     let lists = town.site.lists();
     for time in 0..how.times() {
