@@ -79,6 +79,10 @@ pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     innermost.to_string()
 }
 
+/// Not ready in time for all the provisioner knows, as opposed to what an agent itself reports. Who writes it and who judges by it are
+/// two services.
+pub const READY_UNHEARD: &str = "ready-unheard";
+
 /// Every code that a fault can carry, with what it means and what to do. `docs/errors.md` is generated from it.
 pub const CODES: &[(&str, &str, &str)] = &[
     (
@@ -262,7 +266,7 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "wait some seconds: it counts after a start and for a new queue",
     ),
     (
-        "ready-unheard",
+        READY_UNHEARD,
         "its agent did not report in time that set-up succeeded; its worker may be running all the same",
         "see `epumgmt instance logs`, and whether its agent reaches the provisioner; raise the template's `ready-within`",
     ),

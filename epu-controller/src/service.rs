@@ -355,8 +355,11 @@ impl Controller {
     fn ask_about_untold(&mut self, covers: &Covers, told: &[Arc<Instance>]) {
         let mut named: Vec<InstanceId> = told.iter().map(|instance| instance.id).collect();
         named.sort_unstable();
-        let untold = |(name, managed): (&PoolName, &Managed)| (name.clone(), managed.view.untold(covers, &named));
-        let asked: Vec<_> = self.pools.iter().map(untold).filter(|(_, ids)| !ids.is_empty()).collect();
+        let untold = |(name, managed): (&PoolName, &Managed)| {
+            let ids = managed.view.untold(covers, &named);
+            (!ids.is_empty()).then(|| (name.clone(), ids))
+        };
+        let asked: Vec<_> = self.pools.iter().filter_map(untold).collect();
         for (name, ids) in asked {
             self.ask_site(&name, ids);
         }

@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use epu_core::Fault;
+use epu_core::code::READY_UNHEARD;
 use epu_core::id::InstanceId;
 use epu_core::instance::{Cause, Drain, Ending, Exit, Instance, Work};
 use epu_core::life::{Event, Illegal, State};
@@ -243,9 +244,6 @@ pub fn step(was: &Instance, happening: Happening, now: Timestamp, limits: &Deadl
     }
     Ok((next, effects))
 }
-
-/// Not ready in time for all the provisioner knows, as opposed to what an agent itself reports.
-const READY_UNHEARD: &str = "ready-unheard";
 
 /// What a launch that nobody answered and whose machine nobody lists came to.
 #[must_use]

@@ -196,7 +196,7 @@ impl Service {
             self.set_closed(true, journal).await?;
             self.closed = true;
         }
-        let deadline = now + *teardown.within.unwrap_or(self.config.teardown_drain);
+        let deadline = now + self.teardown_within();
         let live: Vec<InstanceId> = self.book.live().map(|instance| instance.id).collect();
         for id in &live {
             let happening = if teardown.force {
@@ -217,10 +217,15 @@ impl Service {
         Answer::of(&live.len())
     }
 
+    fn teardown_within(&self) -> Duration {
+        *self.asked_within.unwrap_or(self.config.teardown_drain)
+    }
+
     /// What a closed installation still has that nobody told to go: a teardown was cut short between its two steps. Whether it was
     /// to be forced went with it; how long it was to take, only if the process did.
-    pub(crate) fn drain_the_rest(&mut self, within: Duration) {
+    pub(crate) fn drain_the_rest(&mut self) {
         let now = self.clock.now();
+        let within = self.teardown_within();
         let ids: Vec<InstanceId> = self.book.live().map(|instance| instance.id).collect();
         for id in ids {
             if self.instance(id).is_some_and(|instance| !instance.is_leaving()) {

@@ -353,7 +353,7 @@ impl Service {
         self.begins_anew(now);
         self.telling.all_at_once();
         if self.closed {
-            self.drain_the_rest(*self.asked_within.unwrap_or(self.config.teardown_drain));
+            self.drain_the_rest();
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use epu_core::Reason;
+use epu_core::code::READY_UNHEARD;
 use epu_core::instance::{Cause, Work};
 use epu_core::life::State;
 
@@ -16,11 +17,8 @@ pub(super) fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
     // One that never came to run interrupts nothing and says nothing about the health of the others.
     let (stillborn, sick): (Vec<_>, Vec<_>) = view.unhealthy().partition(|m| m.instance.state == State::RunningFailed);
     for member in stillborn {
-        let late = member
-            .instance
-            .fault
-            .as_ref()
-            .is_some_and(|fault| matches!(&*fault.code, "not-ready" | "ready-unheard"));
+        let code = member.instance.fault.as_ref().map(|fault| &*fault.code);
+        let late = code.is_some_and(|code| code == "not-ready" || code == READY_UNHEARD);
         plan.end(
             if late { Cause::NotReady } else { Cause::StartFailed },
             member.instance.id,

@@ -219,43 +219,24 @@ fn answer(screen: &mut Screen, moved: &Moved, place: &str, said: &str, file: &Pa
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use clap::Parser as _;
     use epu_core::time::{ManualClock, Timestamp};
     use epu_store::SqliteStore;
     use epu_store::contract::filled::fill;
     use serde_json::Value;
 
+    use super::super::tests::Paper;
     use super::*;
     use crate::cli::{Cli, Command, Output};
-
-    #[derive(Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Paper {
-        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend(text);
-            Ok(text.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     async fn run(line: &str, dir: &Path) -> (Result<Exit, Failure>, String) {
         let words = line.split(' ').map(|word| word.replace("DIR", &dir.display().to_string()));
         let cli = Cli::try_parse_from(std::iter::once("epumgmt".to_owned()).chain(words)).unwrap();
         let paper = Paper::default();
-        let mut screen = Screen {
-            to: Box::new(paper.clone()),
-            output: cli.reach.output,
-            colour: false,
-            width: None,
-        };
+        let mut screen = paper.screen(cli.reach.output);
         let Command::Store(args) = cli.command else { panic!("{line}") };
         let ended = store(&mut screen, &args, &cli.reach.config, &ManualClock::at(Timestamp(1_000))).await;
-        let text = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        let text = paper.text();
         assert!(
             cli.reach.output == Output::Table || text.is_empty() || serde_json::from_str::<Value>(&text).is_ok(),
             "{text}"

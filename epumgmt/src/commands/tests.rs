@@ -67,6 +67,16 @@ impl Paper {
     pub(super) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
+
+    /// What writes on it: no terminal.
+    pub(super) fn screen(&self, output: Output) -> Screen {
+        Screen {
+            to: Box::new(self.clone()),
+            output,
+            colour: false,
+            width: None,
+        }
+    }
 }
 
 impl Write for Paper {
@@ -95,12 +105,7 @@ fn run_with(service: &Fake, line: &str, confirm: Option<fn(&str) -> std::io::Res
     let paper = Paper::default();
     let mut session = Session {
         service: Box::new(service.clone()),
-        screen: Screen {
-            to: Box::new(paper.clone()),
-            output: cli.reach.output,
-            colour: false,
-            width: None,
-        },
+        screen: paper.screen(cli.reach.output),
         clock: Arc::new(ManualClock::at(NOW)),
         confirm,
     };
@@ -357,12 +362,7 @@ fn teardown_that_leaves_something_says_so_with_exit_code_7() {
     }
     let mut session = Session {
         service: Box::new(service),
-        screen: Screen {
-            to: Box::new(Paper::default()),
-            output: Output::Table,
-            colour: false,
-            width: None,
-        },
+        screen: Paper::default().screen(Output::Table),
         clock: Arc::new(Running::default()),
         confirm: None,
     };
@@ -437,12 +437,7 @@ fn a_file_with_faults_ends_with_exit_code_2() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("epu.yaml");
     let paper = Paper::default();
-    let mut screen = Screen {
-        to: Box::new(paper.clone()),
-        output: Output::Table,
-        colour: false,
-        width: None,
-    };
+    let mut screen = paper.screen(Output::Table);
     let check = crate::cli::ConfigCommand::Check { file: file.clone() };
     assert_eq!(config(&mut screen, &check).unwrap_err().exit().number(), 2);
     std::fs::write(&file, "tick: 5\npols: {}\n").unwrap();

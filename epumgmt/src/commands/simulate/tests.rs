@@ -24,12 +24,7 @@ pub(super) fn typed(command: &str, line: &[&str], config: &Path) -> (Result<Exit
     let cli = Cli::try_parse_from(["epumgmt", "simulate", command].iter().chain(line)).unwrap();
     let Command::Simulate(what) = cli.command else { panic!() };
     let paper = Paper::default();
-    let mut screen = Screen {
-        to: Box::new(paper.clone()),
-        output: cli.reach.output,
-        colour: false,
-        width: None,
-    };
+    let mut screen = paper.screen(cli.reach.output);
     let ended = simulate(&mut screen, config, &what, &epu_core::time::SystemClock::start());
     (ended, paper.text())
 }
