@@ -55,10 +55,10 @@ impl Controller {
     }
 
     /// Facts were lost, and nobody knows which: all of it is to be told again, and until then it is not known who is silent.
-    pub(crate) fn hear_anew(&mut self) {
+    pub(crate) fn hear_anew(&mut self, now: Timestamp) {
         for (name, managed) in &mut self.pools {
             managed.heard_from.clear();
-            managed.view.hear_anew();
+            managed.view.hear_anew(now);
             self.unheard.insert(name.clone());
         }
         self.parts.bus.tell(Fact::Listening(Listener::Controller));

@@ -251,7 +251,7 @@ impl Controller {
                     }
                     if facts.lost() > 0 {
                         warn!("facts were lost; asking for everything again");
-                        self.hear_anew();
+                        self.hear_anew(self.parts.clock.now());
                     }
                 }
                 Ok(()) = self.parts.file.changed() => self.apply_file().await,

@@ -188,6 +188,12 @@ impl Member {
         self.told_to_drain && self.instance.drain.is_none() && self.ordered.is_none() && self.class == Class::Draining
     }
 
+    /// Whether it said that it has work, and not longer ago than that.
+    #[must_use]
+    pub fn is_heard_at_work(&self, now: Timestamp, within: Duration) -> bool {
+        self.work == Work::Busy && self.heard_at.is_some_and(|at| now.since(at) <= within)
+    }
+
     /// Whether it runs in good health and nothing is to be seen to but its silence. Found out without its record, which lies
     /// elsewhere in memory: most of what is done with a large pool is asking this.
     fn is_settled(&self) -> bool {
@@ -271,7 +277,8 @@ pub struct View {
     /// When somebody listened; nothing is known of that before the first word.
     newest: Arc<Newest>,
     has_listened: bool,
-    heard_all: bool,
+    /// Since when all there is to tell is waited for; nothing once it was told.
+    anew_since: Option<Timestamp>,
     readings: Readings,
 }
 
@@ -291,7 +298,7 @@ impl View {
             waiting: BTreeSet::new(),
             newest: Arc::default(),
             has_listened: false,
-            heard_all: false,
+            anew_since: Some(now),
             readings: Readings::new(),
         };
         view.set_pool(pool, now);
@@ -487,7 +494,7 @@ impl View {
     /// Whether the next word of an aggregator says something that others did not: not all is heard, or somebody's silence is to be judged.
     #[must_use]
     pub fn waits(&self) -> bool {
-        !self.has_listened || !self.heard_all || !self.waiting.is_empty()
+        !self.has_listened || !self.has_heard_all() || !self.waiting.is_empty()
     }
 
     /// Takes in that somebody has listened, and whether all that is known has been told; looks again at those that waited for it.
@@ -496,10 +503,14 @@ impl View {
         self.newest.set(listening);
         self.has_listened = true;
         let mut changed = Changed {
-            decision: complete && !self.heard_all,
+            decision: complete && !self.has_heard_all(),
             ..Changed::default()
         };
-        self.heard_all |= complete;
+        if let Some(since) = self.anew_since.take_if(|_| complete) {
+            // From now on their silence counts from before.
+            let silent = self.members.iter().filter(|member| member.heard_at.is_none_or(|at| at < since));
+            self.waiting.extend(silent.map(|member| member.instance.id));
+        }
         if self.waiting.is_empty() {
             return changed;
         }
@@ -509,9 +520,9 @@ impl View {
         changed
     }
 
-    /// Some of what was told was lost: nothing shrinks until all of it is told again.
-    pub fn hear_anew(&mut self) {
-        self.heard_all = false;
+    /// Some of what was told was lost: nothing shrinks until all of it is told again, and until then silence counts from now on.
+    pub fn hear_anew(&mut self, now: Timestamp) {
+        self.anew_since.get_or_insert(now);
     }
 
     /// Takes in what was heard from one instance.
@@ -785,13 +796,19 @@ impl View {
     /// Whether all that is known was told since this view began, or since some of it was lost: before that nothing may shrink.
     #[must_use]
     pub fn has_heard_all(&self) -> bool {
-        self.heard_all
+        self.anew_since.is_none()
     }
 
-    /// Since when, and until when, aggregators have listened without a gap.
+    /// Since when, and until when, what was said was heard here: by aggregators without a gap, who told all of it.
     #[must_use]
     pub fn listening(&self) -> Option<Listening> {
-        self.has_listened.then(|| self.newest.get())
+        self.has_listened.then(|| {
+            let newest = self.newest.get();
+            Listening {
+                since: self.anew_since.map_or(newest.since, |since| newest.since.max(since)),
+                ..newest
+            }
+        })
     }
 
     fn judge(&mut self, id: InstanceId, now: Timestamp) -> Changed {

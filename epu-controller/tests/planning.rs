@@ -8,7 +8,9 @@ use epu_controller::guards::{Breaker, Guards};
 use epu_controller::listening::Listening;
 use epu_controller::plan::{Plan, Wish, plan};
 use epu_controller::view::{Ordered, View};
+use epu_core::code::{Fault, READY_UNHEARD};
 use epu_core::fact::{Covers, Heard};
+use epu_core::health::Health;
 use epu_core::heartbeat::Condition;
 use epu_core::id::{InstanceId, LaunchId, SlotLabel};
 use epu_core::instance::{Cause, Exit, Instance, Work};
@@ -396,7 +398,7 @@ fn nothing_shrinks_after_some_of_what_was_told_was_lost_until_all_is_told_again(
     let mut world = World::calm();
     world.running(3);
     world.target = Some(3);
-    world.view.hear_anew();
+    world.view.hear_anew(at(world.now));
     let listening = world.view.listening().unwrap();
     world.view.listened(listening, false, at(world.now));
     let planned = world.decide(1);
@@ -798,6 +800,68 @@ fn one_that_was_known_before_anybody_was_known_to_listen_and_is_never_heard_is_g
 
 /// What an aggregator says next is handed only to pools that wait for it; the others read off when it last listened.
 #[test]
+fn one_that_was_not_heard_to_become_ready_but_is_heard_at_work_may_finish_it() {
+    let mut world = World::calm();
+    world.now = 1_000;
+    let ids = [READY_UNHEARD, READY_UNHEARD, "set-up-failed"].map(|code| {
+        let id = world.add(State::Started, None);
+        world.change(id, |instance| {
+            instance.state = State::RunningFailed;
+            instance.fault = Some(Fault::new(code, "it is a test"));
+        });
+        id
+    });
+    world.target = Some(3);
+    world.says(ids[0], Work::Busy);
+    world.says(ids[1], Work::Idle);
+    world.says(ids[2], Work::Busy);
+    let planned = world.decide(3);
+    assert_eq!(drained(&planned), [ids[0]]);
+    assert_eq!(
+        ended(&planned),
+        [ids[1], ids[2]],
+        "an agent that says itself that it failed has no worker"
+    );
+    let planned = world.decide(3);
+    assert!(drained(&planned).is_empty() && ended(&planned).is_empty());
+    world.now += 121;
+    assert_eq!(ended(&world.decide(3)), [ids[0]], "it is not heard any more");
+}
+
+#[test]
+fn silence_counts_only_from_when_a_view_began_until_all_was_told() {
+    let word = |until: i64| Listening {
+        since: at(-3_600),
+        until: at(until),
+    };
+    let mut world = World::calm();
+    world.now = 100;
+    world.view = View::new(world.view.pool.clone(), at(100));
+    let id = world.add(State::Running, None);
+    let of_it = |world: &World| world.view.member(id).unwrap().health;
+    world.change(id, |instance| instance.state_since = at(-1_800));
+
+    let changed = world.view.listened(word(101), false, at(101));
+    assert!(changed.ask_site.is_empty(), "others may have told of it before this view began");
+    let changed = world.view.listened(word(102), true, at(102));
+    assert_eq!(changed.ask_site, [id], "all was told, and nobody has heard it for an hour");
+
+    world.now = 103;
+    world.says(id, Work::Busy);
+    assert_eq!(of_it(&world), Health::Ok);
+    world.view.hear_anew(at(200));
+    world.view.listened(word(300), false, at(300));
+    assert!(world.view.look(at(300)).ask_site.is_empty(), "what it said meanwhile may be lost");
+    world.view.hear_anew(at(310));
+    world.view.listened(word(321), false, at(321));
+    assert_eq!(
+        world.view.look(at(321)).ask_site,
+        [id],
+        "nothing for 120 s from when the first was lost, however much is lost after it"
+    );
+}
+
+#[test]
 fn a_pool_that_waits_for_nothing_need_not_be_told_that_somebody_listened() {
     use epu_controller::listening::Ears;
     use epu_core::fact::Snapshot;
@@ -831,6 +895,6 @@ fn a_pool_that_waits_for_nothing_need_not_be_told_that_somebody_listened() {
         "silent for longer than 120 s, of which everything was listened to"
     );
     assert!(!world.view.waits());
-    world.view.hear_anew();
+    world.view.hear_anew(at(world.now));
     assert!(world.view.waits());
 }

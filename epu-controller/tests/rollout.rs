@@ -771,7 +771,7 @@ fn nothing_is_drained_in_a_storm_while_replacing_is_paused_or_before_all_was_hea
 
     let mut rig = Rig::of(10, 10);
     rig.refresh_to(NEW);
-    rig.view.hear_anew();
+    rig.view.hear_anew(at(rig.now));
     rig.decide();
     assert!(
         rig.drained.is_empty() && rig.held_by().contains(&"refresh-held"),

@@ -369,6 +369,8 @@ fn overdue(
                 format!("not ready within {waited}: its agent did not report that set-up succeeded"),
             ));
         }
+        // Its worker was given time to finish, and that ends by itself.
+        State::RunningFailed if next.drain.is_some() => next.deadline = None,
         State::RunningFailed => end(next, Cause::NotReady, Work::Idle, now, effects, go)?,
         State::Terminating => {
             next.deadline = Some(now + limits.terminate_within);

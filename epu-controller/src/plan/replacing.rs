@@ -18,6 +18,13 @@ pub(super) fn replace(wish: &Wish<'_>, plan: &mut Plan, removed: bool) -> u32 {
     let (stillborn, sick): (Vec<_>, Vec<_>) = view.unhealthy().partition(|m| m.instance.state == State::RunningFailed);
     for member in stillborn {
         let code = member.instance.fault.as_ref().map(|fault| &*fault.code);
+        if code == Some(READY_UNHEARD) && member.is_heard_at_work(now, *view.pool.spec.health.missing) {
+            // Its agent does not reach the provisioner, but it does the aggregator.
+            if !member.is_leaving() {
+                plan.drain(Cause::NotReady, member.instance.id);
+            }
+            continue;
+        }
         let late = code.is_some_and(|code| code == "not-ready" || code == READY_UNHEARD);
         plan.end(
             if late { Cause::NotReady } else { Cause::StartFailed },

@@ -131,8 +131,14 @@ fn a_drain_waits_for_a_worker_that_may_have_become_ready_unheard() {
     let claimed = after(&pending, [Happening::Up, Happening::Claimed { digest: "d".to_owned() }]).0;
     let at = claimed.deadline.unwrap();
     let unheard = step(&claimed, Happening::Overdue, at, &LIMITS).unwrap().0;
-    let draining = step(&unheard, drain(at + LIMITS.ready_within), at, &LIMITS).unwrap().0;
+    let draining = step(&unheard, drain(at + LIMITS.ready_within * 2), at, &LIMITS).unwrap().0;
     assert_eq!((draining.state, draining.drain.is_some()), (State::RunningFailed, true));
+    let later = step(&draining, Happening::Overdue, draining.deadline.unwrap(), &LIMITS).unwrap().0;
+    assert_eq!(
+        (later.state, due_at(&later)),
+        (State::RunningFailed, draining.drain.as_ref().map(|drain| drain.deadline)),
+        "the time to drain is the longer one"
+    );
     let (ended, _) = step(&draining, Happening::Drained(exit(0)), at, &LIMITS).unwrap();
     assert_eq!((ended.state, ended.ending.unwrap().why), (State::Terminating, Cause::Drained));
     // One whose agent says itself that it failed has no worker, and neither has a machine whose agent never came.
