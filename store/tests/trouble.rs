@@ -11,9 +11,11 @@ use std::path::Path;
 use std::process::Command;
 
 use epu_core::code::Chain;
+use epu_core::secret::SecretUrl;
 use epu_store::contract::samples::{entry, events, instance, instance_id, launch};
-use epu_store::{Error, SqliteStore, Store};
+use epu_store::{Error, PgSettings, PgStore, SqliteStore, Store};
 use sqlx::{Connection, SqliteConnection, query};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 async fn refused(dir: &Path) -> String {
     let error = SqliteStore::open(dir).await.expect_err("it was opened");
@@ -223,4 +225,33 @@ async fn a_file_that_a_later_release_added_to_is_used_and_one_that_it_changed_is
         said.contains("was made by another release; use that release or a newer one"),
         "{said}"
     );
+}
+
+/// A server on a port of its own that takes what comes, says this to everybody, and hangs up.
+async fn one_who_says(words: &'static [u8]) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut asked = [0; 1_024];
+            socket.read(&mut asked).await.unwrap();
+            socket.write_all(words).await.unwrap();
+        }
+    });
+    format!("postgres://epu:secret@{address}/epu?sslmode=disable")
+}
+
+#[tokio::test]
+async fn who_hangs_up_or_speaks_something_else_than_postgresql_is_called_so() {
+    for words in [&b""[..], b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b"R\0\0"] {
+        let settings = PgSettings::new(SecretUrl::new(one_who_says(words).await));
+        let error = PgStore::connect(&settings).await.expect_err("that is no database");
+        let said = Chain(&error).to_string();
+        assert!(
+            said.contains("does not speak as PostgreSQL does") || said.contains("was lost"),
+            "{}: {said}",
+            words.escape_ascii()
+        );
+        assert!(!said.contains("report it") && !said.contains("secret"), "{said}");
+    }
 }

@@ -27,6 +27,7 @@ enum Kind {
     Silent,
     NoConnection,
     Untrusted,
+    Garbled,
     Denied,
     NoDatabase,
     NotAllowed,
@@ -135,6 +136,11 @@ impl fmt::Display for Trouble {
                 out,
                 "no trusted connection to the database {server} could be made; see `sslmode` and `sslrootcert` in its address"
             ),
+            Kind::Garbled => write!(
+                out,
+                "what answers at {server} hung up or does not speak as PostgreSQL does; see whether address and port are the database's, \
+                 and its log; it is connected to again by itself"
+            ),
             Kind::Denied => write!(
                 out,
                 "the database {server} does not let us in; correct user and password in its address"
@@ -200,6 +206,7 @@ fn kind_of(error: &sqlx::Error) -> Kind {
         sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound => Kind::Unreachable,
         sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => Kind::Lost,
         sqlx::Error::Tls(_) => Kind::Untrusted,
+        sqlx::Error::Protocol(_) => Kind::Garbled,
         sqlx::Error::PoolTimedOut => Kind::NoConnection,
         sqlx::Error::PoolClosed => Kind::Closed,
         sqlx::Error::Configuration(_) => Kind::Address,
@@ -242,6 +249,7 @@ pub(super) fn may_pass(error: &sqlx::Error) -> bool {
         | Kind::Silent
         | Kind::NoConnection
         | Kind::Untrusted
+        | Kind::Garbled
         | Kind::Denied
         | Kind::NoDatabase
         | Kind::NotAllowed
