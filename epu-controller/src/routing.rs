@@ -119,7 +119,7 @@ impl Controller {
         let before = (!asking.request.is_question()).then(|| self.settings_now());
         let answer = self.answer(&asking.caller, asking.request).await;
         if let (Some(before), true) = (before, answer.as_ref().is_err_and(Fault::is_refusal)) {
-            self.check_unchanged(op, &before);
+            self.check_unchanged(op, before);
         }
         asking.answering.answer(answer);
     }

@@ -12,6 +12,7 @@
 //!
 //! What is left is a pool that is off its aim and that nobody is doing anything about.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use epu_core::id::PoolName;
@@ -73,7 +74,7 @@ fn is_in_others_hands(member: &Member, now: Timestamp) -> bool {
 
 /// The settings of all pools, as far as they differ when any was changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Settings(Vec<(PoolName, u64, u64, bool)>);
+pub(crate) struct Settings(BTreeMap<PoolName, (u64, u64, bool)>);
 
 impl Controller {
     /// Something went wrong in a pool.
@@ -123,14 +124,17 @@ impl Controller {
     pub(crate) fn settings_now(&self) -> Settings {
         let one = |(name, managed): (&PoolName, &Managed)| {
             let pool = &managed.view.pool;
-            (name.clone(), pool.revision, managed.view.settings(), pool.paused.any())
+            (name.clone(), (pool.revision, managed.view.settings(), pool.paused.any()))
         };
         Settings(self.pools.iter().map(one).collect())
     }
 
-    /// I11: a command was refused, and settings were so before. Nothing else changes them while a command is being carried out.
-    pub(crate) fn check_unchanged(&self, op: &str, before: &Settings) {
-        if let Some(violation) = invariant::unchanged(op, before, &self.settings_now()) {
+    /// I11: a command was refused, and settings were so before. Nothing else changes them while a command is being carried out, but that it
+    /// may be found out on the way that another leads some of the pools, which are gone here then.
+    pub(crate) fn check_unchanged(&self, op: &str, mut before: Settings) {
+        let after = self.settings_now();
+        before.0.retain(|name, _| after.0.contains_key(name));
+        if let Some(violation) = invariant::unchanged(op, &before, &after) {
             self.violated(&violation);
         }
     }

@@ -3,7 +3,8 @@
 //! Nothing here repairs anything. Each check is made only where its answer is certain, and what it does not apply to is said with it:
 //!
 //! - **I1**: machines that no record explains are counted from the site's complete lists, each once, from when every call to the site
-//!   has worked; a site that does not answer, or ends nothing, starts that anew, and so do records that had to be read anew. Two machines
+//!   has worked; a site that does not answer, or ends nothing, starts that anew, and so do records that had to be read anew and time in
+//!   which this process was held up. Two machines
 //!   of one instance are counted once both were in two lists in a row.
 //! - **I2** is not counted but kept: a launch that its pool's maximum, which it carries, has no room for is refused
 //!   ([`crate::launching`]). A launch of an operator, or of a release that did not carry it, has none.
@@ -41,6 +42,9 @@ const EVERY: Duration = Duration::from_secs(30);
 const LATE_MOST: usize = 100;
 /// How long the store may take to say whether a launch is recorded; then the call is made without.
 const STORE_WITHIN: Duration = Duration::from_secs(5);
+/// Coming back this much later than it meant to, this process was held up: stopped, short of processor time, or its store is slow. Too
+/// high: what nobody could see to meanwhile is counted against it.
+const HELD_UP: Duration = Duration::from_secs(30);
 /// Lists in a row that show two machines of one instance before that is believed.
 const DOUBLE_LISTS: u32 = 2;
 
@@ -49,6 +53,8 @@ const DOUBLE_LISTS: u32 = 2;
 pub(crate) struct Checks {
     /// Since when this process acts on what the store has.
     acts_since: Timestamp,
+    /// By when it means to look again.
+    wakes_by: Timestamp,
     next_at: Timestamp,
     /// Those whose deadline was missed and that were counted for it.
     late: BTreeSet<InstanceId>,
@@ -60,10 +66,16 @@ impl Checks {
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             acts_since: now,
+            wakes_by: now,
             next_at: now + EVERY,
             late: BTreeSet::new(),
             stays_since: None,
         }
+    }
+
+    /// It waits now, until then at the latest.
+    pub(crate) fn waits(&mut self, until: Timestamp) {
+        self.wakes_by = until;
     }
 }
 
@@ -108,7 +120,7 @@ impl Service {
         }
     }
 
-    /// The records were read anew: nothing is late yet, and no machine has been without a record.
+    /// The records were read anew, or nobody looked for a while: nothing is late yet, and no machine has been without a record.
     pub(crate) fn begins_anew(&mut self, now: Timestamp) {
         self.checks.acts_since = now;
         for site in self.sites.values_mut().filter(|site| site.works_since <= now) {
@@ -130,6 +142,7 @@ impl Service {
 
     /// I5 and I12, from the records, once a while.
     pub(crate) fn check_records(&mut self, now: Timestamp) {
+        self.unless_held_up(now);
         if now < self.checks.next_at {
             return;
         }
@@ -195,8 +208,17 @@ impl Service {
         }
     }
 
+    /// Time in which nobody here looked is nobody's to be counted.
+    fn unless_held_up(&mut self, now: Timestamp) {
+        if now.since(self.checks.wakes_by) > HELD_UP {
+            self.checks.wakes_by = now;
+            self.begins_anew(now);
+        }
+    }
+
     /// I1: machines that have been without a record for longer than the sweep takes.
     pub(crate) fn count_strays(&mut self, site: &SiteName, now: Timestamp) {
+        self.unless_held_up(now);
         if self.reload_at.is_some() {
             return;
         }

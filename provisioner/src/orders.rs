@@ -150,6 +150,12 @@ impl Service {
 
     pub(crate) fn withdraw_drain(&mut self, caller: &Caller, ids: &Ids) -> Result<Answer, Fault> {
         self.turn.asking = self.check_epoch_of(caller, ids.instances.iter().copied(), ids.epoch)?;
+        if self.closed {
+            // Whoever asks has not heard of the teardown.
+            self.tell(ids.instances.iter().filter_map(|id| self.book.get(*id)).cloned().collect());
+            let text = "the installation is closed by teardown: who was told to go, goes";
+            return Err(Fault::new("closed", text));
+        }
         let mut withdrawn = Vec::new();
         for id in &ids.instances {
             let may_stay = |drain: &Drain| drain.why != Cause::Interrupted;

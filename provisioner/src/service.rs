@@ -187,7 +187,9 @@ async fn act(parts: &Parts, leadership: &Leadership, formers: &Formers, right: &
         if let Some(ended) = service.ended() {
             return Ok(ended);
         }
-        let wait = service.next_wake().since(service.clock.now()).max(Duration::from_millis(1));
+        let now = service.clock.now();
+        let wait = service.next_wake().since(now).max(Duration::from_millis(1));
+        service.checks.waits(now + wait);
         tokio::select! {
             biased;
             () = &mut stopped => return Ok(Ended::Stopped),

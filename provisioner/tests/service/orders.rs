@@ -162,8 +162,18 @@ async fn teardown_drains_what_works_and_ends_the_rest() {
     );
 
     let refused = world.request(2);
-    let fault = world.ask(CONTROLLER, Request::Launch(Box::new(refused.clone()))).await.unwrap_err();
-    assert_eq!(fault.code, "closed");
+    let stays = Request::WithdrawDrain(Ids {
+        instances: vec![working],
+        epoch: 0,
+    });
+    for late in [Request::Launch(Box::new(refused.clone())), stays] {
+        let fault = world.ask(CONTROLLER, late).await.unwrap_err();
+        assert_eq!(fault.code, "closed");
+    }
+    assert!(
+        world.instance(working).await.drain.is_some(),
+        "a controller that has not heard of it keeps nobody"
+    );
     assert!(world.store.launch(refused.launch).await.unwrap().is_none());
     let told = world.told();
     let rejected = told

@@ -1,13 +1,14 @@
-//! Storms: a fixed set of seeds, and every plan that once broke something. Seeds that nobody played before are for
-//! `epumgmt simulate storm --fresh` and the figures: what they find is no fault of the change that happens to be tested.
+//! Storms: a fixed set of seeds, some that nobody played before, and every plan that once broke something.
 
 use std::fs;
 use std::path::Path;
 
+use epu_core::time::{Clock as _, SystemClock};
 use epu_simulator::storm::{Campaign, Plan, Settings, play, story::story};
 
-/// How many. `epumgmt simulate storm` plays as many as one likes.
+/// Fixed seeds, and fresh ones. `epumgmt simulate storm` plays as many as one likes.
 const FIXED: u64 = 20;
+const FRESH: u64 = 10;
 
 fn weather(from: u64, seeds: u64) {
     let campaign = Campaign {
@@ -30,6 +31,11 @@ fn weather(from: u64, seeds: u64) {
 #[test]
 fn the_fixed_storms_break_nothing() {
     weather(0, FIXED);
+}
+
+#[test]
+fn storms_that_nobody_played_before_break_nothing() {
+    weather(u64::try_from(SystemClock::start().now().0).unwrap(), FRESH);
 }
 
 /// Each file is the shortest plan in which something once went wrong, named after what it was.
