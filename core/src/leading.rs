@@ -4,9 +4,10 @@
 //! two never act at once as long as clocks run at about the same speed; they need not agree on the time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lease::{Domain, Lease, LeaseAsk, Member, Standing, Term, share};
+use crate::lease::{Domain, LeaseAsk, Member, Standing, Term, share};
 use crate::request::Service;
 use crate::time::{Span, Timestamp};
 
@@ -22,7 +23,7 @@ const SPARE: u32 = 5;
 pub struct Leading {
     member: Member,
     held: BTreeMap<Domain, u64>,
-    standing: Standing,
+    standing: Arc<Standing>,
     /// What falls to it while the members stay the same; worked out when it is first needed.
     share: Option<BTreeSet<Domain>>,
     /// From then on nothing is led any more, unless a renewal comes first.
@@ -49,7 +50,7 @@ impl Leading {
         Self {
             member,
             held: BTreeMap::new(),
-            standing: Standing::default(),
+            standing: Arc::default(),
             share: None,
             until: now,
             ask_at: now,
@@ -113,13 +114,19 @@ impl Leading {
         self.asking = false;
         let mut moved = Moved::default();
         let until = asked_at + (*LASTS - *LASTS / SPARE);
+        // Nearly always what it was.
+        let (mut same, mut all, mut me) = (0, Vec::with_capacity(self.held.len()), None::<&Arc<str>>);
         // An answer that took too long says what was so: it gives nothing.
-        let is_mine = |lease: &&Lease| now < until && lease.holder.as_deref() == Some(&self.member.name);
-        let mine = standing.leases.iter().filter(is_mine);
-        let mine = mine.filter_map(|lease| Some((Domain::named(&lease.name)?, lease.epoch)));
-        // Nearly always what it was, and then nothing is made anew.
-        let (mut same, mut all) = (0, Vec::new());
-        for (domain, epoch) in mine {
+        for lease in standing.leases.iter().filter(|_| now < until) {
+            let Some(holder) = &lease.holder else { continue };
+            // A store mostly gives one copy of the name to all.
+            if !me.is_some_and(|me| Arc::ptr_eq(me, holder)) && **holder != *self.member.name {
+                continue;
+            }
+            me = Some(holder);
+            let (Some(domain), epoch) = (Domain::named(&lease.name), lease.epoch) else {
+                continue;
+            };
             if self.held.get(&domain) == Some(&epoch) {
                 same += 1;
             } else {
@@ -138,7 +145,7 @@ impl Leading {
             self.held = held;
         }
         let members_moved = names(&standing, self.member.service) != names(&self.standing, self.member.service);
-        self.standing = standing;
+        self.standing = Arc::new(standing);
         self.share = self.share.take().filter(|_| !members_moved);
         self.until = until;
         // Who sees others come or go asks again at once: it wants something else now.
@@ -191,7 +198,7 @@ impl Leading {
 
     /// How things stood at the last answer.
     #[must_use]
-    pub fn standing(&self) -> &Standing {
+    pub fn standing(&self) -> &Arc<Standing> {
         &self.standing
     }
 }
@@ -203,7 +210,7 @@ fn names(standing: &Standing, service: Service) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::SHARDS;
+    use crate::lease::{Lease, SHARDS};
 
     fn member(name: &str, service: Service) -> Member {
         Member {

@@ -137,7 +137,7 @@ impl Controller {
             now: self.parts.clock.now(),
             pools,
             concerns,
-            standing: self.leads.leading.standing().clone(),
+            standing: self.leads.leading.standing().as_ref().clone(),
         }
     }
 

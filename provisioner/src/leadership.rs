@@ -83,7 +83,7 @@ impl Leadership {
     }
 
     /// How things stood at the last answer of the store.
-    pub(crate) fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Arc<Standing> {
         held(&self.leading).standing().clone()
     }
 

@@ -241,7 +241,7 @@ pub(crate) struct Service {
     /// Somebody knows more of leadership terms than this: the store is asked before anything else.
     pub(crate) ask_standing: bool,
     /// Who was there and who led what when that last changed.
-    stood: Standing,
+    stood: Arc<Standing>,
     /// Where agents reach the installation.
     pub(crate) doors: Doors,
     /// Set while the book may differ from the store: when to read it anew.
@@ -266,7 +266,7 @@ impl Service {
             telling: Telling::new(now + *parts.config.tell_every),
             retire_at: now + *parts.config.retire_every,
             config: parts.config.clone(),
-            stood: Standing::default(),
+            stood: Arc::default(),
             doors: Doors::of(&parts.addresses, &Standing::default()),
             addresses: parts.addresses.clone(),
             store: parts.store.clone(),
@@ -307,7 +307,7 @@ impl Service {
     }
 
     /// Takes in who is there and who leads what.
-    fn stood(&mut self, standing: Standing) {
+    fn stood(&mut self, standing: Arc<Standing>) {
         let same = |(one, other): (&Lease, &Lease)| one.epoch == other.epoch && one.name == other.name;
         let leases = standing.leases.iter().zip(&self.stood.leases);
         let is_the_same = standing.leases.len() == self.stood.leases.len() && leases.into_iter().all(same);
@@ -383,7 +383,7 @@ impl Service {
     async fn due(&mut self) {
         if std::mem::take(&mut self.ask_standing) {
             match self.store.standing().await {
-                Ok(standing) => self.stood(standing),
+                Ok(standing) => self.stood(Arc::new(standing)),
                 // The next order asks again, and the next renewal says it anyway.
                 Err(error) => warn!(error = %Chain(&error), "who leads what cannot be read"),
             }

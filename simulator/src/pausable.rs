@@ -209,14 +209,15 @@ impl<F: Future> Future for Pausable<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        {
+        let was_dead = {
             let mut held = lock(&self.gate.0);
             if held.held && !held.dead {
                 held.wait(context);
                 return Poll::Pending;
             }
-        }
-        if !self.gate.is_dead()
+            held.dead
+        };
+        if !was_dead
             && let Some(inner) = &mut self.inner
             && let Poll::Ready(output) = inner.as_mut().poll(context)
         {

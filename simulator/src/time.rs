@@ -1,14 +1,12 @@
 //! Time as the simulation has it: tokio's paused clock, counted from a fixed day.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use epu_core::time::{Clock, Timestamp};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
-
-use crate::lock;
 
 /// When every simulated world begins: 2026-01-01 00:00 UTC.
 pub const BEGIN: Timestamp = Timestamp(1_767_225_600_000);
@@ -116,21 +114,24 @@ impl Clock for SimClock {
 #[derive(Debug)]
 pub struct ProcessClock {
     world: Arc<SimClock>,
-    of: Mutex<Offset>,
+    /// In milliseconds. One thread writes and reads these two.
+    offset: AtomicI64,
+    /// Where it stands; [`GOES`] while it does not.
+    stands_at: AtomicI64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Offset {
-    ms: i64,
-    stands_at: Option<Timestamp>,
-}
+/// No clock stands there.
+const GOES: i64 = i64::MIN;
 
 impl ProcessClock {
     /// One that begins this much beside the truth.
     #[must_use]
     pub fn beside(world: Arc<SimClock>, ms: i64) -> Self {
-        let of = Mutex::new(Offset { ms, stands_at: None });
-        Self { world, of }
+        Self {
+            world,
+            offset: AtomicI64::new(ms),
+            stands_at: AtomicI64::new(GOES),
+        }
     }
 
     /// How far it is from the truth, in milliseconds; behind is negative.
@@ -143,19 +144,22 @@ impl ProcessClock {
     /// It stands still, or goes on from where it stood.
     pub fn stand(&self, still: bool) {
         let (now, truth) = (self.now(), self.world.now());
-        let mut of = lock(&self.of);
         if still {
-            of.stands_at = Some(now);
-        } else if let Some(at) = of.stands_at.take() {
-            of.ms = at.0.saturating_sub(truth.0);
+            self.stands_at.store(now.0, Ordering::Relaxed);
+        } else {
+            // It goes on from where it is, whether it stood or not.
+            self.offset.store(now.0.saturating_sub(truth.0), Ordering::Relaxed);
+            self.stands_at.store(GOES, Ordering::Relaxed);
         }
     }
 }
 
 impl Clock for ProcessClock {
     fn now(&self) -> Timestamp {
-        let of = *lock(&self.of);
-        of.stands_at.unwrap_or_else(|| Timestamp(self.world.now().0.saturating_add(of.ms)))
+        match self.stands_at.load(Ordering::Relaxed) {
+            GOES => Timestamp(self.world.now().0.saturating_add(self.offset.load(Ordering::Relaxed))),
+            at => Timestamp(at),
+        }
     }
 }
 

@@ -423,16 +423,14 @@ impl Watch {
             seen.say(invariant, format!("counted by a service: {what}"));
         }
         let works = seen.broken.is_empty() && now.since(seen.works_since) > CATCH_UP;
-        let mut per_instance: BTreeMap<InstanceId, usize> = BTreeMap::new();
+        let mut instances: Vec<InstanceId> = Vec::with_capacity(seen.live.len());
         let mut strays = BTreeMap::new();
         self.machines.look(|all| {
             let ours = all
                 .values()
                 .filter(|m| m.is_there() && !m.called_gone && m.installation == self.installation);
             for machine in ours {
-                if let Some(id) = machine.instance {
-                    *per_instance.entry(id).or_default() += 1;
-                }
+                instances.extend(machine.instance);
                 let record = machine
                     .instance
                     .and_then(|id| seen.records.get(&id))
@@ -448,8 +446,9 @@ impl Watch {
         if !seen.broken.is_empty() {
             seen.strays.clear();
         }
-        for (id, machines) in per_instance {
-            seen.found(invariant::one_machine(id, machines));
+        instances.sort_unstable();
+        for machines in instances.chunk_by(PartialEq::eq) {
+            seen.found(machines.first().and_then(|id| invariant::one_machine(*id, machines.len())));
         }
         let mut strays = seen.strays.iter();
         let found = strays.find_map(|(machine, since)| invariant::swept(machine, *since, now, STRAY_GRACE));
