@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lease::{Domain, LeaseAsk, Member, Standing, Term, share};
+use crate::lease::{Domain, Lease, LeaseAsk, Member, Standing, Term, share};
 use crate::request::Service;
 use crate::time::{Span, Timestamp};
 
@@ -114,43 +114,45 @@ impl Leading {
         self.asking = false;
         let mut moved = Moved::default();
         let until = asked_at + (*LASTS - *LASTS / SPARE);
-        // Nearly always what it was.
-        let (mut same, mut all, mut me) = (0, Vec::with_capacity(self.held.len()), None::<&Arc<str>>);
-        // An answer that took too long says what was so: it gives nothing.
-        for lease in standing.leases.iter().filter(|_| now < until) {
-            let Some(holder) = &lease.holder else { continue };
-            // A store mostly gives one copy of the name to all.
-            if !me.is_some_and(|me| Arc::ptr_eq(me, holder)) && **holder != *self.member.name {
-                continue;
-            }
-            me = Some(holder);
-            let (Some(domain), epoch) = (Domain::named(&lease.name), lease.epoch) else {
-                continue;
-            };
-            if self.held.get(&domain) == Some(&epoch) {
-                same += 1;
-            } else {
-                moved.gained.push(Term { domain, epoch });
-            }
-            all.push((domain, epoch));
-        }
-        moved.gained.sort_unstable();
-        if same < self.held.len() || !moved.gained.is_empty() {
-            let held: BTreeMap<Domain, u64> = all.into_iter().collect();
-            for (&domain, &epoch) in &self.held {
-                if held.get(&domain) != Some(&epoch) {
-                    moved.lost.push(Term { domain, epoch });
-                }
-            }
-            self.held = held;
-        }
-        let members_moved = names(&standing, self.member.service) != names(&self.standing, self.member.service);
-        self.standing = Arc::new(standing);
+        let members_moved = !names(&standing, self.member.service).eq(names(&self.standing, self.member.service));
         self.share = self.share.take().filter(|_| !members_moved);
-        self.until = until;
         // Who sees others come or go asks again at once: it wants something else now.
         self.ask_at = if members_moved { now } else { asked_at + EVERY };
+        self.until = until;
+        if now < until && self.is_as_before(&standing) {
+            self.standing = Arc::new(standing);
+            return moved;
+        }
+        // An answer that took too long says what was so: it gives nothing.
+        let is_mine = |lease: &&Lease| now < until && lease.holder.as_deref() == Some(&self.member.name);
+        let mine = standing.leases.iter().filter(is_mine);
+        let held: BTreeMap<Domain, u64> = mine.filter_map(|lease| Some((Domain::named(&lease.name)?, lease.epoch))).collect();
+        let beside = |one: &BTreeMap<Domain, u64>, other: &BTreeMap<Domain, u64>| -> Vec<Term> {
+            let terms = one.iter().filter(|(domain, epoch)| other.get(domain) != Some(epoch));
+            terms.map(|(&domain, &epoch)| Term { domain, epoch }).collect()
+        };
+        moved.gained = beside(&held, &self.held);
+        moved.lost = beside(&self.held, &held);
+        self.held = held;
+        self.standing = Arc::new(standing);
         moved
+    }
+
+    /// Whether every lease is as it was at the last answer, and every one that was mine then still is held: nearly always.
+    fn is_as_before(&self, standing: &Standing) -> bool {
+        // Stores mostly give one copy of a name, again and again, and then its address says enough.
+        let (mut mine, mut me) = (0, None::<&Arc<str>>);
+        for (lease, before) in standing.leases.iter().zip(&self.standing.leases) {
+            if lease.epoch != before.epoch || lease.holder != before.holder {
+                return false;
+            }
+            if let Some(holder) = &lease.holder
+                && (me.is_some_and(|me| Arc::ptr_eq(me, holder)) || **holder == *self.member.name)
+            {
+                (mine, me) = (mine + 1, Some(holder));
+            }
+        }
+        standing.leases.len() == self.standing.leases.len() && mine == self.held.len()
     }
 
     /// The store did not answer.
@@ -203,14 +205,14 @@ impl Leading {
     }
 }
 
-fn names(standing: &Standing, service: Service) -> Vec<&str> {
-    standing.of(service).map(|member| member.name.as_str()).collect()
+fn names(standing: &Standing, service: Service) -> impl Iterator<Item = &str> {
+    standing.of(service).map(|member| member.name.as_str())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{Lease, SHARDS};
+    use crate::lease::SHARDS;
 
     fn member(name: &str, service: Service) -> Member {
         Member {

@@ -28,15 +28,24 @@ impl Controller {
         }
         // Who was heard comes before who was silent all the time.
         let listening = self.ears.take(snapshot, now);
-        let standing = self.leads.leading.standing();
+        let standing = self.leads.leading.standing().clone();
         let aggregators: BTreeSet<&str> = standing.of(Service::Aggregator).map(|member| member.name.as_str()).collect();
-        // All others read it off when they need it: they are as many as there are pools.
-        for name in std::mem::take(&mut self.unheard) {
+        // All others read it off when they need it: they are as many as there are pools, and a telling has as many pages as there are pools.
+        let mut names = std::mem::take(&mut self.waiting);
+        let is_told = snapshot.complete || !aggregators.iter().copied().eq(&self.aggregators);
+        if is_told {
+            names.extend(self.unheard.iter().cloned());
+            self.aggregators = aggregators.iter().map(|name| (*name).to_owned()).collect();
+        }
+        for name in names {
             let Some(managed) = self.pools.get_mut(&name) else { continue };
-            let complete = managed.has_heard_all(snapshot, &aggregators);
+            let complete = is_told && managed.has_heard_all(snapshot, &aggregators);
             let changed = managed.view.listened(listening, complete, now);
+            if managed.view.has_heard_all() {
+                self.unheard.remove(&name);
+            }
             if managed.view.waits() {
-                self.unheard.insert(name.clone());
+                self.waiting.insert(name.clone());
             }
             if changed != Changed::default() {
                 changes.entry(name).or_default().absorb(changed);

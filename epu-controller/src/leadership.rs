@@ -100,6 +100,10 @@ impl Controller {
     /// Takes the store's answer, drops what is over and asks for leases when it is time to: before anything else in each turn, and
     /// between the parts of whatever takes long.
     pub(crate) async fn lead(&mut self) {
+        if !self.leads.renewals.is_empty() {
+            // A question waits in this worker's own slot, which no other takes from, until this task makes room.
+            tokio::task::yield_now().await;
+        }
         while let Some(renewed) = self.leads.renewals.try_join_next() {
             self.take_renewed(renewed);
         }

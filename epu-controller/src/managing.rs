@@ -110,6 +110,7 @@ impl Controller {
         self.to_send.remove(name);
         self.commanding.remove(name);
         self.unwritten.remove(name);
+        self.waiting.remove(name);
         self.unheard.remove(name);
         self.parts.metrics.forget(name);
     }
@@ -268,6 +269,7 @@ impl Controller {
         managed.view.hears_with(self.ears.heard().clone());
         managed.view.on_sites(self.parts.file.borrow().sites.clone());
         self.pools.insert(name.clone(), managed);
+        self.waiting.insert(name.clone());
         self.unheard.insert(name.clone());
         let entries = dropped
             .into_iter()

@@ -132,8 +132,12 @@ pub(crate) struct Controller {
     pub(crate) commanding: BTreeSet<PoolName>,
     /// Pools of which something is not written yet, some that were written since among them.
     pub(crate) unwritten: BTreeSet<PoolName>,
-    /// Pools that wait for what aggregators say, whatever it is about: not all was heard for them, or somebody's silence is to be judged.
+    /// Pools that wait for the next word of an aggregator, whatever it is about; see [`crate::view::View::waits`].
+    pub(crate) waiting: BTreeSet<PoolName>,
+    /// Pools for which not all was heard.
     pub(crate) unheard: BTreeSet<PoolName>,
+    /// The aggregators that were there when it was last seen who has told all.
+    pub(crate) aggregators: BTreeSet<String>,
     pub(crate) accepted: Vec<Uuid>,
     pub(crate) tasks: JoinSet<Back>,
     pub(crate) file_failed: bool,
@@ -201,7 +205,9 @@ impl Controller {
             to_send: BTreeSet::new(),
             commanding: BTreeSet::new(),
             unwritten: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             unheard: BTreeSet::new(),
+            aggregators: BTreeSet::new(),
             accepted: Vec::new(),
             tasks: JoinSet::new(),
             file_failed: false,
@@ -403,8 +409,8 @@ impl Controller {
 
     pub(crate) fn take_changed(&mut self, name: &PoolName, changed: Changed, now: Timestamp) {
         let Some(managed) = self.pools.get(name) else { return };
-        if managed.view.waits() && !self.unheard.contains(name) {
-            self.unheard.insert(name.clone());
+        if managed.view.waits() && !self.waiting.contains(name) {
+            self.waiting.insert(name.clone());
         }
         // Whoever leads instead writes it down.
         if self.term_of(name).is_none() {

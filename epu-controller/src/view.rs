@@ -491,10 +491,10 @@ impl View {
         self.newest = newest;
     }
 
-    /// Whether the next word of an aggregator says something that others did not: not all is heard, or somebody's silence is to be judged.
+    /// Whether the next word of an aggregator says something, whatever it is: that somebody listens, or who is still silent.
     #[must_use]
     pub fn waits(&self) -> bool {
-        !self.has_listened || !self.has_heard_all() || !self.waiting.is_empty()
+        !self.has_listened || !self.waiting.is_empty()
     }
 
     /// Takes in that somebody has listened, and whether all that is known has been told; looks again at those that waited for it.

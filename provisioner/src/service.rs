@@ -24,7 +24,7 @@ use epu_core::code::Chain;
 use epu_core::fact::Kind;
 use epu_core::id::{InstanceId, LaunchId, SiteName};
 use epu_core::invariant;
-use epu_core::lease::{Domain, Lease, Member, Standing};
+use epu_core::lease::{Domain, Member, Standing};
 use epu_core::life::State;
 use epu_core::random::Random;
 use epu_core::request::{Answer, Request, Service as Role};
@@ -308,9 +308,12 @@ impl Service {
 
     /// Takes in who is there and who leads what.
     fn stood(&mut self, standing: Arc<Standing>) {
-        let same = |(one, other): (&Lease, &Lease)| one.epoch == other.epoch && one.name == other.name;
-        let leases = standing.leases.iter().zip(&self.stood.leases);
-        let is_the_same = standing.leases.len() == self.stood.leases.len() && leases.into_iter().all(same);
+        // None is ever taken away and they come by name, so that as many are the same ones.
+        let is_the_same = standing
+            .leases
+            .iter()
+            .map(|lease| lease.epoch)
+            .eq(self.stood.leases.iter().map(|lease| lease.epoch));
         if is_the_same && standing.members == self.stood.members {
             // With every renewal, and it nearly always says the same.
             return;

@@ -43,6 +43,10 @@ const BATCH: usize = 1_000;
 /// Pools that are written in one go.
 const AT_ONCE: usize = 20;
 const WITHIN: Duration = Duration::from_secs(60);
+/// How often somebody is asked again who is not there yet.
+const ASK_AGAIN: u32 = 30;
+/// How long a start may take.
+const ANEW_WITHIN: Duration = Duration::from_secs(120);
 const WHO: Caller = Caller::Service("figures");
 
 /// A site whose machines are up at once and gone at once.
@@ -296,7 +300,14 @@ impl Town {
 
     async fn ask(&self, caller: Caller, request: Request) -> Result<Answer> {
         let op = request.op();
-        let answer = self.bus.ask(caller, request, WITHIN).await;
+        let mut answer = self.bus.ask(caller.clone(), request.clone(), WITHIN).await;
+        for _ in 0..ASK_AGAIN {
+            if !answer.as_ref().is_err_and(|fault| matches!(&*fault.code, "no-contact" | "timeout")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            answer = self.bus.ask(caller.clone(), request.clone(), WITHIN).await;
+        }
         answer.map_err(|fault| Trouble::new(format!("ask {op}"), fault))
     }
 
@@ -317,7 +328,9 @@ impl Town {
         self.provisioner = provisioner(&self.ground, parts, self.starts).await?;
         self.controller = controller(&self.ground, parts, self.starts).await?;
         let all = self.pools * self.of_each;
-        for _ in 0..1_000 {
+        let clock = self.ground.clock();
+        let by = clock.now() + ANEW_WITHIN;
+        while clock.now() < by {
             let answer = self.bus.ask(WHO, Request::Status(Nothing {}), WITHIN).await;
             let status = answer.and_then(Answer::read::<StatusView>);
             let live = status.map_or(0, |status| status.pools.iter().map(|pool| pool.counts.live).sum());
@@ -326,7 +339,10 @@ impl Town {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Err(Trouble::new("start anew", "not everybody is known after 10 s"))
+        Err(Trouble::new(
+            "start anew",
+            format!("not everybody is known after {}", Span(ANEW_WITHIN)),
+        ))
     }
 
     pub(super) async fn end(self) -> Result<()> {
