@@ -3,7 +3,7 @@
 //! A holder counts from before its renewal was sent and stops a good while before the store lets anybody else take over, so that
 //! two never act at once as long as clocks run at about the same speed; they need not agree on the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct Leading {
     held: BTreeMap<Domain, u64>,
     standing: Arc<Standing>,
     /// What falls to it while the members stay the same; worked out when it is first needed.
-    share: Option<BTreeSet<Domain>>,
+    share: Option<Arc<[Domain]>>,
     /// From then on nothing is led any more, unless a renewal comes first.
     until: Timestamp,
     ask_at: Timestamp,
@@ -90,10 +90,11 @@ impl Leading {
             Domain::all(service).into_iter().collect()
         } else {
             let members = self.standing.of(service).map(|member| member.name.as_str());
-            self.share.get_or_insert_with(|| share(service, &self.member.name, members)).clone()
+            let share = || share(service, &self.member.name, members).into_iter().collect();
+            self.share.get_or_insert_with(share).clone()
         };
         // Nearly always the same.
-        let lost = if self.held.keys().eq(&want) {
+        let lost = if self.held.keys().eq(want.iter()) {
             Vec::new()
         } else {
             self.give_up(|domain| !want.contains(&domain))

@@ -139,8 +139,9 @@ impl fmt::Display for Term {
 pub struct LeaseAsk {
     /// Who asks; it counts as alive for `lasts` from now.
     pub member: Member,
-    /// What it wants to have: what it has of these is renewed, and what nobody has is taken. What it has beside these is given back.
-    pub want: BTreeSet<Domain>,
+    /// What it wants to have, each once: what it has of these is renewed, and what nobody has is taken. What it has beside these is given
+    /// back.
+    pub want: Arc<[Domain]>,
     /// For how long.
     pub lasts: Span,
 }

@@ -204,7 +204,7 @@ impl Store for MemoryStore {
         }
         if known < ask.want.len() {
             let there: BTreeSet<Domain> = records.leases.iter().map(|held| held.domain).collect();
-            let new = ask.want.difference(&there).map(|domain| Held {
+            let new = ask.want.iter().filter(|domain| !there.contains(domain)).map(|domain| Held {
                 domain: *domain,
                 holder: Some(me.clone()),
                 epoch: 1,

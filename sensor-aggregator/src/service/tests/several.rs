@@ -230,7 +230,7 @@ async fn members_are_listed_with_their_doors_and_a_store_that_is_away_disturbs_n
     a.store
         .lease(epu_core::lease::LeaseAsk {
             member: member("c", a.clock.now()),
-            want: BTreeSet::new(),
+            want: [].into(),
             lasts: Span::secs(5),
         })
         .await
