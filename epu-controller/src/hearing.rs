@@ -30,16 +30,15 @@ impl Controller {
         let listening = self.ears.take(snapshot, now);
         let standing = self.leads.leading.standing().clone();
         let aggregators: BTreeSet<&str> = standing.of(Service::Aggregator).map(|member| member.name.as_str()).collect();
-        // All others read it off when they need it: they are as many as there are pools, and a telling has as many pages as there are pools.
+        // All others read it off when they need it. They are as many as there are pools, and a telling has as many pages as that: only its
+        // last one says more than that somebody listened.
         let mut names = std::mem::take(&mut self.waiting);
-        let is_told = snapshot.complete || !aggregators.iter().copied().eq(&self.aggregators);
-        if is_told {
+        if snapshot.complete {
             names.extend(self.unheard.iter().cloned());
-            self.aggregators = aggregators.iter().map(|name| (*name).to_owned()).collect();
         }
         for name in names {
             let Some(managed) = self.pools.get_mut(&name) else { continue };
-            let complete = is_told && managed.has_heard_all(snapshot, &aggregators);
+            let complete = snapshot.complete && managed.has_heard_all(&snapshot.aggregator, &aggregators);
             let changed = managed.view.listened(listening, complete, now);
             if managed.view.has_heard_all() {
                 self.unheard.remove(&name);
@@ -75,22 +74,17 @@ impl Controller {
 }
 
 impl Managed {
-    /// Whether with this snapshot everybody among these has told all there is, or has before.
-    fn has_heard_all(&mut self, snapshot: &Snapshot, aggregators: &BTreeSet<&str>) -> bool {
-        self.view.has_heard_all() || is_all(&mut self.heard_from, snapshot, aggregators)
+    /// Whether everybody among these has told all there is, now that this one has.
+    fn has_heard_all(&mut self, teller: &str, aggregators: &BTreeSet<&str>) -> bool {
+        self.view.has_heard_all() || is_all(&mut self.heard_from, teller, aggregators)
     }
 }
 
-/// Whether all aggregators have told all they have, of whom these had before.
-fn is_all(heard_from: &mut BTreeSet<String>, snapshot: &Snapshot, aggregators: &BTreeSet<&str>) -> bool {
-    if aggregators.is_empty() {
-        return snapshot.complete;
-    }
-    if snapshot.complete {
-        // Who is no member any more counts no more, and there are only so many who are.
-        heard_from.retain(|name| aggregators.contains(name.as_str()));
-        heard_from.insert(snapshot.aggregator.clone());
-    }
+/// Whether all aggregators have told all they have, now that one more has, of whom these had before.
+fn is_all(heard_from: &mut BTreeSet<String>, teller: &str, aggregators: &BTreeSet<&str>) -> bool {
+    // Who is no member any more counts no more, and there are only so many who are.
+    heard_from.retain(|name| aggregators.contains(name.as_str()));
+    heard_from.insert(teller.to_owned());
     aggregators.iter().all(|name| heard_from.contains(*name))
 }
 
@@ -98,37 +92,21 @@ fn is_all(heard_from: &mut BTreeSet<String>, snapshot: &Snapshot, aggregators: &
 mod tests {
     use super::*;
 
-    fn says(aggregator: &str, complete: bool) -> Snapshot {
-        Snapshot {
-            aggregator: aggregator.into(),
-            listening_for_ms: 60_000,
-            instances: vec![],
-            sensors: vec![],
-            complete,
-        }
-    }
-
     #[test]
     fn each_aggregator_among_the_members_is_to_tell_all_it_has() {
         let mut heard = BTreeSet::new();
         let both = BTreeSet::from(["a", "b"]);
-        assert!(!is_all(&mut heard, &says("a", true), &both), "b may have heard of others");
-        assert!(!is_all(&mut heard, &says("b", false), &both), "that is not all that b has");
-        assert!(!is_all(&mut heard, &says("c", true), &both), "nor is what somebody else has");
-        assert!(is_all(&mut heard, &says("b", true), &both));
-        assert!(
-            !is_all(&mut heard, &says("a", true), &BTreeSet::from(["a", "b", "d"])),
-            "d joined meanwhile"
-        );
+        assert!(!is_all(&mut heard, "a", &both), "b may have heard of others");
+        assert!(!is_all(&mut heard, "c", &both), "what somebody else has is not what b has");
+        assert!(is_all(&mut heard, "b", &both));
+        assert!(!is_all(&mut heard, "a", &BTreeSet::from(["a", "b", "d"])), "d joined meanwhile");
         let mut heard = BTreeSet::new();
-        assert!(!is_all(&mut heard, &says("a", true), &both));
-        assert!(is_all(&mut heard, &says("a", false), &BTreeSet::from(["a"])), "b is gone");
+        assert!(!is_all(&mut heard, "a", &both));
+        assert!(is_all(&mut heard, "a", &BTreeSet::from(["a"])), "b is gone");
     }
 
     #[test]
     fn where_no_members_are_listed_one_telling_is_enough() {
-        let nobody = BTreeSet::new();
-        assert!(!is_all(&mut BTreeSet::new(), &says("a", false), &nobody));
-        assert!(is_all(&mut BTreeSet::new(), &says("a", true), &nobody));
+        assert!(is_all(&mut BTreeSet::new(), "a", &BTreeSet::new()));
     }
 }

@@ -136,8 +136,6 @@ pub(crate) struct Controller {
     pub(crate) waiting: BTreeSet<PoolName>,
     /// Pools for which not all was heard.
     pub(crate) unheard: BTreeSet<PoolName>,
-    /// The aggregators that were there when it was last seen who has told all.
-    pub(crate) aggregators: BTreeSet<String>,
     pub(crate) accepted: Vec<Uuid>,
     pub(crate) tasks: JoinSet<Back>,
     pub(crate) file_failed: bool,
@@ -207,7 +205,6 @@ impl Controller {
             unwritten: BTreeSet::new(),
             waiting: BTreeSet::new(),
             unheard: BTreeSet::new(),
-            aggregators: BTreeSet::new(),
             accepted: Vec::new(),
             tasks: JoinSet::new(),
             file_failed: false,

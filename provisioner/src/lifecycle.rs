@@ -211,6 +211,10 @@ pub fn step(was: &Instance, happening: Happening, now: Timestamp, limits: &Deadl
             let is_announced = next.drain.as_ref().is_some_and(|drain| drain.why == Cause::Interrupted);
             if next.state < State::Terminating && !is_announced {
                 next.drain = None;
+                if next.state == State::RunningFailed {
+                    // Its end was left to the drain.
+                    next.deadline = next.deadline.or(Some(now + limits.failed_grace));
+                }
             }
         }
         Happening::Protect(on) => next.protected = on,

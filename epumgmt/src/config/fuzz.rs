@@ -125,6 +125,18 @@ fn a_secret_in_the_open_is_not_told() {
     }
 }
 
+/// Neither is one in an address that somebody wrote in the place of another.
+#[test]
+fn a_password_in_an_address_is_not_told() {
+    let advertised = EXAMPLES.iter().find(|example| example.contains("\nadvertise: ")).unwrap();
+    let is_it = |line: &&str| line.starts_with("advertise: ");
+    let line = advertised.lines().find(is_it).unwrap();
+    for scheme in ["amqp", "http", "https"] {
+        let written = format!("advertise: \"{scheme}://me:{SECRET}@host/v\"");
+        assert_eq!(is_fit(&advertised.replace(line, &written)), Ok(()), "{scheme}");
+    }
+}
+
 #[test]
 fn a_file_of_nothing_but_one_thing_is_refused() {
     for evil in [

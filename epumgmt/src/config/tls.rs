@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use epu_core::input::{Flaw, Tree, pointer};
+use epu_core::secret::strike_password;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -182,22 +183,28 @@ impl Way<'_> {
         match self.advertise {
             Some(url) if !is_door(url) => say(
                 "/advertise",
-                format!("{url:?} is no address that agents can use"),
+                format!("{:?} is no address that agents can use", strike_password(url)),
                 "write it as https://host:port, or http://host:port on loopback".to_owned(),
             ),
             Some(url) if !by_tls && self.tls.is_some() => say(
                 "/advertise",
-                format!("{url} is no way to a door that speaks TLS"),
+                format!("{} is no way to a door that speaks TLS", strike_password(url)),
                 "write https:// instead of http://".to_owned(),
             ),
             Some(url) if !by_tls && !host_of(url).is_some_and(is_loopback) => say(
                 "/advertise",
-                format!("{url} is beyond loopback, where tokens would travel in the clear"),
+                format!(
+                    "{} is beyond loopback, where tokens would travel in the clear",
+                    strike_password(url)
+                ),
                 "write https:// and `tls`, or `advertise-ca` when a proxy in front of the door speaks TLS".to_owned(),
             ),
             Some(url) if by_tls && self.tls.is_none() && self.advertise_ca.is_none() => say(
                 "/advertise",
-                format!("{url} has a certificate, and nothing says by which authority agents know it"),
+                format!(
+                    "{} has a certificate, and nothing says by which authority agents know it",
+                    strike_password(url)
+                ),
                 "write `tls` when this program speaks TLS; `advertise-ca: FILE` or `advertise-ca: system` when a proxy in front of it does"
                     .to_owned(),
             ),
@@ -213,6 +220,7 @@ impl Way<'_> {
         let reached = by_tls && (self.advertise.is_some() || !host_of(&self.url()).is_some_and(is_loopback));
         for site in far.iter().filter(|_| !reached) {
             let here = self.url();
+            let here = strike_password(&here);
             let (_, here) = here.split_once("://").unwrap_or(("", &here));
             say(
                 &pointer(["sites", *site]),

@@ -139,6 +139,8 @@ fn a_drain_waits_for_a_worker_that_may_have_become_ready_unheard() {
         (State::RunningFailed, draining.drain.as_ref().map(|drain| drain.deadline)),
         "the time to drain is the longer one"
     );
+    let stays = step(&later, Happening::WithdrawDrain, at, &LIMITS).unwrap().0;
+    assert_eq!(due_at(&stays), Some(at + LIMITS.failed_grace), "it is not left without any");
     let (ended, _) = step(&draining, Happening::Drained(exit(0)), at, &LIMITS).unwrap();
     assert_eq!((ended.state, ended.ending.unwrap().why), (State::Terminating, Cause::Drained));
     // One whose agent says itself that it failed has no worker, and neither has a machine whose agent never came.
