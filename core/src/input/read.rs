@@ -126,6 +126,10 @@ pub(super) fn read(file: &str, text: &str) -> Result<Tree, Flaws> {
         let found = format!("{} bytes is more than the {TEXT_MAX} that are read", text.len());
         return Err(flaw(Mark::default(), found).into());
     }
+    if let Some(mark) = lone_return(text) {
+        let found = "a carriage return that no line feed follows";
+        return Err(flaw(mark, found.to_owned()).help("end lines with a line feed").into());
+    }
     let root = parse(text).map_err(|error| {
         let Some(error) = error else {
             return flaw(Mark::default(), "the parser failed on this text; please report it".to_owned());
@@ -142,6 +146,20 @@ pub(super) fn read(file: &str, text: &str) -> Result<Tree, Flaws> {
     let (value, root) = place(root, None, &mut String::new(), &mut tree);
     (tree.value, tree.root) = (value, Some(root));
     Ok(tree)
+}
+
+/// Where a carriage return stands alone. To YAML that ends a line and to most editors it does not, so that every place after it would be
+/// another one.
+fn lone_return(text: &str) -> Option<Mark> {
+    let is_alone = |(at, _): &(usize, &str)| !text[at + 1..].starts_with('\n');
+    let (at, _) = text.match_indices('\r').find(is_alone)?;
+    let before = &text[..at];
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let after = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).saturating_add(1);
+    Some(Mark {
+        line: after(before.matches('\n').count()),
+        column: after(line.chars().count()),
+    })
 }
 
 /// Parses on a stack of its own: every level of nesting costs the parser tens of kilobytes in a debug build, and the caller may be

@@ -116,6 +116,18 @@ fn text_that_is_no_yaml_gives_one_flaw_with_its_place() {
 }
 
 #[test]
+fn a_carriage_return_that_ends_no_line_is_shown_where_it_stands() {
+    assert_eq!(
+        the_flaw_of("a: 1\r\n# f\r0irst\nb:"),
+        "epu.yaml:2:4: a carriage return that no line feed follows; end lines with a line feed"
+    );
+    assert_eq!(
+        Tree::read("f", "a: \"x\\ry\"\r\n").unwrap().value(),
+        &serde_json::json!({"a": "x\ry"})
+    );
+}
+
+#[test]
 fn many_faults_in_one_file_are_all_shown_in_order_with_their_lines() {
     let text = "\
 templates:

@@ -79,16 +79,18 @@ pub(super) fn draw(sizes: &[Size]) -> String {
         HEIGHT - 12.0
     ));
     for (name, colour, of) in LINES {
-        let points: Vec<String> = sizes
+        // A difference that is lost in the noise may come out below nothing, and has no point.
+        let shown: Vec<(f64, f64)> = sizes
             .iter()
-            .map(|size| format!("{:.1},{:.1}", x(f64::from(size.instances)), y(of(size))))
+            .filter(|size| of(size) > 0.0)
+            .map(|size| (x(f64::from(size.instances)), y(of(size))))
             .collect();
+        let points: Vec<String> = shown.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         line(format_args!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
             points.join(" ")
         ));
-        if let Some(last) = sizes.last() {
-            let (x, y) = (x(f64::from(last.instances)), y(of(last)));
+        if let Some((x, y)) = shown.last() {
             line(format_args!(
                 "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{name}</text>",
                 x + 8.0,
