@@ -46,6 +46,19 @@ impl LocalBus {
         Arc::new(Self::default())
     }
 
+    /// Whether somebody answers for every service.
+    ///
+    /// # Errors
+    /// `no-contact`, which names the service that nobody answers for.
+    pub fn ready(&self) -> Result<(), Fault> {
+        let inner = self.inner();
+        let is_missing = |service: &Service| inner.services.get(service).is_none_or(mpsc::Sender::is_closed);
+        match Service::ALL.iter().find(|service| is_missing(service)) {
+            None => Ok(()),
+            Some(service) => Err(Fault::new("no-contact", format!("no {} is running here", service.name()))),
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,7 +121,7 @@ impl Bus for LocalBus {
 
 pub(crate) async fn ask_at(door: Option<mpsc::Sender<Call>>, caller: Caller, request: Request, within: Duration) -> Result<Answer, Fault> {
     let (op, service) = (request.op(), request.service());
-    let nobody = || Fault::new("no-contact", format!("ask {op}: no {service:?} is running here"));
+    let nobody = || Fault::new("no-contact", format!("ask {op}: no {} is running here", service.name()));
     let Some(door) = door else {
         return Err(nobody());
     };
@@ -136,6 +149,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_local_bus_keeps_the_contract() {
         contract::all(|| async { Ends::same(LocalBus::new(), FACTS_WAITING) }).await;
+    }
+
+    #[test]
+    fn it_is_ready_while_somebody_answers_for_every_service() {
+        let bus = LocalBus::new();
+        let missing = |bus: &LocalBus| bus.ready().map_err(|fault| fault.text);
+        let _provisioner = bus.serve(Service::Provisioner);
+        let controller = bus.serve(Service::Controller);
+        assert_eq!(missing(&bus), Err("no aggregator is running here".to_owned()));
+        let _aggregator = bus.serve(Service::Aggregator);
+        assert_eq!(missing(&bus), Ok(()));
+        drop(controller);
+        assert_eq!(missing(&bus), Err("no controller is running here".to_owned()));
     }
 
     #[tokio::test]

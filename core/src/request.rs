@@ -116,6 +116,9 @@ pub enum Request {
 pub struct Nothing {}
 
 impl Service {
+    /// All of them, in the order in which they begin.
+    pub const ALL: [Self; 3] = [Self::Provisioner, Self::Aggregator, Self::Controller];
+
     /// Its name, as in config and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {

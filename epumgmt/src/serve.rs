@@ -172,7 +172,7 @@ fn filters(level: &str) -> String {
 
 fn services_of(role: cli::Role) -> &'static [Service] {
     match role {
-        cli::Role::All => &[Service::Provisioner, Service::Aggregator, Service::Controller],
+        cli::Role::All => &Service::ALL,
         cli::Role::Provisioner => &[Service::Provisioner],
         cli::Role::Controller => &[Service::Controller],
         cli::Role::Aggregator => &[Service::Aggregator],
@@ -300,9 +300,7 @@ async fn serve(config: Config, role: cli::Role) -> Result<(), Error> {
     if let Err(error) = store.append(vec![Entry::new(clock.now(), who, Event::Stopped)]).await {
         warn!(error = %Chain(&error), "the stop could not be written to the journal");
     }
-    if let Some(amqp) = &shared.amqp {
-        amqp.close().await;
-    }
+    shared.carrier.close().await;
     records.close().await;
     info!("stopped; workers go on");
     failed.map_or(Ok(()), Err)

@@ -36,7 +36,7 @@ curl -s -H "Authorization: Bearer $(cat epu-data/operator.token)" \
 | `POST /v1/ask` | operator's, launch or instance | the reply; a body of an operator is at most 1 MiB, of an agent 64 KiB |
 | `GET /metrics` | none | [metrics](metrics.md) |
 | `GET /healthz` | none | 200 while the process answers |
-| `GET /readyz` | none | 200 when the store can be written to |
+| `GET /readyz` | none | 200 when the store can be written to and what is asked is answered: the broker is there, or every service of this process has begun |
 
 Times are milliseconds since 1970-01-01 UTC, lengths of time texts such as `30s`, ids UUIDs.
 

@@ -81,13 +81,43 @@ impl Records {
     }
 }
 
+/// What carries what the services of this process say.
+#[derive(Clone)]
+pub(super) enum Carrier {
+    Local(Arc<LocalBus>),
+    Amqp(Arc<AmqpBus>),
+}
+
+impl Carrier {
+    fn bus(&self) -> Arc<dyn Bus> {
+        match self {
+            Self::Local(bus) => bus.clone(),
+            Self::Amqp(bus) => bus.clone(),
+        }
+    }
+
+    /// Whether what is asked at the door is carried to who answers it.
+    fn ready(&self) -> Result<(), Fault> {
+        match self {
+            Self::Local(bus) => bus.ready(),
+            Self::Amqp(bus) => bus.ready(),
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        if let Self::Amqp(bus) = self {
+            bus.close().await;
+        }
+    }
+}
+
 /// What all services of this process share.
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) installation: String,
     pub(super) store: Arc<dyn Store>,
     pub(super) bus: Arc<dyn Bus>,
-    pub(super) amqp: Option<Arc<AmqpBus>>,
+    pub(super) carrier: Carrier,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: AllMetrics,
     pub(super) file: watch::Receiver<Arc<FileConfig>>,
@@ -123,23 +153,19 @@ impl Shared {
         let tls = certificate(&config, &clock, &metrics)?;
         let random = Arc::new(Random::from_system());
         let name = format!("{}-{}-{:04x}", host(), std::process::id(), random.number() & 0xffff);
-        let amqp = match &config.amqp {
-            None => None,
+        let carrier = match &config.amqp {
+            None => Carrier::Local(LocalBus::new()),
             Some(amqp) => {
                 let settings = amqp.settings(&name);
                 let users = Arc::new(config.users.clone());
-                Some(AmqpBus::connect(settings, users, metrics.amqp.clone()).await?)
+                Carrier::Amqp(AmqpBus::connect(settings, users, metrics.amqp.clone()).await?)
             }
-        };
-        let bus: Arc<dyn Bus> = match &amqp {
-            Some(amqp) => amqp.clone(),
-            None => LocalBus::new(),
         };
         Ok(Self {
             installation,
             store,
-            bus,
-            amqp,
+            bus: carrier.bus(),
+            carrier,
             metrics,
             file,
             tls,
@@ -251,7 +277,7 @@ impl Shared {
             clock: self.clock.clone(),
             metrics: self.metrics.bus.clone(),
             render: Arc::new(move || render(&registry)),
-            ready: readiness(self.store.clone(), self.amqp.clone(), self.clock.clone()),
+            ready: readiness(self.store.clone(), self.carrier.clone(), self.clock.clone()),
             limits: Limits::default(),
         })
     }
@@ -338,24 +364,24 @@ fn fingerprint(key: &str) -> String {
     digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether the store can be written to and the broker is there; found out at most once in a while, however many ask.
-fn readiness(store: Arc<dyn Store>, amqp: Option<Arc<AmqpBus>>, clock: Arc<dyn Clock>) -> Ready {
+/// Whether the store can be written to, found out at most once in a while, however many ask; and whether what is asked is answered.
+fn readiness(store: Arc<dyn Store>, carrier: Carrier, clock: Arc<dyn Clock>) -> Ready {
     type Word = (Timestamp, Result<(), Fault>);
     let last: Arc<Mutex<Option<Word>>> = Arc::default();
     Arc::new(move || {
-        let (store, amqp, clock, last) = (store.clone(), amqp.clone(), clock.clone(), last.clone());
+        let (store, carrier, clock, last) = (store.clone(), carrier.clone(), clock.clone(), last.clone());
         Box::pin(async move {
-            if let Some(amqp) = amqp {
-                amqp.ready()?;
-            }
             let mut last = last.lock().await;
-            if let Some((_, word)) = last.as_ref().filter(|(at, _)| clock.now().since(*at) < READY_FOR) {
-                return word.clone();
-            }
-            let word = store.check().await;
-            let word = word.map_err(|e| Fault::new("store-failed", Chain(&e).to_string()));
-            *last = Some((clock.now(), word.clone()));
-            word
+            let written = match last.as_ref().filter(|(at, _)| clock.now().since(*at) < READY_FOR) {
+                Some((_, word)) => word.clone(),
+                None => {
+                    let word = store.check().await;
+                    let word = word.map_err(|e| Fault::new("store-failed", Chain(&e).to_string()));
+                    *last = Some((clock.now(), word.clone()));
+                    word
+                }
+            };
+            written.and_then(|()| carrier.ready())
         })
     })
 }
@@ -371,7 +397,9 @@ mod tests {
     async fn whether_it_is_ready_is_found_out_now_and_then() {
         let store = Arc::new(MemoryStore::new());
         let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
-        let ready = readiness(store.clone(), None, clock.clone());
+        let bus = LocalBus::new();
+        let _calls = Service::ALL.map(|service| bus.serve(service));
+        let ready = readiness(store.clone(), Carrier::Local(bus), clock.clone());
         assert_eq!(ready().await, Ok(()));
         store.fail_with(Some("disk full"));
         clock.advance(Duration::from_secs(4));
@@ -382,6 +410,17 @@ mod tests {
         clock.advance(Duration::from_secs(4));
         assert!(ready().await.is_err());
         clock.advance(Duration::from_secs(2));
+        assert_eq!(ready().await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn it_is_not_ready_before_every_service_answers() {
+        let bus = LocalBus::new();
+        let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
+        let ready = readiness(Arc::new(MemoryStore::new()), Carrier::Local(bus.clone()), clock);
+        let fault = ready().await.unwrap_err();
+        assert_eq!((&*fault.code, &*fault.text), ("no-contact", "no provisioner is running here"));
+        let _calls = Service::ALL.map(|service| bus.serve(service));
         assert_eq!(ready().await, Ok(()));
     }
 

@@ -257,7 +257,7 @@ fn whoever_dies_during_a_teardown_leaves_no_machine_and_launches_none() {
 
 #[test]
 fn processes_that_die_anywhere_they_wait_lose_and_double_nothing() {
-    for service in [Service::Provisioner, Service::Controller, Service::Aggregator] {
+    for service in Service::ALL {
         for polls in (1..24).chain((24..400).step_by(37)) {
             let mut world = empty();
             let name = world.doom(service, Doom::Polls(polls)).unwrap();
@@ -370,7 +370,7 @@ fn leaders_that_change_every_few_seconds_end_up_with_what_was_asked_for() {
 
 #[test]
 fn clocks_that_are_ten_minutes_wrong_condemn_no_healthy_worker() {
-    for service in [Service::Provisioner, Service::Controller, Service::Aggregator] {
+    for service in Service::ALL {
         for by_ms in [-WRONG, WRONG] {
             let mut world = Setup::keeping(3).controllers(2).provisioners(2).world();
             world.elapse(minutes(6));
