@@ -10,7 +10,7 @@ mod world;
 
 use std::sync::{Mutex, PoisonError};
 
-use epu_tests::fuzz::{self, Kind, Meter};
+use epu_tests::fuzz::{self, Failure, Kind, Meter};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -57,7 +57,7 @@ fn made_up(name: &str) {
         .unwrap();
     drop(alone);
     if let Some(failure) = ran.failure {
-        panic!("{failure}");
+        panic!("{}", failure.told());
     }
     assert!(ran.most > 0, "nothing was measured");
 }
@@ -162,9 +162,20 @@ fn a_reader_that_fails_is_found_and_its_input_made_small() {
     }
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let base = fuzz::all().iter().find(|kind| kind.name == "words").unwrap();
-    let found = |kind: Kind| kind.run(2_000, 1, &Counting::new()).unwrap().failure.unwrap_or_default();
+    let found = |kind: Kind| kind.run(2_000, 1, &Counting::new()).unwrap().failure.unwrap();
     let shouting = found(Kind { property: shouts, ..*base });
-    assert!(shouting.contains("it shouts"), "{shouting}");
+    assert!(shouting.why.contains("it shouts"), "{shouting:?}");
+    assert_eq!(shouting.input.as_ref().unwrap().0, b"!");
+    let told = shouting.told();
+    let (_, kept) = told.rsplit_once("kept in ").unwrap();
+    assert_eq!(std::fs::read(kept).unwrap(), b"!");
+    std::fs::remove_file(kept).unwrap();
     let hoarding = found(Kind { property: hoards, ..*base });
-    assert!(hoarding.contains("bytes of memory"), "{hoarding}");
+    assert!(hoarding.why.contains("bytes of memory"), "{hoarding:?}");
+    let endless = Failure {
+        kind: "words",
+        why: "long ".repeat(10_000),
+        input: None,
+    };
+    assert!(endless.told().lines().next().unwrap().chars().count() < 1_100);
 }

@@ -41,6 +41,8 @@ use crate::{Result, Trouble};
 
 /// How often a failing input is made smaller at the most.
 const SHRINK_MOST: u32 = 2_000;
+/// Characters of what is wrong that are told: it may repeat the whole input.
+const SHOWN_MOST: usize = 1_000;
 
 /// What a property says of an input: what is wrong, in words.
 pub type Verdict = std::result::Result<(), String>;
@@ -106,8 +108,35 @@ pub struct Ran {
     pub cases: u32,
     /// The most memory that one took, in bytes; 0 when nobody measured.
     pub most: usize,
-    /// The first that failed, made as small as could be, and why.
-    pub failure: Option<String>,
+    /// The first that failed.
+    pub failure: Option<Failure>,
+}
+
+/// An input that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The kind.
+    pub kind: &'static str,
+    /// What is wrong.
+    pub why: String,
+    /// The input, made as small as could be; none when it is the corpus's own, or none was judged.
+    pub input: Option<Input>,
+}
+
+impl Failure {
+    /// What is wrong in as many words as somebody reads, the input's beginning, and where all of it was put: its corpus can take that
+    /// file in as it is.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let why = format!("{}: {}", self.kind, beginning(&self.why));
+        let Some(input) = &self.input else { return why };
+        let path = std::env::temp_dir().join(format!("epu-fuzz-failed-{}-{}", self.kind, std::process::id()));
+        let place = match std::fs::write(&path, &input.0) {
+            Ok(()) => path.display().to_string(),
+            Err(error) => format!("nowhere: {}: {error}", path.display()),
+        };
+        format!("{why}\n{input:?}\nkept in {place}")
+    }
 }
 
 impl Kind {
@@ -165,6 +194,13 @@ impl Kind {
             most: most.get(),
             failure,
         };
+        let failed = |why: &str, input| {
+            Some(Failure {
+                kind: self.name,
+                why: why.to_owned(),
+                input,
+            })
+        };
         let judge = |input: &[u8]| {
             judged.set(judged.get().saturating_add(1));
             most.set(most.get().max(self.judge(input, meter)?));
@@ -172,7 +208,7 @@ impl Kind {
         };
         for (name, content) in &corpus {
             if let Err(why) = judge(content) {
-                return Ok(ran(Some(format!("{} of the corpus of {}: {why}", name, self.name))));
+                return Ok(ran(failed(&format!("{name} of the corpus: {why}"), None)));
             }
         }
         let seeds: Arc<Vec<Vec<u8>>> = Arc::new(corpus.into_iter().map(|(_, content)| content).collect());
@@ -190,9 +226,17 @@ impl Kind {
         });
         Ok(ran(match result {
             Ok(()) => None,
-            Err(TestError::Fail(why, input)) => Some(format!("{}: {}\n{input:?}", self.name, why.message())),
-            Err(TestError::Abort(why)) => Some(format!("{}: {}", self.name, why.message())),
+            Err(TestError::Fail(why, input)) => failed(why.message(), Some(input)),
+            Err(TestError::Abort(why)) => failed(why.message(), None),
         }))
+    }
+}
+
+/// As much of a text as somebody reads.
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn measure() -> Result<Report> {
         ));
         if let Some(failure) = ran.failure {
             failed += 1;
-            report.note(format!("FAILED {failure}"));
+            report.note(format!("FAILED {}", failure.told()));
         }
         if grew > GROWTH_MAX {
             failed += 1;
