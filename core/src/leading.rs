@@ -41,6 +41,8 @@ pub struct Moved {
     pub gained: Vec<Term>,
     /// Over: do nothing for it any more.
     pub lost: Vec<Term>,
+    /// Whether anybody came or went, or anything is led by another or under another epoch, than at the answer before.
+    pub is_news: bool,
 }
 
 impl Leading {
@@ -121,9 +123,11 @@ impl Leading {
         self.ask_at = if members_moved { now } else { asked_at + EVERY };
         self.until = until;
         if now < until && self.is_as_before(&standing) {
+            moved.is_news = standing.members != self.standing.members;
             self.standing = Arc::new(standing);
             return moved;
         }
+        moved.is_news = true;
         // An answer that took too long says what was so: it gives nothing.
         let is_mine = |lease: &&Lease| now < until && lease.holder.as_deref() == Some(&self.member.name);
         let mine = standing.leases.iter().filter(is_mine);
@@ -144,7 +148,11 @@ impl Leading {
         // Stores mostly give one copy of a name, again and again, and then its address says enough.
         let (mut mine, mut me) = (0, None::<&Arc<str>>);
         for (lease, before) in standing.leases.iter().zip(&self.standing.leases) {
-            if lease.epoch != before.epoch || lease.holder != before.holder {
+            let same = match (&lease.holder, &before.holder) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
+                (one, other) => one == other,
+            };
+            if !same || lease.epoch != before.epoch {
                 return false;
             }
             if let Some(holder) = &lease.holder
@@ -247,7 +255,8 @@ mod tests {
         let (ask, _) = leading.ask(Timestamp(0)).unwrap();
         assert!(ask.want.is_empty(), "others are not known yet");
         assert!(leading.ask(Timestamp(0)).is_none(), "one at a time");
-        assert_eq!(leading.took(Timestamp(0), answer(&ask, &["a"], 1), Timestamp(1)), Moved::default());
+        let moved = leading.took(Timestamp(0), answer(&ask, &["a"], 1), Timestamp(1));
+        assert!(moved.gained.is_empty() && moved.lost.is_empty() && moved.is_news, "{moved:?}");
         let (ask, _) = leading.ask(Timestamp(1)).expect("at once");
         let moved = leading.took(Timestamp(1), answer(&ask, &["a"], 1), Timestamp(2));
         assert_eq!(moved.gained.len(), usize::from(SHARDS));
@@ -325,6 +334,30 @@ mod tests {
         let (ask, _) = leading.ask(Timestamp(6_000)).expect("again");
         let moved = leading.took(Timestamp(6_000), answer(&ask, &["p"], 7), Timestamp(6_001));
         assert_eq!(moved.gained.len(), 1, "nobody took it, and it is loaded anew");
+    }
+
+    #[test]
+    fn it_is_news_when_somebody_comes_or_leads_something_else() {
+        let mut leading = Leading::new(member("p", Service::Provisioner), Timestamp(0));
+        let mut at = 0;
+        let mut is_news = |members: &[&str], epoch| {
+            at += 2_000;
+            let (ask, _) = leading.ask(Timestamp(at)).unwrap();
+            let moved = leading.took(Timestamp(at), answer(&ask, members, epoch), Timestamp(at));
+            at += 1;
+            moved.is_news
+        };
+        let told = [
+            is_news(&["p"], 1),
+            is_news(&["p"], 1),
+            is_news(&["p"], 1),
+            is_news(&["p", "q"], 1),
+            is_news(&["p", "q"], 1),
+            is_news(&["p", "q"], 2),
+            is_news(&["p", "q"], 2),
+        ];
+        // It wants nothing before it is listed itself.
+        assert_eq!(told, [true, true, false, true, false, true, false]);
     }
 
     #[test]

@@ -96,6 +96,14 @@ pub struct Member {
     pub since: Timestamp,
 }
 
+impl Member {
+    /// Whether its service leads anything. Aggregators listen, all of them at once.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.service != Service::Aggregator
+    }
+}
+
 /// The right to act for something, until it is over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {

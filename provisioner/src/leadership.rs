@@ -116,8 +116,10 @@ impl Leadership {
                 (asked_at, answer) = answered(&mut under_way) => {
                     let failed = match answer {
                         Ok(Ok(standing)) => {
-                            held(&self.leading).took(asked_at, standing, self.clock.now());
-                            self.news.send_replace(());
+                            let moved = held(&self.leading).took(asked_at, standing, self.clock.now());
+                            if moved.is_news {
+                                self.news.send_replace(());
+                            }
                             None
                         }
                         Ok(Err(error)) => Some(Chain(&error).to_string()),

@@ -308,16 +308,6 @@ impl Service {
 
     /// Takes in who is there and who leads what.
     fn stood(&mut self, standing: Arc<Standing>) {
-        // None is ever taken away and they come by name, so that as many are the same ones.
-        let is_the_same = standing
-            .leases
-            .iter()
-            .map(|lease| lease.epoch)
-            .eq(self.stood.leases.iter().map(|lease| lease.epoch));
-        if is_the_same && standing.members == self.stood.members {
-            // With every renewal, and it nearly always says the same.
-            return;
-        }
         for lease in &standing.leases {
             if let Some(domain) = Domain::named(&lease.name) {
                 self.know_epoch(domain, lease.epoch);

@@ -25,6 +25,7 @@ pub async fn holds_with_time<S: Store>(make: impl AsyncFn() -> S, pass: impl Asy
     holds(&make).await;
     leases::the_first_taker_has_the_first_epoch_and_keeps_it(&make().await).await;
     leases::what_is_not_wanted_any_more_is_given_back(&make().await).await;
+    leases::who_leads_nothing_is_told_of_members(&make().await).await;
     leases::who_leaves_leaves_everything(&make().await).await;
     leases::of_many_takers_one_wins(&make().await).await;
     leases::what_runs_out_is_free(&make().await, &pass).await;

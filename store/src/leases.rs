@@ -28,6 +28,14 @@ impl Own {
             .bind(body(&ask.member, "a member")?)
             .execute(&mut *tx)
             .await?;
+        if !ask.member.leads() {
+            let members = members(&mut tx, now).await?;
+            self.commit(tx).await?;
+            return Ok(Standing {
+                members,
+                ..Standing::default()
+            });
+        }
         query(sql::RENEW_LEASES).bind(me).bind(until).execute(&mut *tx).await?;
         let mut standing = standing(&mut tx, now).await?;
         let wanted: Vec<&'static str> = ask.want.iter().map(|domain| domain.name()).collect();
@@ -108,11 +116,17 @@ async fn standing(of: &mut Connection, now: i64) -> Result<Standing, Stop> {
         });
     }
     leases.sort_by(|a, b| a.name.cmp(&b.name));
+    let members = members(of, now).await?;
+    Ok(Standing { members, leases })
+}
+
+/// Those that live, by name.
+async fn members(of: &mut Connection, now: i64) -> Result<Vec<Member>, Stop> {
     let rows = query(sql::MEMBERS).bind(now).fetch_all(&mut *of).await?;
     let mut members = rows
         .iter()
         .map(|row| record::<Member>("member", row))
         .collect::<Result<Vec<_>, _>>()?;
     members.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Standing { members, leases })
+    Ok(members)
 }

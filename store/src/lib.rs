@@ -198,7 +198,8 @@ pub trait Store: Send + Sync {
     async fn set_closed(&self, closed: bool, term: Option<Term>, journal: Vec<Entry>) -> Result<(), Error>;
 
     // ---- who leads what
-    /// Renews, takes and gives back leases, all in one transaction, and says how things stand then. Time is the store's own.
+    /// Renews, takes and gives back leases, all in one transaction, and says how things stand then. Time is the store's own. A member that
+    /// leads nothing is told of the members alone.
     ///
     /// # Errors
     /// When the database fails; then nothing is known of what became of it.

@@ -93,11 +93,15 @@ impl Records {
             since: held.since,
             left_ms: held.until.0 - now.0,
         };
-        let alive = self.members.values().filter(|(_, until)| *until > now);
         Standing {
-            members: alive.map(|(member, _)| member.clone()).collect(),
+            members: self.alive(now),
             leases: self.leases.iter().map(lease).collect(),
         }
+    }
+
+    fn alive(&self, now: Timestamp) -> Vec<Member> {
+        let alive = self.members.values().filter(|(_, until)| *until > now);
+        alive.map(|(member, _)| member.clone()).collect()
     }
 
     fn append(&mut self, journal: Vec<Entry>) {
@@ -174,14 +178,22 @@ impl Store for MemoryStore {
         let now = self.now();
         let until = now + *ask.lasts;
         let mut records = self.records("renew leases")?;
-        // The same name is compared by its address, which is nearly always enough.
+        records.members.retain(|_, (_, until)| *until > now);
+        records.members.insert(ask.member.name.clone(), (ask.member.clone(), until));
+        if !ask.member.leads() {
+            return Ok(Standing {
+                members: records.alive(now),
+                ..Standing::default()
+            });
+        }
+        // A holder's name is kept once, so that its address says whose a lease is.
         let mut holders = records.leases.iter().filter_map(|held| held.holder.as_ref());
         let known = holders.find(|holder| ***holder == *ask.member.name).cloned();
-        let me: Arc<str> = known.unwrap_or_else(|| ask.member.name.as_str().into());
+        let me: Arc<str> = known.unwrap_or_else(|| ask.member.name.into());
         let want = ask.want.iter().fold(0, |bits, domain| bits | bit(*domain));
         let mut known = 0;
         for held in &mut records.leases {
-            let is_mine = held.holder.as_ref() == Some(&me);
+            let is_mine = held.holder.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, &me));
             if want & bit(held.domain) == 0 {
                 if is_mine {
                     held.holder = None;
@@ -214,8 +226,6 @@ impl Store for MemoryStore {
             records.leases.extend(new);
             records.leases.sort_by_key(|held| held.domain.name());
         }
-        records.members.retain(|_, (_, until)| *until > now);
-        records.members.insert(ask.member.name.clone(), (ask.member, until));
         Ok(records.standing(now))
     }
 

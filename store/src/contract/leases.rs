@@ -95,6 +95,18 @@ pub(super) async fn what_is_not_wanted_any_more_is_given_back(store: &dyn Store)
     );
 }
 
+pub(super) async fn who_leads_nothing_is_told_of_members(store: &dyn Store) {
+    store.lease(ask("a", &[ONE], LONG)).await.expect("lease");
+    let mut listens = ask("b", &[], LONG);
+    listens.member.service = Service::Aggregator;
+    for _ in 0..2 {
+        let told = store.lease(listens.clone()).await.expect("lease");
+        assert_eq!((names(&told), told.leases.len()), (vec!["a", "b"], 0));
+    }
+    let standing = store.standing().await.expect("standing");
+    assert_eq!((names(&standing), standing.leader(ONE)), (vec!["a", "b"], Some("a")));
+}
+
 pub(super) async fn who_leaves_leaves_everything(store: &dyn Store) {
     store.lease(ask("a", &[ONE, TWO], LONG)).await.expect("lease");
     let standing = store.lease(ask("b", &[Domain::Provisioner], LONG)).await.expect("lease");
