@@ -35,10 +35,11 @@ const LARGE: u32 = 10_000;
 const WARM: u32 = 200;
 /// Seconds of one measurement: whole rounds of whatever is done now and then.
 const SECONDS: u32 = 120;
-/// Workers that fail at once, how often in one measurement, and seconds between.
-const FAIL: u32 = 100;
-const ROUNDS: u32 = 6;
+/// Seconds from one change to the next, and workers that fail at each: many, so that it shows beside what goes on anyway.
 const BETWEEN: u32 = 10;
+const FAIL: u32 = 500;
+/// Of how many the cost is told.
+const TOLD: u32 = 100;
 /// Measurements, of which the best counts.
 const TIMES: u32 = 3;
 
@@ -49,12 +50,12 @@ struct Size {
     /// Of a second in which nothing changes, the mean and the longest.
     idle_ms: f64,
     longest_ms: f64,
-    /// Of a hundred instances being replaced, beyond that.
+    /// Of [`TOLD`] instances being replaced, beyond that: the median of all changes, since what is done now and then may be put off by one.
     change_ms: f64,
     /// Of everything together, an instance.
     bytes: f64,
     restart_s: f64,
-    /// How often the site was listed while instances were replaced, a hundred.
+    /// How often the site was listed, a change.
     lists: f64,
     /// Of the broker and of the database in a second in which nothing changes; zero where there are none.
     #[serde(default)]
@@ -222,22 +223,20 @@ async fn one(pools: u32, how: How) -> Result<Size> {
     is_whole(&town, instances).await?;
     let bytes = (rss_of(me)? - before) * 1e6 / f64::from(instances);
     let others = town.ground.others()?;
-    let (mut idle, mut longest) = (Duration::MAX, Duration::MAX);
+    let mut changes = 0;
+    let mut idle: Vec<Seconds> = Vec::new();
     for _ in 0..how.times() {
-        let (all, most) = pass(&mut town, &cpu, None).await?;
-        if all < idle {
-            (idle, longest) = (all, most);
-        }
+        idle.push(pass(&mut town, &cpu, None).await?);
     }
     let after = town.ground.others()?;
     let each_ms = |after: Duration, before: Duration| ms(after.saturating_sub(before)) / f64::from(how.times() * SECONDS);
     let others_ms = (each_ms(after.0, others.0), each_ms(after.1, others.1));
-    let mut changing = Duration::MAX;
     let lists = town.site.lists();
-    for time in 0..how.times() {
-        changing = changing.min(pass(&mut town, &cpu, Some(time * ROUNDS)).await?.0);
+    let mut changing: Vec<Seconds> = Vec::new();
+    for _ in 0..how.times() {
+        changing.push(pass(&mut town, &cpu, Some(&mut changes)).await?);
     }
-    let lists = count(town.site.lists() - lists) / f64::from(how.times() * ROUNDS);
+    let lists = count(town.site.lists() - lists) / f64::from(changes);
     for _ in 0..SECONDS {
         town.second().await?;
     }
@@ -249,11 +248,13 @@ async fn one(pools: u32, how: How) -> Result<Size> {
         How::Real => began_at.elapsed(),
     };
     town.end().await?;
+    let best = idle.iter().min_by_key(|seconds| seconds.iter().sum::<Duration>());
+    let best = best.ok_or_else(|| Trouble::new("measure a second", "none was"))?;
     Ok(Size {
         instances,
-        idle_ms: ms(idle) / f64::from(SECONDS),
-        longest_ms: ms(longest),
-        change_ms: (ms(changing) - ms(idle)) / f64::from(ROUNDS),
+        idle_ms: ms(best.iter().sum()) / f64::from(SECONDS),
+        longest_ms: ms(best.iter().copied().max().unwrap_or_default()),
+        change_ms: beyond(&idle, &changing) * f64::from(TOLD) / f64::from(FAIL),
         bytes,
         restart_s: restart_s.as_secs_f64(),
         lists,
@@ -261,23 +262,38 @@ async fn one(pools: u32, how: How) -> Result<Size> {
     })
 }
 
-/// Lets time pass, with workers failing or not: what it cost, and the longest second of it.
-async fn pass(town: &mut Town, cpu: &Meter, fails_from: Option<u32>) -> Result<(Duration, Duration)> {
-    let (mut all, mut most) = (Duration::ZERO, Duration::ZERO);
+/// What each second of a pass cost.
+type Seconds = Vec<Duration>;
+
+/// Lets time pass; with workers failing, again and again, when these changes are counted.
+async fn pass(town: &mut Town, cpu: &Meter, mut changes: Option<&mut u32>) -> Result<Seconds> {
+    let mut seconds = Vec::new();
     for second in 0..SECONDS {
         let before = cpu.used()?;
-        if let Some(from) = fails_from
-            && second % BETWEEN == 0
-            && second / BETWEEN < ROUNDS
-        {
-            town.fail(FAIL, from + second / BETWEEN).await?;
+        if let Some(changes) = changes.as_deref_mut().filter(|_| second % BETWEEN == 0) {
+            town.fail(FAIL, *changes).await?;
+            *changes += 1;
         }
         town.second().await?;
-        let took = cpu.used()?.saturating_sub(before);
-        all += took;
-        most = most.max(took);
+        seconds.push(cpu.used()?.saturating_sub(before));
     }
-    Ok((all, most))
+    Ok(seconds)
+}
+
+/// What a change costs beyond what goes on anyway, in milliseconds: from one to the next, the median of all but the first of each pass,
+/// beside which nothing is left of one before.
+fn beyond(idle: &[Seconds], changing: &[Seconds]) -> f64 {
+    let between = |seconds: &Seconds| -> Vec<Duration> { seconds.chunks(BETWEEN as usize).map(|some| some.iter().sum()).collect() };
+    let idle: Vec<Vec<Duration>> = idle.iter().map(between).collect();
+    let mut all = Vec::new();
+    for changing in changing.iter().map(between) {
+        for (nth, cost) in changing.into_iter().enumerate().skip(1) {
+            let usual = idle.iter().filter_map(|idle| idle.get(nth)).min();
+            all.extend(usual.map(|usual| ms(cost) - ms(*usual)));
+        }
+    }
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 async fn is_whole(town: &Town, instances: u32) -> Result<()> {
