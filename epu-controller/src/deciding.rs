@@ -22,6 +22,7 @@ use tracing::{debug, info};
 
 use crate::guards::Guards;
 use crate::managing::Managed;
+use crate::metrics::{Counted, Shown};
 use crate::orders;
 use crate::outcomes::unparked;
 use crate::plan::{Batch, Plan, Wish, budget, plan};
@@ -57,7 +58,7 @@ impl Controller {
             self.wake(name, now + *self.parts.config.look_every);
             return;
         };
-        self.parts.metrics.looks.with_label_values(&[name.as_str()]).inc();
+        managed.metrics.looked();
         let wish = Wish {
             now,
             view: &managed.view,
@@ -183,21 +184,17 @@ impl Controller {
             memory,
             commands,
         } = attempt;
-        self.parts.metrics.decisions.with_label_values(&[name.as_str()]).inc();
+        let Some(managed) = self.pools.get_mut(name) else { return };
+        managed.metrics.decided();
         for reason in &decided.suppressed {
-            self.parts
-                .metrics
-                .suppressed
-                .with_label_values(&[name.as_str(), reason.code.as_ref()])
-                .inc();
+            managed.metrics.count(Counted::Suppressed, &reason.code, 1);
         }
         for action in &decided.actions {
             let (what, n) = counted(action);
-            self.parts.metrics.actions.with_label_values(&[name.as_str(), what]).inc_by(n);
+            managed.metrics.count(Counted::Action, what, n);
             info!(pool = %name, target = decided.target, because = %because(&decided), "{what} {n}");
         }
         debug!(pool = %name, target = decided.target, because = %because(&decided), "decided");
-        let Some(managed) = self.pools.get_mut(name) else { return };
         managed.remembered_at = now;
         managed.unwritten = false;
         managed.guards = guards;
@@ -247,35 +244,33 @@ impl Controller {
         true
     }
 
-    fn show_size(&self, name: &PoolName) {
-        let Some(managed) = self.pools.get(name) else { return };
+    fn show_size(&mut self, name: &PoolName) {
         let now = self.parts.clock.now();
+        let Some(managed) = self.pools.get_mut(name) else { return };
         let counts = managed.view.counts();
-        let set = |what: &str, n: u32| self.parts.metrics.size.with_label_values(&[name.as_str(), what]).set(i64::from(n));
-        set("target", managed.target.unwrap_or(0));
-        set("capacity", counts.capacity);
-        set("pending", counts.pending);
-        set("busy", counts.busy);
-        set("idle", counts.idle);
-        set("unhealthy", counts.unhealthy);
-        set("draining", counts.draining);
-        set("live", managed.view.live());
-        let breaker = |which: &str, open: bool| {
-            self.parts
-                .metrics
-                .breaker
-                .with_label_values(&[name.as_str(), which])
-                .set(i64::from(open))
-        };
-        breaker("storm", managed.guards.storm.is_some());
-        breaker("launch", managed.guards.launching.values().any(|breaker| breaker.holds_now(now)));
-        self.show_gates(name);
         let outdated = match &managed.view.pool.refresh {
             Some(_) => crate::rollout::outdated(&managed.view).0,
             None => 0,
         };
-        let gauge = self.parts.metrics.refresh_outdated.with_label_values(&[name.as_str()]);
-        gauge.set(i64::from(outdated));
+        let shown = Shown {
+            sizes: [
+                managed.target.unwrap_or(0),
+                counts.capacity,
+                counts.pending,
+                counts.busy,
+                counts.idle,
+                counts.unhealthy,
+                counts.draining,
+                managed.view.live(),
+            ],
+            breakers: [
+                managed.guards.storm.is_some(),
+                managed.guards.launching.values().any(|breaker| breaker.holds_now(now)),
+            ],
+            outdated,
+            gates: managed.gates(now),
+        };
+        managed.metrics.show(shown);
     }
 }
 

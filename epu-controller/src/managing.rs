@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::deciding::Attempt;
 use crate::guards::Guards;
+use crate::metrics::PoolMetrics;
 use crate::outbox::Outbox;
 use crate::rollout::Versions;
 use crate::service::{BITE, Controller};
@@ -52,6 +53,7 @@ pub(crate) struct Managed {
     pub(crate) steering: Steering,
     /// A decision of which it is not known whether it was recorded.
     pub(crate) unsure: Option<Box<Attempt>>,
+    pub(crate) metrics: PoolMetrics,
 }
 
 impl Managed {
@@ -112,7 +114,6 @@ impl Controller {
         self.unwritten.remove(name);
         self.waiting.remove(name);
         self.unheard.remove(name);
-        self.parts.metrics.forget(name);
     }
 
     /// Writes what changed without a decision, now and then.
@@ -232,6 +233,7 @@ impl Controller {
             return;
         }
         let mut managed = Managed {
+            metrics: PoolMetrics::new(&self.parts.metrics, &name),
             view: View::new(pool, now),
             engine,
             target: None,

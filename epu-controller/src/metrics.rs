@@ -1,15 +1,12 @@
 //! The controller's metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+mod pool;
 
-use epu_core::PoolName;
 use epu_core::invariant::Violations;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
-/// What `epu_controller_pool_size` counts.
-pub(crate) const SIZES: [&str; 8] = ["target", "capacity", "pending", "busy", "idle", "unhealthy", "draining", "live"];
+pub(crate) use self::pool::{Counted, PoolMetrics, Shown};
 
 /// The controller's metrics.
 #[derive(Debug, Clone)]
@@ -32,8 +29,6 @@ pub struct Metrics {
     pub refresh_outdated: IntGaugeVec,
     /// `epu_controller_placement_gate{pool,placement}`: 0 open, 1 paused, 2 parked, 3 being tried with one instance.
     pub placement_gate: IntGaugeVec,
-    /// Of each pool the placements that `placement_gate` has.
-    shown_gates: Arc<Mutex<BTreeMap<PoolName, BTreeSet<String>>>>,
     /// `epu_controller_outbox_commands`: commands not yet accepted.
     pub outbox: IntGauge,
     /// `epu_controller_retries_total{op}`: commands sent again.
@@ -104,7 +99,6 @@ impl Metrics {
                 "Whether launching by a placement is open (0), paused (1), parked (2) or being tried with one instance (3).",
                 &["pool", "placement"],
             )?,
-            shown_gates: Arc::default(),
             outbox: IntGauge::new("epu_controller_outbox_commands", "Commands not yet accepted by the provisioner.")?,
             retries: counter("epu_controller_retries_total", "Commands sent again.", &["op"])?,
             look_seconds: Histogram::with_opts(
@@ -136,45 +130,6 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Shows the gates of a pool's placements, and no others of it any more.
-    pub(crate) fn show_gates(&self, pool: &PoolName, gates: Vec<(String, i64)>) {
-        let mut all = self.shown_gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let names: BTreeSet<String> = gates.iter().map(|(name, _)| name.clone()).collect();
-        for (name, level) in gates {
-            self.placement_gate.with_label_values(&[pool.as_str(), name.as_str()]).set(level);
-        }
-        let before = if names.is_empty() {
-            all.remove(pool)
-        } else {
-            all.insert(pool.clone(), names.clone())
-        };
-        for gone in before.unwrap_or_default().difference(&names) {
-            self.placement_gate.remove_label_values(&[pool.as_str(), gone.as_str()]).ok();
-        }
-    }
-
-    /// Forgets a pool that is no more.
-    pub fn forget(&self, pool: &PoolName) {
-        self.show_gates(pool, Vec::new());
-        for what in SIZES {
-            // One that was never shown has nothing to forget.
-            self.size.remove_label_values(&[pool.as_str(), what]).ok();
-        }
-        self.refresh_outdated.remove_label_values(&[pool.as_str()]).ok();
-        for (counters, label) in [
-            (&self.actions, "action"),
-            (&self.suppressed, "because"),
-            (&self.busy_ended, "because"),
-        ] {
-            forget_counters(counters, pool, label);
-        }
-        self.decisions.remove_label_values(&[pool.as_str()]).ok();
-        self.looks.remove_label_values(&[pool.as_str()]).ok();
-        for breaker in ["storm", "launch"] {
-            self.breaker.remove_label_values(&[pool.as_str(), breaker]).ok();
-        }
-    }
-
     /// All of them but the violations, to be registered and described.
     #[must_use]
     pub fn all(&self) -> Vec<Box<dyn Collector>> {
@@ -195,68 +150,5 @@ impl Metrics {
             Box::new(self.leadership_changes.clone()),
             Box::new(self.refused.clone()),
         ]
-    }
-}
-
-/// Forgets what is counted of a pool by another label.
-fn forget_counters(counters: &IntCounterVec, pool: &PoolName, by: &str) {
-    for family in counters.collect() {
-        for counted in family.get_metric() {
-            let labels = counted.get_label();
-            let value = |name: &str| labels.iter().find(|label| label.name() == name).map(|label| label.value());
-            if let Some(other) = value(by).filter(|_| value("pool") == Some(pool.as_str())) {
-                counters.remove_label_values(&[pool.as_str(), other]).ok();
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_placement_that_is_no_more_has_no_gate() {
-        let metrics = Metrics::new().unwrap();
-        let pool = PoolName::new("web").unwrap();
-        let shown = |metrics: &Metrics| -> Vec<(String, f64)> {
-            let families = metrics.placement_gate.collect();
-            let all = families.iter().flat_map(|family| family.get_metric());
-            let mut all: Vec<_> = all
-                .map(|one| (one.get_label()[0].value().to_owned(), one.get_gauge().get_value()))
-                .collect();
-            all.sort_by(|a, b| a.0.cmp(&b.0));
-            all
-        };
-        metrics.show_gates(&pool, vec![("spot".to_owned(), 2), ("sure".to_owned(), 0)]);
-        assert_eq!(shown(&metrics), [("spot".to_owned(), 2.0), ("sure".to_owned(), 0.0)]);
-        metrics.show_gates(&pool, vec![("sure".to_owned(), 1)]);
-        assert_eq!(shown(&metrics), [("sure".to_owned(), 1.0)]);
-        metrics.forget(&pool);
-        assert_eq!(shown(&metrics), []);
-    }
-
-    #[test]
-    fn nothing_is_counted_of_a_pool_that_is_no_more() {
-        let metrics = Metrics::new().unwrap();
-        let pool = PoolName::new("web").unwrap();
-        for name in ["web", "other"] {
-            metrics.decisions.with_label_values(&[name]).inc();
-            metrics.looks.with_label_values(&[name]).inc();
-            metrics.actions.with_label_values(&[name, "launch"]).inc();
-            metrics.suppressed.with_label_values(&[name, "no-room"]).inc();
-            metrics.busy_ended.with_label_values(&[name, "drained"]).inc();
-        }
-        metrics.forget(&pool);
-        for counters in [
-            &metrics.decisions,
-            &metrics.looks,
-            &metrics.actions,
-            &metrics.suppressed,
-            &metrics.busy_ended,
-        ] {
-            let left: usize = counters.collect().iter().map(|family| family.get_metric().len()).sum();
-            assert_eq!(left, 1);
-        }
     }
 }

@@ -101,28 +101,24 @@ impl Controller {
         self.mark(&pool.name);
         Answer::of(&freed)
     }
+}
 
-    /// Shows the gates of a pool's placements in the metrics.
-    pub(crate) fn show_gates(&self, name: &PoolName) {
-        let Some(managed) = self.pools.get(name) else { return };
-        let now = self.parts.clock.now();
-        let placements = managed.view.pool.spec.placements.iter();
-        let gates = placements.map(|placement| {
+impl Managed {
+    /// The gate of each of its placements, as a number.
+    pub(crate) fn gates(&self, now: Timestamp) -> Vec<(String, i64)> {
+        let placements = self.view.pool.spec.placements.iter();
+        let gate = |placement: &Placement| {
             let called = placement.called();
-            let gate = managed
-                .guards
-                .launching
-                .get(called)
-                .map_or(Gate::Closed, |breaker| breaker.gate(now));
-            let level = match gate {
+            let breaker = self.guards.launching.get(called);
+            let level = match breaker.map_or(Gate::Closed, |breaker| breaker.gate(now)) {
                 Gate::Closed => 0,
                 Gate::Open(_) => 1,
                 Gate::Parked => 2,
                 Gate::HalfOpen | Gate::Probing => 3,
             };
             (called.to_owned(), level)
-        });
-        self.parts.metrics.show_gates(name, gates.collect());
+        };
+        placements.map(gate).collect()
     }
 }
 

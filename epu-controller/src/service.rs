@@ -37,7 +37,7 @@ use crate::leadership::Leads;
 use crate::listening::Ears;
 use crate::loading::Loaded;
 use crate::managing::Managed;
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
 use crate::refreshing::Refresh;
 use crate::routing::{As, Routes};
 use crate::sending::Under;
@@ -385,11 +385,7 @@ impl Controller {
                     .ok()
                     .and_then(|v| v.as_str().map(str::to_owned))
                     .unwrap_or_default();
-                self.parts
-                    .metrics
-                    .busy_ended
-                    .with_label_values(&[instance.pool.as_str(), &because])
-                    .inc();
+                managed.metrics.count(Counted::BusyEnded, &because, 1);
             }
             for violation in [violation, busy].into_iter().flatten() {
                 self.violated(&violation);
