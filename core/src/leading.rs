@@ -147,7 +147,7 @@ impl Leading {
     fn is_as_before(&self, standing: &Standing) -> bool {
         // Stores mostly give one copy of a name, again and again, and then its address says enough.
         let (mut mine, mut me) = (0, None::<&Arc<str>>);
-        for (lease, before) in standing.leases.iter().zip(&self.standing.leases) {
+        for (lease, before) in standing.leases.iter().zip(&*self.standing.leases) {
             let same = match (&lease.holder, &before.holder) {
                 (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
                 (one, other) => one == other,
@@ -238,7 +238,6 @@ mod tests {
             holder: Some(holder.into()),
             epoch,
             since: Timestamp(0),
-            left_ms: 5_000,
         }
     }
 
@@ -311,7 +310,7 @@ mod tests {
         leading.failed(Timestamp(2_500));
         let (new, _) = leading.ask(Timestamp(3_100)).unwrap();
         let old = Standing {
-            leases: vec![lease(Domain::Provisioner, "q", 6)],
+            leases: [lease(Domain::Provisioner, "q", 6)].into(),
             ..answer(&old, &["p", "q"], 6)
         };
         assert_eq!(leading.took(Timestamp(2_000), old.clone(), Timestamp(3_200)), Moved::default());
@@ -389,7 +388,7 @@ mod tests {
         let moved = leading.took(Timestamp(2_000), answer(&ask, &["p"], 3), Timestamp(2_001));
         assert_eq!((moved.lost[0].epoch, moved.gained[0].epoch), (1, 3));
         let standing = Standing {
-            leases: vec![lease(Domain::Provisioner, "q", 4)],
+            leases: [lease(Domain::Provisioner, "q", 4)].into(),
             ..answer(&ask, &["p", "q"], 4)
         };
         leading.ask(Timestamp(4_000)).unwrap();

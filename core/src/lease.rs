@@ -109,22 +109,12 @@ impl Member {
 pub struct Lease {
     /// For what: the name of a [`Domain`].
     pub name: Cow<'static, str>,
-    /// Which member has it; none when nobody has.
+    /// Which member has it; none when nobody has, or its time is over by the store's clock.
     pub holder: Option<Arc<str>>,
     /// Grows with every change of the holder; 0 when there never was one.
     pub epoch: u64,
     /// Since when the holder has it.
     pub since: Timestamp,
-    /// How much longer, in milliseconds, by the store's clock; not above 0 when it is over.
-    pub left_ms: i64,
-}
-
-impl Lease {
-    /// Whether somebody has it.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.holder.is_some() && self.left_ms > 0
-    }
 }
 
 /// A leadership term, as whoever acts under it says it.
@@ -159,8 +149,8 @@ pub struct LeaseAsk {
 pub struct Standing {
     /// Live members of every service, by name.
     pub members: Vec<Member>,
-    /// Every lease there ever was, by name.
-    pub leases: Vec<Lease>,
+    /// Every lease there ever was, by name. As long as nothing moves a store may give the very same ones again and again.
+    pub leases: Arc<[Lease]>,
 }
 
 impl Standing {
@@ -174,7 +164,7 @@ impl Standing {
     /// Who leads it now.
     #[must_use]
     pub fn leader(&self, domain: Domain) -> Option<&str> {
-        self.lease(domain).filter(|lease| lease.is_held())?.holder.as_deref()
+        self.lease(domain)?.holder.as_deref()
     }
 
     /// Live members of a service.

@@ -308,7 +308,7 @@ impl Service {
 
     /// Takes in who is there and who leads what.
     fn stood(&mut self, standing: Arc<Standing>) {
-        for lease in &standing.leases {
+        for lease in standing.leases.iter() {
             if let Some(domain) = Domain::named(&lease.name) {
                 self.know_epoch(domain, lease.epoch);
             }

@@ -52,7 +52,7 @@ impl Own {
             }
         }
         for name in wanted {
-            if standing.leases.iter().all(|lease| lease.name != name || !lease.is_held()) {
+            if standing.leases.iter().all(|lease| lease.name != name || lease.holder.is_none()) {
                 query(sql::TAKE_LEASE)
                     .bind(name)
                     .bind(me)
@@ -107,16 +107,17 @@ async fn standing(of: &mut Connection, now: i64) -> Result<Standing, Stop> {
     let mut leases = Vec::new();
     for row in query(sql::LEASES).fetch_all(&mut *of).await? {
         let holder: String = row.try_get(1)?;
+        let is_held = !holder.is_empty() && row.try_get::<i64, _>(4)? > now;
         leases.push(Lease {
             name: Cow::Owned(row.try_get(0)?),
-            holder: (!holder.is_empty()).then(|| holder.into()),
+            holder: is_held.then(|| holder.into()),
             epoch: u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or_default(),
             since: Timestamp(row.try_get(3)?),
-            left_ms: row.try_get::<i64, _>(4)? - now,
         });
     }
     leases.sort_by(|a, b| a.name.cmp(&b.name));
     let members = members(of, now).await?;
+    let leases = leases.into();
     Ok(Standing { members, leases })
 }
 

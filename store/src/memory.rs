@@ -53,6 +53,8 @@ struct Records {
     members: BTreeMap<String, (Member, Timestamp)>,
     /// By name.
     leases: Vec<Held>,
+    /// The same as it was last told.
+    told: Arc<[Lease]>,
     documents: BTreeMap<(String, String), Document>,
 }
 
@@ -63,6 +65,21 @@ struct Held {
     epoch: u64,
     since: Timestamp,
     until: Timestamp,
+}
+
+impl Held {
+    fn holder_at(&self, now: Timestamp) -> Option<&Arc<str>> {
+        self.holder.as_ref().filter(|_| self.until > now)
+    }
+
+    fn is_told_by(&self, told: &Lease, now: Timestamp) -> bool {
+        // A holder's name is kept once, so that its address says who it is.
+        let same = match (self.holder_at(now), &told.holder) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same && self.epoch == told.epoch
+    }
 }
 
 /// A set of domains as bits.
@@ -85,17 +102,20 @@ impl Records {
         Ok(())
     }
 
-    fn standing(&self, now: Timestamp) -> Standing {
+    fn standing(&mut self, now: Timestamp) -> Standing {
         let lease = |held: &Held| Lease {
             name: Cow::Borrowed(held.domain.name()),
-            holder: held.holder.clone(),
+            holder: held.holder_at(now).cloned(),
             epoch: held.epoch,
             since: held.since,
-            left_ms: held.until.0 - now.0,
         };
+        let mut both = self.leases.iter().zip(&*self.told);
+        if self.leases.len() != self.told.len() || !both.all(|(held, told)| held.is_told_by(told, now)) {
+            self.told = self.leases.iter().map(lease).collect();
+        }
         Standing {
             members: self.alive(now),
-            leases: self.leases.iter().map(lease).collect(),
+            leases: self.told.clone(),
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn standing(standing: &Standing, now: Timestamp, style: Style) -> Str
         let held: Vec<&Lease> = standing
             .leases
             .iter()
-            .filter(|lease| lease.is_held() && lease.holder.as_deref() == Some(&member.name))
+            .filter(|lease| lease.holder.as_deref() == Some(&member.name))
             .collect();
         let since = held.iter().map(|lease| lease.since).max();
         table.add_row(vec![
@@ -91,7 +91,6 @@ mod tests {
             holder: holder.map(Into::into),
             epoch,
             since: Timestamp(90_000),
-            left_ms: 4_000,
         }
     }
 
@@ -106,6 +105,7 @@ mod tests {
             member("provisioner.a-1", Service::Provisioner),
             member("provisioner.b-1", Service::Provisioner),
         ];
+        let leases = leases.into();
         let shown = standing(&Standing { members, leases }, Timestamp(100_000), Style::default());
         insta::assert_snapshot!(shown, @r"
         PROCESS          SERVICE      UP   LEADS                     EPOCH   FOR
@@ -125,7 +125,7 @@ mod tests {
         ];
         assert!(!is_of_several(&Standing {
             members: one,
-            leases: Vec::new()
+            leases: [].into()
         }));
         let two = vec![
             member("controller.a-1-ff", Service::Controller),
@@ -133,7 +133,7 @@ mod tests {
         ];
         assert!(is_of_several(&Standing {
             members: two,
-            leases: Vec::new()
+            leases: [].into()
         }));
     }
 }

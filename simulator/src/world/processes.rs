@@ -315,8 +315,8 @@ impl World {
                     tokio::time::sleep(every).await;
                     let Ok(standing) = memory.standing().await else { continue };
                     let is_it = |domain: Option<Domain>| domain.is_some_and(|domain| Domain::all(service).contains(&domain));
-                    let leases = standing.leases.into_iter().filter(|lease| is_it(Domain::named(&lease.name)));
-                    let mut holders: Vec<String> = leases.filter_map(|lease| Some(lease.holder?.to_string())).collect();
+                    let leases = standing.leases.iter().filter(|lease| is_it(Domain::named(&lease.name)));
+                    let mut holders: Vec<String> = leases.filter_map(|lease| Some(lease.holder.as_ref()?.to_string())).collect();
                     holders.sort_unstable();
                     holders.dedup();
                     transcript.note(format_args!("{} takes over from {}", usurper.name, holders.join(", ")));

@@ -466,11 +466,7 @@ fn who_takes_over_many_pools_keeps_them_though_each_commit_takes_long() {
     let leases = |world: &World| -> Vec<(String, u64)> {
         let standing = world.standing();
         assert!(standing.leases.iter().all(|lease| lease.holder.is_some()), "{standing:?}");
-        standing
-            .leases
-            .into_iter()
-            .map(|lease| (lease.name.into_owned(), lease.epoch))
-            .collect()
+        standing.leases.iter().map(|lease| (lease.name.to_string(), lease.epoch)).collect()
     };
     let taken = leases(&world);
     for _ in 0..30 {
