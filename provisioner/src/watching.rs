@@ -47,6 +47,10 @@ const SPARED_MOST: usize = 1_000;
 /// Too high: one that the site did not know yet runs on until its deadline.
 const AGREED: Duration = Duration::from_secs(5);
 
+/// A launch that was accepted so lately is told of by the reply to its call; only later is the whole site listed for it. Too low: a site of many
+/// machines is listed for every launch. Too high: machines whose reply was lost are found that much later.
+const REPLY_SOON: Duration = Duration::from_secs(5);
+
 /// What has been changing for longer than the first is looked at no more often than once in the second. Too slow: a late boot or end
 /// is noticed that much later. Too fast: one that is stuck has the whole site listed all the time.
 const SLOWER: [(Duration, Duration); 2] = [
@@ -93,6 +97,10 @@ impl Service {
                 site.by_name = None;
                 let few = few.remove(&site.name);
                 if few.as_ref().is_some_and(Vec::is_empty) {
+                    if self.book.open_launches().any(|known| known.launch.request.site == site.name) {
+                        site.next_look = now + *self.config.look_fast.unwrap_or(site.can.look_fast);
+                        continue;
+                    }
                     // What changed has come to its end: the next list is early enough.
                     let steady = *steady.unwrap_or(site.can.look_steady);
                     site.next_look = site.listed_at.map_or(now, |at| at + steady);
@@ -137,14 +145,24 @@ impl Service {
 
     /// The machines to be asked for by name in place of a list, each with whether what the site does not know of it counts: those that
     /// change and those that are suspected, if they are few and the site has many, the last list is not old, and it is known what each
-    /// of them is to be. None at all when nothing changes any more.
+    /// of them is to be. What was launched just now and is nowhere yet is left to the reply. None at all when nothing changes any more.
     fn few_of_many(&self, site: &Site, now: Timestamp) -> Option<Vec<(InstanceId, String, bool)>> {
         let on_site = self.book.on_site(&site.name).filter(|on_site| on_site.machines.len() > BATCH)?;
         let steady = *self.config.look_steady.unwrap_or(site.can.look_steady);
         let is_listed = site.listed_at.is_some_and(|at| now < at + steady) && site.fault.is_none() && !site.must_vouch(now);
-        let is_open = || self.book.open_launches().any(|known| known.launch.request.site == site.name);
-        let asked: BTreeSet<InstanceId> = on_site.moving.iter().chain(site.suspects.keys()).take(BATCH + 1).copied().collect();
-        if !is_listed || !site.strays.is_empty() || asked.len() > BATCH || is_open() {
+        let is_told_soon = |known: &Launching| !known.doubtful && known.refused.is_none() && now < known.launch.accepted_at + REPLY_SOON;
+        let mut open = self.book.open_launches().filter(|known| known.launch.request.site == site.name);
+        if !is_listed || !site.strays.is_empty() || !open.all(is_told_soon) {
+            return None;
+        }
+        let is_nowhere_yet = |id: &&InstanceId| {
+            let instance = self.book.get(**id).filter(|instance| instance.machine.is_none());
+            let launch = instance.and_then(|instance| self.book.launch(instance.launch));
+            launch.is_some_and(is_told_soon)
+        };
+        let moving = on_site.moving.iter().filter(|id| !is_nowhere_yet(id));
+        let asked: BTreeSet<InstanceId> = moving.chain(site.suspects.keys()).take(BATCH + 1).copied().collect();
+        if asked.len() > BATCH {
             return None;
         }
         let grace = *site.can.consistency_grace;

@@ -68,7 +68,16 @@ pub(crate) fn private_file(path: &Path) -> io::Result<File> {
 
 /// Held for as long as it exists.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "it is the open file that holds the lock")] File);
+pub(crate) struct Lock(File);
+
+/// Closing the file is not enough: a process that another thread is just starting has it open, too, until it becomes its own program.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the data directory stays locked until this process ends");
+        }
+    }
+}
 
 impl Lock {
     /// Takes the lock of the directory, or says who has it.
@@ -93,6 +102,14 @@ impl Lock {
             .and_then(|()| file.write_all(said.as_bytes()))
             .map_err(failed)?;
         Ok(Self(file))
+    }
+}
+
+#[cfg(test)]
+impl Lock {
+    /// The same open file once more, as a process has it that was forked.
+    pub(crate) fn shared(&self) -> File {
+        self.0.try_clone().expect("one more file")
     }
 }
 

@@ -432,6 +432,17 @@ mod tests {
         }
     }
 
+    /// As a thread does that is just starting another process: until that becomes its own program it has every file open.
+    #[tokio::test]
+    async fn closed_it_is_free_though_somebody_else_has_the_lock_file_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        let other = store.lock.lock().unwrap().as_ref().unwrap().shared();
+        store.close().await;
+        SqliteStore::open(dir.path()).await.expect("it is free").close().await;
+        drop(other);
+    }
+
     #[tokio::test]
     async fn closed_it_says_so_and_the_directory_is_free() {
         let dir = tempfile::tempdir().unwrap();

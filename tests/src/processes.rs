@@ -14,6 +14,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 const MAX_ENVIRONMENT: u64 = 4 << 20;
 /// A clock tick as Linux shows it to programs, on every platform it has today.
 const TICK_MS: u64 = 10;
+/// How long a process that was told to stop may run on; one that waits for a disk does.
+const STANDS_WITHIN_MS: u32 = 2_000;
 
 /// One process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,13 +172,33 @@ impl Proc {
             .collect()
     }
 
-    /// Sends a signal; a process that is gone, or another one that took its id, is left alone.
+    /// Sends a signal; a process that is gone, or another one that took its id, is left alone. One that is to stop stands when this is
+    /// back: on a busy machine its threads run on for a moment.
     pub fn signal(self, signal: Signal) {
         let same = stat(self.pid).is_some_and(|stat| stat.started == self.started);
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw).filter(|_| same) else {
             return;
         };
         kill_process(pid, signal).ok();
+        if signal == Signal::STOP {
+            for _ in 0..STANDS_WITHIN_MS {
+                if self.stands() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Whether none of its threads runs.
+    fn stands(self) -> bool {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return true;
+        };
+        let ids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+        // A thread's own file is also found beside those of processes.
+        let mut states = ids.filter_map(|id: u32| Some(stat(id)?.state));
+        states.all(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
     }
 
     /// Sends a signal to the process group that it leads; one that is gone is left alone.

@@ -343,23 +343,7 @@ async fn a_steady_site_is_looked_at_seldom_and_a_changing_one_often() {
 /// What the end of a few machines costs does not depend on how many others there are.
 #[tokio::test(start_paused = true)]
 async fn of_many_machines_the_few_that_change_are_asked_for_by_name() {
-    let world = World::on(Capabilities {
-        driver: "large",
-        consistency_grace: Span::secs(5),
-        gone_confirmations: 2,
-        look_fast: Span::secs(1),
-        look_steady: Span::secs(60),
-        sweep_grace: Span::secs(60),
-        launch_most: 1_000,
-    })
-    .await;
-    let request = world.request(600);
-    let ids = world.launch(&request).await;
-    world.elapse(30).await;
-    for index in 0..600 {
-        world.becomes_ready(&request, index).await;
-    }
-    world.elapse(120).await;
+    let (world, ids) = with_many_machines().await;
     let before = world.site.look().lists;
     world.site.look().ignores_terminate = true;
     world.terminate(ids[0]).await.unwrap();
@@ -385,6 +369,53 @@ async fn of_many_machines_the_few_that_change_are_asked_for_by_name() {
     world.elapse(130).await;
     let lists = world.site.look().lists - before;
     assert!((2..=3).contains(&lists), "listed {lists} times in 130 s");
+}
+
+/// 600 running machines on a site that is listed each minute while nothing changes.
+async fn with_many_machines() -> (World, Vec<epu_core::id::InstanceId>) {
+    let world = World::on(Capabilities {
+        driver: "large",
+        consistency_grace: Span::secs(5),
+        gone_confirmations: 2,
+        look_fast: Span::secs(1),
+        look_steady: Span::secs(60),
+        sweep_grace: Span::secs(60),
+        launch_most: 1_000,
+    })
+    .await;
+    let request = world.request(600);
+    let ids = world.launch(&request).await;
+    world.elapse(30).await;
+    for index in 0..600 {
+        world.becomes_ready(&request, index).await;
+    }
+    world.elapse(120).await;
+    (world, ids)
+}
+
+/// Nor does what a launch costs: its reply says what came of it. A list is for one whose reply does not come.
+#[tokio::test(start_paused = true)]
+async fn where_there_are_many_machines_a_launch_is_told_of_by_its_reply() {
+    let (world, _) = with_many_machines().await;
+    let lists = || world.site.look().lists;
+    let before = lists();
+    for _ in 0..10 {
+        world.site.look().script.push_back(Does::AllAfter(Duration::from_secs(3)));
+        let ids = world.launch(&world.request(1)).await;
+        world.elapse(4).await;
+        assert_eq!(states(&world, &ids).await, [State::Started]);
+    }
+    assert!(lists() - before <= 1, "listed {} times in 40 s for ten launches", lists() - before);
+
+    for does in [Does::LaunchesAndHangs, Does::LosesAnswer] {
+        world.site.look().script.push_back(does.clone());
+        // That it is not made again is not what finds them.
+        world.site.look().always = Some(Does::Hangs);
+        let ids = world.launch(&world.request(2)).await;
+        world.elapse(8).await;
+        assert_eq!(states(&world, &ids).await, [State::Started; 2], "{does:?}");
+        world.site.look().always = None;
+    }
 }
 
 /// A world with some running machines.
